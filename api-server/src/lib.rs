@@ -1,0 +1,1 @@
+//! The control plane: REST API, jobs, and the channel to the agents.

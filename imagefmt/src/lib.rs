@@ -1,0 +1,1 @@
+//! Reads disk image headers without trusting them.

@@ -1,0 +1,1 @@
+//! The locked API document, and the Rust client made for it.

@@ -1,0 +1,1 @@
+//! Certificates: authority, identities, enrolment requests, TLS configurations.

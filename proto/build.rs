@@ -1,0 +1,11 @@
+//! Compiles the `.proto` files with a pure Rust compiler, so that building needs no `protoc`.
+use prost::Message;
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    println!("cargo:rerun-if-changed=proto");
+    let files = protox::compile(["rhyzome/v1/agent.proto"], ["proto"])?;
+    let out = std::path::PathBuf::from(std::env::var("OUT_DIR")?);
+    std::fs::write(out.join("descriptors.bin"), files.encode_to_vec())?;
+    tonic_prost_build::configure().build_transport(false).compile_fds(files)?;
+    Ok(())
+}

@@ -1,0 +1,1 @@
+//! The database schema of the control plane, for SQLite and PostgreSQL.

@@ -1,0 +1,1 @@
+//! Black box and in-process tests of the whole.

@@ -1,0 +1,2 @@
+//! Project commands: demo, test, bench, openapi, image.
+fn main() {}
