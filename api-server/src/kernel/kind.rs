@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 use utoipa::openapi::{RefOr, Schema};
 
 use super::resource::{Call, Meta, Object, Resource, ResourceCore};
+use super::schema::Checks;
 use super::{Error, Facts, FieldError, Order, Plan, Ref};
 
 /// A resource as it is stored.
@@ -67,6 +68,7 @@ pub trait Kind: Send + Sync {
 pub struct Registry {
     list: Vec<&'static dyn Kind>,
     by_kind: BTreeMap<&'static str, &'static dyn Kind>,
+    checks: Checks,
 }
 
 struct Erased<R>(PhantomData<fn() -> R>);
@@ -82,7 +84,12 @@ impl Registry {
     /// A registry of these kinds, in this order.
     pub fn new(list: Vec<&'static dyn Kind>) -> Registry {
         let by_kind = list.iter().map(|kind| (kind.meta().kind, *kind)).collect();
-        Registry { list, by_kind }
+        let checks = Checks::of(&list);
+        Registry { list, by_kind, checks }
+    }
+
+    pub(super) fn checks(&self) -> &Checks {
+        &self.checks
     }
 
     /// All, in the order of the list.

@@ -12,6 +12,7 @@ pub mod phase;
 pub mod place;
 pub mod plan;
 pub mod resource;
+pub mod schema;
 
 pub use caller::{Caller, Right};
 pub use env::{Env, Timestamp};
