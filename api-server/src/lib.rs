@@ -4,3 +4,4 @@
 //! fails on an arrow that must not exist.
 
 pub mod kernel;
+pub mod store;

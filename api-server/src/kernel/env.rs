@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -28,6 +29,8 @@ pub trait Random: Send + Sync {
 pub struct Env {
     clock: Arc<dyn Clock>,
     random: Arc<dyn Random>,
+    /// The moment of the last id, in 1/4096 of a millisecond: ids of one process strictly rise.
+    last: Arc<AtomicU64>,
 }
 
 // === impl Timestamp ===
@@ -72,7 +75,7 @@ impl<'de> Deserialize<'de> for Timestamp {
 impl Env {
     /// An environment made of these two.
     pub fn new(clock: Arc<dyn Clock>, random: Arc<dyn Random>) -> Env {
-        Env { clock, random }
+        Env { clock, random, last: Arc::default() }
     }
 
     /// Now.
@@ -96,8 +99,19 @@ impl Env {
     /// A new id: the kind's prefix and a UUIDv7 in 26 letters that sort as the UUID does (Crockford's
     /// base 32, lower case). An underscore cannot stand in a name, so no id is ever taken for one.
     pub fn id(&self, prefix: &str) -> String {
-        let millis = u64::try_from(self.now().0 / 1000).unwrap_or(0);
-        let uuid = uuid::Builder::from_unix_timestamp_millis(millis, &self.bytes()).into_uuid();
+        let micros = u64::try_from(self.now().0).unwrap_or(0);
+        let moment = ((micros / 1000) << 12) | ((micros % 1000) * 4096 / 1000);
+        let next = |last: u64| Some(moment.max(last + 1));
+        let last = self.last.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next).unwrap_or(0);
+        let moment = moment.max(last + 1);
+        let mut bytes: [u8; 16] = self.bytes();
+        bytes[..6].copy_from_slice(&(moment >> 12).to_be_bytes()[2..]);
+        bytes[6] = ((moment >> 8) & 15) as u8;
+        bytes[7] = (moment & 255) as u8;
+        let uuid = uuid::Builder::from_bytes(bytes)
+            .with_variant(uuid::Variant::RFC4122)
+            .with_version(uuid::Version::SortRand)
+            .into_uuid();
         let mut text = String::with_capacity(prefix.len() + 27);
         text.push_str(prefix);
         text.push('_');
@@ -134,6 +148,8 @@ mod tests {
 
     #[test]
     fn ids_sort_by_time_of_creation() {
+        let same = env(1_700_000_000_000_000, 255);
+        assert!(same.id("inst") < same.id("inst"));
         let earlier = env(1_700_000_000_000_000, 255).id("inst");
         let later = env(1_700_000_000_001_000, 0).id("inst");
         assert!(earlier < later, "{earlier} {later}");
