@@ -4,4 +4,5 @@
 //! fails on an arrow that must not exist.
 
 pub mod kernel;
+pub mod resources;
 pub mod store;
