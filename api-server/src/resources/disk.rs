@@ -100,7 +100,7 @@ impl Resource for Disk {
                 let reason = "must be 1 MiB (1048576) to 16 TiB (17592186044416)";
                 refuse("spec.size_bytes", reason.into());
             }
-            (Some(size), _) if size % SECTOR != 0 => {
+            (Some(size), _) if !size.is_multiple_of(SECTOR) => {
                 let next = size.next_multiple_of(SECTOR);
                 refuse("spec.size_bytes", format!("must be a multiple of 512: {next} would do"));
             }

@@ -5,7 +5,6 @@
 //! a disk needs it.
 
 use serde::{Deserialize, Serialize};
-use serde_json::json;
 use utoipa::ToSchema;
 
 use crate::kernel::{
@@ -147,6 +146,7 @@ mod wire {
 mod tests {
     use prost::Message as _;
     use rhyzome_proto::v1::{ImageOrder, OrderBody, order_body::Body};
+    use serde_json::json;
 
     use super::*;
     use crate::resources::testing::{complaints, fields, object, stored_as};

@@ -4,7 +4,6 @@
 //! uses it.
 
 use serde::{Deserialize, Serialize};
-use serde_json::json;
 use utoipa::ToSchema;
 
 use crate::kernel::{Change, Facts, FieldError, Meta, NameRule, Object, Plan, Resource, Scope};
@@ -72,7 +71,7 @@ impl Resource for MachineType {
         if !(1..=256).contains(&spec.vcpus) {
             errors.push(FieldError::new("spec.vcpus", "must be 1 to 256"));
         }
-        if !(64 * MIB..=MIB * MIB).contains(&spec.memory_bytes) || spec.memory_bytes % MIB != 0 {
+        if !(64 * MIB..=MIB * MIB).contains(&spec.memory_bytes) || !spec.memory_bytes.is_multiple_of(MIB) {
             let reason = "must be 64 MiB (67108864) to 1 TiB (1099511627776), a multiple of 1 MiB (1048576)";
             errors.push(FieldError::new("spec.memory_bytes", reason));
         }
@@ -100,6 +99,8 @@ impl Resource for MachineType {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
     use crate::resources::testing::{complaints, fields, object};
 

@@ -7,7 +7,6 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
 use utoipa::ToSchema;
 
 use crate::kernel::{
@@ -258,6 +257,7 @@ mod wire {
 mod tests {
     use prost::Message as _;
     use rhyzome_proto::v1::{NetworkOrder, OrderBody, order_body::Body};
+    use serde_json::json;
 
     use super::*;
     use crate::resources::testing::{complaints, fields, object, stored_as};

@@ -4,7 +4,6 @@
 //! is connected and `offline` while it is not. `cordoned` keeps new instances away.
 
 use serde::{Deserialize, Serialize};
-use serde_json::json;
 use utoipa::ToSchema;
 
 use crate::kernel::{Facts, FieldError, Meta, NameRule, Object, Plan, Resource, Scope, Timestamp};
@@ -201,6 +200,7 @@ mod wire {
 mod tests {
     use prost::Message as _;
     use rhyzome_proto::v1;
+    use serde_json::json;
 
     use super::*;
     use crate::resources::testing::{complaints, fields, object, stored_as};

@@ -4,7 +4,6 @@
 //! shared exists on every node of its own, and a disk in it stays on the node where it was first used.
 
 use serde::{Deserialize, Serialize};
-use serde_json::json;
 use utoipa::ToSchema;
 
 use crate::kernel::{Change, Facts, FieldError, Meta, NameRule, Object, Plan, Resource, Scope};
@@ -109,6 +108,8 @@ fn refuse_path(path: &str) -> Option<&'static str> {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
     use crate::resources::testing::{complaints, fields, object};
 

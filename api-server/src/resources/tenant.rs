@@ -3,7 +3,6 @@
 //! Its life: there at once; cannot be deleted while it owns anything; its id is its name and never changes.
 
 use serde::{Deserialize, Serialize};
-use serde_json::json;
 use utoipa::ToSchema;
 
 use crate::kernel::{Facts, FieldError, Meta, NameRule, Object, Plan, Resource, Scope};
@@ -84,6 +83,8 @@ impl Resource for Tenant {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
     use crate::resources::testing::{complaints, fields, object};
 

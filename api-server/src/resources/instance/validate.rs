@@ -51,7 +51,7 @@ fn sizes(object: &Object<Instance>, errors: &mut Errors) {
     if spec.vcpus.is_some_and(|vcpus| !(1..=256).contains(&vcpus)) {
         errors.push(FieldError::new("spec.vcpus", "must be 1 to 256"));
     }
-    let fits = |bytes: u64| (64 * MIB..=MIB * MIB).contains(&bytes) && bytes % MIB == 0;
+    let fits = |bytes: u64| (64 * MIB..=MIB * MIB).contains(&bytes) && bytes.is_multiple_of(MIB);
     if spec.memory_bytes.is_some_and(|bytes| !fits(bytes)) {
         let reason = "must be 64 MiB (67108864) to 1 TiB (1099511627776), a multiple of 1 MiB (1048576)";
         errors.push(FieldError::new("spec.memory_bytes", reason));
