@@ -3,6 +3,9 @@
 //! The rooms, and who may know whom, are in `docs/architecture.md`; a test reads our own use-lines and
 //! fails on an arrow that must not exist.
 
+pub mod app;
+pub mod config;
+pub mod jobs;
 pub mod kernel;
 pub mod resources;
 pub mod store;
