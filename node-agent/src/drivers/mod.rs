@@ -1,6 +1,10 @@
 //! One driver per thing the node can hold. Each observes, applies and removes its own, and never calls another:
 //! what spans them (an instance needs its disks and networks first) is decided in `reconcile`.
 
+pub mod disk;
+pub mod image;
+pub mod instance;
+
 use std::io;
 
 /// Why a driver could not do what it was asked to.
