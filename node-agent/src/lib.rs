@@ -5,3 +5,4 @@ pub mod files;
 pub mod jail;
 pub mod ledger;
 pub mod names;
+pub mod reconcile;

@@ -25,6 +25,15 @@ pub type BlobSource =
 /// Told how many bytes are there, now and then.
 pub type Progress = Box<dyn FnMut(u64) + Send>;
 
+/// What is here of one image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ObservedImage {
+    /// Bytes that the file takes on the node.
+    pub bytes_on_disk: u64,
+    /// Whole and verified: only then has the file the image's name.
+    pub is_whole: bool,
+}
+
 /// Bytes between two words on progress.
 const PROGRESS_STEP: u64 = 4 << 20;
 
@@ -47,12 +56,20 @@ impl ImageDriver {
         Self { state: state.to_owned(), source, limits: Limits::default() }
     }
 
-    /// Bytes on the node if the image is here, whole and verified (only then has it this name).
-    pub fn observe(&self, sha256: &str) -> Option<u64> {
+    /// What is here of an image; None if nothing is.
+    pub fn observe(&self, sha256: &str) -> Option<ObservedImage> {
         if !is_digest(sha256) {
             return None;
         }
-        fs::metadata(names::image_file(&self.state, sha256)).ok().map(|metadata| metadata.blocks() * 512)
+        let seen = |path: &Path, is_whole| {
+            let bytes_on_disk = fs::metadata(path).ok()?.blocks() * 512;
+            Some(ObservedImage { bytes_on_disk, is_whole })
+        };
+        seen(&names::image_file(&self.state, sha256), true).or_else(|| seen(&self.part(sha256), false))
+    }
+
+    fn is_here(&self, sha256: &str) -> bool {
+        self.observe(sha256).is_some_and(|image| image.is_whole)
     }
 
     /// Fetches what is missing, verifies and inspects it. Goes on where an earlier attempt ended.
@@ -60,7 +77,7 @@ impl ImageDriver {
         if !is_digest(&order.sha256) {
             return Err(DriverError::Permanent(format!("{:?} is no SHA-256", order.sha256)));
         }
-        if self.observe(&order.sha256).is_some() {
+        if self.is_here(&order.sha256) {
             return Ok(());
         }
         let path = names::image_file(&self.state, &order.sha256);
@@ -214,7 +231,7 @@ mod tests {
         let order = order(&bytes);
         let broken = driver.apply(&order, Box::new(|_| {})).await.unwrap_err();
         assert!(!broken.is_permanent() && broken.to_string().contains("ended at 5000"), "{broken}");
-        assert_eq!(driver.observe(&order.sha256), None);
+        assert!(!driver.is_here(&order.sha256));
         driver.apply(&order, Box::new(|_| {})).await.unwrap();
         assert_eq!(*offsets.lock().unwrap(), [0, 5000]);
         let path = names::image_file(folder.path(), &order.sha256);
@@ -232,7 +249,7 @@ mod tests {
             let driver = ImageDriver::new(folder.path(), source(bytes.clone(), bytes.len(), Arc::default()));
             let refused = driver.apply(&order, Box::new(|_| {})).await.unwrap_err();
             assert!(refused.is_permanent(), "{refused}");
-            assert_eq!(driver.observe(&order.sha256), None);
+            assert!(!driver.is_here(&order.sha256));
         }
     }
 

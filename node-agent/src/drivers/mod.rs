@@ -4,6 +4,7 @@
 pub mod disk;
 pub mod image;
 pub mod instance;
+pub mod network;
 
 use std::io;
 

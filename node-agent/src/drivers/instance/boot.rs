@@ -36,10 +36,16 @@ pub struct BootRecord {
 
 impl BootRecord {
     /// A first boot of `order`.
-    pub fn new(order: &InstanceOrder, generation: u64, accelerator: &str, now_ms: u64) -> Self {
+    pub fn new(
+        order: &InstanceOrder,
+        generation: u64,
+        accelerator: &str,
+        host_boot_id: &str,
+        now_ms: u64,
+    ) -> Self {
         Self {
             version: VERSION,
-            host_boot_id: super::process::host_boot_id(),
+            host_boot_id: host_boot_id.to_owned(),
             boot_epoch: order.boot_epoch,
             generation,
             started_at_ms: now_ms,

@@ -45,8 +45,12 @@ impl Identity {
     }
 
     /// A descriptor that becomes readable when the process ends.
+    #[allow(unsafe_code)]
     pub fn watch(&self) -> io::Result<Exit> {
-        Ok(Exit { pid: self.pid, handle: AsyncFd::register_with_interest(self.handle()?, Interest::READABLE)? })
+        let handle = self.handle()?;
+        // SAFETY: an owned descriptor is open, and stays the same one until the `AsyncFd` is dropped with it.
+        let handle = unsafe { AsyncFd::register_with_interest(handle, Interest::READABLE)? };
+        Ok(Exit { pid: self.pid, handle })
     }
 
     fn handle(&self) -> io::Result<OwnedFd> {
