@@ -2,7 +2,12 @@
 
 pub mod drivers;
 pub mod files;
+pub mod host;
 pub mod jail;
 pub mod ledger;
 pub mod names;
+pub mod owner;
+pub mod privileges;
 pub mod reconcile;
+pub mod report;
+pub mod setup;

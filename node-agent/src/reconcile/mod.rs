@@ -92,8 +92,8 @@ pub enum Action {
     GrowOpenDisk {
         /// Who has it open.
         instance_id: String,
-        /// To this size.
-        size_bytes: u64,
+        /// What the disk is to be.
+        order: DiskOrder,
     },
     /// Remove the file.
     RemoveDisk(DiskOrder),

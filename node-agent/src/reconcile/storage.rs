@@ -41,10 +41,8 @@ pub(super) fn disk(view: View<'_>, order: &Order, disk: &DiskOrder) -> Decision 
     match (seen, user) {
         (Some(seen), _) if seen.virtual_size_bytes == disk.size_bytes => return Decision::Held,
         (Some(seen), Some(user)) if seen.virtual_size_bytes < disk.size_bytes => {
-            return Decision::Do(Action::GrowOpenDisk {
-                instance_id: user.to_owned(),
-                size_bytes: disk.size_bytes,
-            });
+            let instance_id = user.to_owned();
+            return Decision::Do(Action::GrowOpenDisk { instance_id, order: disk.clone() });
         }
         _ => {}
     }

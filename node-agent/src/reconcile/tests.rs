@@ -132,8 +132,8 @@ impl Node {
                 let seen = ObservedDisk { virtual_size_bytes: disk.size_bytes, allocated_bytes: 0 };
                 world.disks.insert(id.into(), seen);
             }
-            Action::GrowOpenDisk { size_bytes, .. } => {
-                world.disks.get_mut(id).unwrap().virtual_size_bytes = size_bytes;
+            Action::GrowOpenDisk { order, .. } => {
+                world.disks.get_mut(id).unwrap().virtual_size_bytes = order.size_bytes;
             }
             Action::RemoveDisk(_) => drop(world.disks.remove(id)),
             Action::ApplyNetwork(network) => {

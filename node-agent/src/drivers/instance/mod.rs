@@ -22,7 +22,7 @@ use crate::{files, names};
 use guest::Guest;
 use process::Identity;
 use serde_json::json;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -65,21 +65,16 @@ impl InstanceDriver {
         Self { state: state.to_owned(), bell, guests: Mutex::default() }
     }
 
-    /// All instances that have a folder here, running or not; adopts those that run.
-    pub async fn observe(&self) -> Result<Vec<ObservedInstance>, DriverError> {
+    /// All instances that have a folder here, running or not.
+    pub fn ids(&self) -> Result<BTreeSet<String>, DriverError> {
         let root = self.state.join("instances");
-        let entries = match std::fs::read_dir(&root) {
-            Ok(entries) => entries,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(error) => return Err(DriverError::io(format!("read {}", root.display()), &error)),
-        };
-        let mut found = Vec::new();
-        for entry in entries.flatten() {
-            if let Some(id) = entry.file_name().to_str() {
-                found.extend(self.observe_one(id).await);
+        match std::fs::read_dir(&root) {
+            Ok(entries) => {
+                Ok(entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect())
             }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(BTreeSet::new()),
+            Err(error) => Err(DriverError::io(format!("read {}", root.display()), &error)),
         }
-        Ok(found)
     }
 
     /// One instance; None if nothing of it is there.

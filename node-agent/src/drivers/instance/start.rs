@@ -36,7 +36,17 @@ impl InstanceDriver {
         if let Some(identity) = Identity::read(&folder.join("pid")).filter(Identity::is_alive) {
             return Err(DriverError::Retry(format!("{id} runs already, as process {}", identity.pid)));
         }
-        let state = self.state.clone();
+        let before = BootRecord::read(&folder.join("boot.json"));
+        let started = self.launch(start, &folder).await;
+        if started.is_err() {
+            // It never ran: the record of the boot before tells the truth.
+            restore(before, &folder.join("boot.json"));
+        }
+        started
+    }
+
+    async fn launch(&self, start: Start, folder: &Path) -> Result<(), DriverError> {
+        let (id, state) = (start.id.clone(), self.state.clone());
         let identity = tokio::task::spawn_blocking(move || run(&state, &start))
             .await
             .map_err(|error| DriverError::Retry(format!("start: {error}")))??;
@@ -55,6 +65,16 @@ impl InstanceDriver {
                 Err(DriverError::Retry(format!("QEMU does not answer, ended again: {error}")))
             }
         }
+    }
+}
+
+fn restore(before: Option<BootRecord>, path: &Path) {
+    let restored = match before {
+        Some(before) => before.write(path),
+        None => files::remove_if_there(path).map(drop),
+    };
+    if let Err(error) = restored {
+        tracing::warn!(path = %path.display(), %error, "cannot restore the record of the boot before");
     }
 }
 
