@@ -147,8 +147,15 @@ impl Ledger {
         let mut answers = Vec::with_capacity(orders.len());
         let objects = self.folder.join("objects");
         let mut written = false;
-        for order in orders {
+        for mut order in orders {
             let answer = self.check(&order);
+            if let Some(held) = self.orders.get(&order.object_id).filter(|_| order.remove) {
+                // What is to be removed is what is held, whatever a removing order leaves out.
+                order.body = order.body.or_else(|| held.body.clone());
+                if order.kind.is_empty() {
+                    order.kind.clone_from(&held.kind);
+                }
+            }
             if answer.is_ok() && self.orders.get(&order.object_id) != Some(&order) {
                 let entry = Entry { version: VERSION, order: order.clone() };
                 let path = objects.join(format!("{}.json", order.object_id));

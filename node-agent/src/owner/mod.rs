@@ -32,6 +32,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(4);
 const REFRESH_EVERY: Duration = Duration::from_secs(30);
 /// A session that lived on for this long after GONE was sent has heard it.
 const HEARD_AFTER: Duration = Duration::from_secs(30);
+/// A session this old has brought all orders that it was opened with.
+const SETTLED_AFTER: Duration = Duration::from_secs(20);
 const FIRST_RETRY_MS: u64 = 250;
 const MAX_RETRY_MS: u64 = 30_000;
 
@@ -109,7 +111,7 @@ pub struct Owner {
     decisions: BTreeMap<String, Decision>,
     told: HashMap<String, (Report, u64)>,
     gone_told: HashMap<String, Instant>,
-    connected: bool,
+    connected: Option<Instant>,
     looking: bool,
     attempts: u64,
 }
@@ -131,7 +133,7 @@ impl Owner {
             decisions: BTreeMap::new(),
             told: HashMap::new(),
             gone_told: HashMap::new(),
-            connected: false,
+            connected: None,
             looking: false,
             attempts: 0,
         }
@@ -266,12 +268,12 @@ impl Owner {
     fn hear(&mut self, event: Event) {
         match event {
             Event::Connected => {
-                self.connected = true;
+                self.connected = Some(Instant::now());
                 self.told.clear();
                 self.gone_told.clear();
             }
             Event::Disconnected => {
-                self.connected = false;
+                self.connected = None;
                 self.gone_told.clear();
             }
             Event::Accelerator(name) => self.known.world.accelerator = name,
@@ -331,7 +333,7 @@ impl Owner {
         for id in &finished {
             self.forget(id).await;
         }
-        if self.connected {
+        if self.connected.is_some() {
             self.report();
         }
         if finished.is_empty() { wake.max(Duration::from_millis(1)) } else { Duration::ZERO }
@@ -422,7 +424,9 @@ impl Owner {
                 }
             }
         }
-        for (id, what) in self.known.unknown(&self.orders) {
+        // Not at once: after a lost ledger the orders for what is here are still on their way.
+        let is_settled = self.connected.is_some_and(|since| since.elapsed() >= SETTLED_AFTER);
+        for (id, what) in self.known.unknown(&self.orders).into_iter().filter(|_| is_settled) {
             let report = report::of_unknown(&id, what);
             if !self.told.contains_key(&id) {
                 tracing::warn!(object = id, "{}", report.message);
@@ -436,7 +440,7 @@ impl Owner {
     }
 
     fn send(&self, report: Report) {
-        if self.connected {
+        if self.connected.is_some() {
             // A link that has gone away takes the agent with it; nobody is left to tell.
             let _ = self.wires.reports.send(report);
         }
