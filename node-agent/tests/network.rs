@@ -25,6 +25,8 @@ fn two_networks_may_use_the_same_addresses() {
             assert_eq!(lease.address_option(3), Some(network.gateway));
             assert_eq!(lease.address_option(6), Some(network.gateway));
             assert_eq!(lease.option(12), Some(&b"web-1"[..]));
+            // dnsmasq gives no lease for less than two minutes, but clients renew as if it were one.
+            assert_eq!(lease.option(51), Some(&120u32.to_be_bytes()[..]));
             assert_eq!(lease.option(58), Some(&30u32.to_be_bytes()[..]), "renews at half of the lease time");
         }
         let found: Vec<String> = node.driver.observe().await.unwrap().into_iter().map(|it| it.id).collect();
@@ -175,7 +177,7 @@ fn removing_leaves_nothing() {
         guest.lease();
         drop(guest);
         node.driver.remove(&other.id).await.unwrap();
-        assert_eq!(without_indexes(&node.traces()), without_indexes(&with_one), "the other one is untouched");
+        assert_eq!(node.traces(), with_one, "the other one is untouched");
         assert_eq!(Guest::new(&one, &one.ports[0]).lease().address, one.ports[0].address);
         node.driver.remove(&one.id).await.unwrap();
         node.driver.remove(&one.id).await.unwrap();
@@ -183,11 +185,6 @@ fn removing_leaves_nothing() {
         assert_eq!(node.driver.observe().await.unwrap(), []);
         assert!(!netns::exists(&names::namespace(&one.id)).unwrap());
     });
-}
-
-/// What the kernel counts by itself says nothing about who is there.
-fn without_indexes(traces: &str) -> String {
-    traces.split(',').filter(|part| !part.contains("leases")).collect()
 }
 
 #[test]

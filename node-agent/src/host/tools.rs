@@ -185,9 +185,9 @@ fn make_link(kind: Kind) -> io::Result<()> {
     })
 }
 
-const BRIDGE_RULES: &str = "table bridge probe { chain c { type filter hook prerouting priority -300; } }";
+const BRIDGE_RULES: &str = "table bridge probe { chain c { type filter hook prerouting priority -300; }; }";
 const NAT_RULES: &str =
-    "table inet probe { chain c { type nat hook postrouting priority srcnat; oifname \"x\" masquerade } }";
+    "table inet probe { chain c { type nat hook postrouting priority srcnat; oifname \"x\" masquerade; }; }";
 
 fn rules(script: &str) -> io::Result<()> {
     let output = Command::new(program("nft"))

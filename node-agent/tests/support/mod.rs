@@ -49,12 +49,13 @@ impl Node {
     /// Everything on this node that a network could leave behind.
     pub fn traces(&self) -> String {
         let state = self.state.path().display().to_string();
-        let mut traces = run(&["ip", "-j", "link"]);
+        let mut traces = interfaces(&run(&["ip", "-j", "link"]));
         traces += &run(&["nft", "-j", "list", "ruleset"]);
         for namespace in netns::list(names::NAMESPACE_PREFIX).unwrap() {
             // Other tests have namespaces too.
             if ours(self.state.path(), &namespace) {
-                traces += &format!("\n{namespace}: {}", run(&["ip", "-n", &namespace, "-j", "link"]));
+                let inside = interfaces(&run(&["ip", "-n", &namespace, "-j", "link"]));
+                traces += &format!("\n{namespace}: {inside}");
             }
         }
         for entry in std::fs::read_dir("/proc").unwrap().flatten() {
@@ -84,6 +85,12 @@ impl Drop for Node {
             panic!("the test's networks could not be taken away");
         }
     }
+}
+
+/// Which interfaces there are. Whether a cable is in may change while one looks.
+fn interfaces(json: &str) -> String {
+    let links: Vec<serde_json::Value> = serde_json::from_str(json).unwrap();
+    links.iter().map(|link| format!("{} {} {};", link["ifname"], link["address"], link["master"])).collect()
 }
 
 fn ours(state: &Path, namespace: &str) -> bool {
