@@ -42,6 +42,9 @@ fn false_frames_do_not_pass() {
         node.driver.apply(&network).await.unwrap();
         let mut bad = Guest::new(&network, &network.ports[0]);
         let mut good = Guest::new(&network, &network.ports[1]);
+        // Both cables are in before anything is judged.
+        bad.gateway_mac();
+        good.gateway_mac();
         let (own, victim) = ((bad.mac, bad.address), (good.mac, good.address));
         let foreign = frames::mac("52:54:00:ff:ff:ff");
         let stranger = Ipv4Addr::new(10, 0, 0, 99);
@@ -216,6 +219,7 @@ fn what_was_done_by_hand_is_repaired() {
             let mut other = Guest::new(&network, &network.ports[1]);
             assert_eq!(one.lease().address, network.ports[0].address, "after {number}");
             one.gateway_mac();
+            other.gateway_mac();
             let false_claim = frames::arp(one.mac, 2, (one.mac, network.gateway), (other.mac, other.address));
             one.assert_only_honest(&mut other, "repaired", &[false_claim]);
             let route = run(&["ip", "-n", &namespace, "route", "show", "default"]);

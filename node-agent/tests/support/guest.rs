@@ -9,7 +9,7 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::net::Ipv4Addr;
 use std::os::fd::AsFd;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// The virtio header before each frame: nothing offloaded.
 const HEADER: usize = 10;
@@ -34,11 +34,31 @@ impl Guest {
 
     /// The first frame that `wanted` knows; all before it are gone.
     #[track_caller]
-    pub fn wait<T>(&mut self, what: &str, mut wanted: impl FnMut(&[u8]) -> Option<T>) -> T {
+    pub fn wait<T>(&mut self, what: &str, wanted: impl FnMut(&[u8]) -> Option<T>) -> T {
+        self.wait_for(PATIENCE, wanted).unwrap_or_else(|| panic!("no frame within {PATIENCE:?}: {what}"))
+    }
+
+    /// Sends until the answer comes: the kernel opens a bridge's port some moments after its cable is in, so first
+    /// frames may be lost, as they may on any wire.
+    #[track_caller]
+    pub fn ask<T>(&mut self, what: &str, frame: &[u8], mut wanted: impl FnMut(&[u8]) -> Option<T>) -> T {
         let deadline = Instant::now() + PATIENCE;
+        while Instant::now() < deadline {
+            self.send(frame);
+            if let Some(found) = self.wait_for(Duration::from_millis(300), &mut wanted) {
+                return found;
+            }
+        }
+        panic!("no answer within {PATIENCE:?}: {what}");
+    }
+
+    fn wait_for<T>(&mut self, time: Duration, mut wanted: impl FnMut(&[u8]) -> Option<T>) -> Option<T> {
+        let deadline = Instant::now() + time;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
-            assert!(!left.is_zero(), "no frame within {PATIENCE:?}: {what}");
+            if left.is_zero() {
+                return None;
+            }
             let mut ready = [PollFd::new(self.tap.as_fd(), PollFlags::POLLIN)];
             if poll(&mut ready, PollTimeout::try_from(left).unwrap()).unwrap() == 0 {
                 continue;
@@ -46,7 +66,7 @@ impl Guest {
             let mut buffer = [0; 2048];
             let length = self.tap.read(&mut buffer).unwrap();
             if let Some(found) = wanted(&buffer[HEADER..length]) {
-                return found;
+                return Some(found);
             }
         }
     }
@@ -58,19 +78,18 @@ impl Guest {
         let answer = move |kind: u8| {
             move |frame: &[u8]| Lease::read(frame).filter(|it| it.hardware == mac && it.kind == kind)
         };
-        self.send(&frames::dhcp_ask(mac, mac, 1, &[]));
-        let offer = self.wait("a DHCP offer", answer(2));
+        let offer = self.ask("a DHCP offer", &frames::dhcp_ask(mac, mac, 1, &[]), answer(2));
         let server = offer.address_option(54).unwrap();
-        self.send(&frames::dhcp_ask(mac, mac, 3, &[(50, offer.address), (54, server)]));
-        self.wait("a DHCP acknowledgement", answer(5))
+        let request = frames::dhcp_ask(mac, mac, 3, &[(50, offer.address), (54, server)]);
+        self.ask("a DHCP acknowledgement", &request, answer(5))
     }
 
     /// Learns the gateway's MAC, and answers the gateway's own question for ours on the way.
     #[track_caller]
     pub fn gateway_mac(&mut self) -> Mac {
         let (mac, address, gateway) = (self.mac, self.address, self.gateway);
-        self.send(&frames::arp(mac, 1, (mac, address), ([0; 6], gateway)));
-        let found = self.wait("the gateway's ARP answer", |frame| {
+        let question = frames::arp(mac, 1, (mac, address), ([0; 6], gateway));
+        let found = self.ask("the gateway's ARP answer", &question, |frame| {
             let answer = frame[12..14] == [8, 6] && frame[21] == 2 && frame[28..32] == gateway.octets();
             answer.then(|| frame[22..28].try_into().unwrap())
         });

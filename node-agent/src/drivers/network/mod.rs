@@ -132,9 +132,6 @@ impl Shared {
             record.save(&folder)?;
         }
         let live = inside.build(&namespace, live, network, uplink)?;
-        if uplink.is_some() {
-            self.protect_node()?;
-        }
 
         let ruleset = Ruleset::of_network(network, uplink);
         let script = ruleset.script();
@@ -149,12 +146,14 @@ impl Shared {
                 user: nix::unistd::geteuid().is_root().then_some(("root", "root")),
             },
         };
-        // Two programs that know nothing of each other: started side by side.
-        let (filtered, served) = std::thread::scope(|scope| {
+        // Programs that know nothing of each other: started side by side. No frame passes before all are through.
+        let (filtered, protected, served) = std::thread::scope(|scope| {
+            let protected = scope.spawn(|| if uplink.is_some() { self.protect_node() } else { Ok(()) });
             let served = scope.spawn(|| service.ensure(network, before.resolver.as_ref()));
             let filtered = filter_frames(&inside, &namespace, ruleset, before.applied.as_ref());
             let served = served.join().unwrap_or_else(|_| Err(io::Error::other("starting dnsmasq panicked")));
-            (filtered, served)
+            let protected = protected.join().unwrap_or_else(|_| Err(io::Error::other("protecting the node panicked")));
+            (filtered, protected, served)
         });
         // What one of them achieved is remembered even if the other failed.
         record.applied = filtered.as_ref().ok().cloned().flatten();
@@ -163,6 +162,7 @@ impl Shared {
             record.save(&folder)?;
         }
         filtered?;
+        protected?;
         served?;
         inside.runtime.block_on(async {
             inside.links.open_taps(&live, network).await?;
@@ -201,16 +201,20 @@ impl Shared {
             return Ok(());
         }
         // Someone changed something in the node's rules. Most likely not in our table.
-        let listing = nft::list("inet rhyzome")?;
-        let same = listing.is_some() && known.as_ref().is_some_and(|known| known.listing == listing);
-        if same {
-            *known = Some(NodeRules { generation, listing });
+        let before = known.as_ref().and_then(|known| known.listing.clone());
+        if before.is_some() && before == nft::list("inet rhyzome")? {
+            *known = Some(NodeRules { generation, listing: before });
             return Ok(());
         }
-        nft::run(&Ruleset::of_node().script())?;
+        set_sysctl("/proc/sys/net/ipv4/ip_forward", "1")?;
+        let rules = Ruleset::of_node();
+        // The first transaction makes it 2: before it there is nothing that could be in the way.
+        nft::run(&if generation == 1 { rules.definition() } else { rules.script() })?;
         let generation = filter.generation()?;
-        *known = Some(NodeRules { generation, listing: nft::list("inet rhyzome")? });
-        set_sysctl("/proc/sys/net/ipv4/ip_forward", "1")
+        // What to compare with is asked for only on a node where others write too.
+        let listing = if known.is_some() { nft::list("inet rhyzome")? } else { None };
+        *known = Some(NodeRules { generation, listing });
+        Ok(())
     }
 
     fn remove(&self, id: &str) -> io::Result<()> {
