@@ -1,1 +1,13 @@
 //! The agent that makes a node hold what the control plane assigned to it.
+
+pub mod drivers;
+pub mod files;
+pub mod host;
+pub mod jail;
+pub mod ledger;
+pub mod names;
+pub mod owner;
+pub mod privileges;
+pub mod reconcile;
+pub mod report;
+pub mod setup;

@@ -1,0 +1,32 @@
+//! One driver per thing the node can hold. Each observes, applies and removes its own, and never calls another:
+//! what spans them (an instance needs its disks and networks first) is decided in `reconcile`.
+
+pub mod disk;
+pub mod image;
+pub mod instance;
+pub mod network;
+
+use std::io;
+
+/// Why a driver could not do what it was asked to.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum DriverError {
+    /// The world may be kinder next time: tried again with backoff.
+    #[error("{0}")]
+    Retry(String),
+    /// The order itself cannot be carried out on this node: reported, and not tried again until it changes.
+    #[error("{0}")]
+    Permanent(String),
+}
+
+impl DriverError {
+    /// True if trying the same order again cannot help.
+    pub fn is_permanent(&self) -> bool {
+        matches!(self, DriverError::Permanent(_))
+    }
+
+    /// Says what was being done when `error` happened.
+    pub fn io(doing: impl std::fmt::Display, error: &io::Error) -> Self {
+        DriverError::Retry(format!("{doing}: {error}"))
+    }
+}

@@ -1,0 +1,5 @@
+//! The machine under the agent: its namespaces, processes and tools. Knows no order and no driver.
+
+pub mod netns;
+pub mod process;
+pub mod tools;

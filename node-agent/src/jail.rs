@@ -1,0 +1,144 @@
+//! Runs an engine's helper program (qemu-img) with little memory, little time and few folders: it parses bytes
+//! that guests and strangers have written.
+
+use crate::drivers::DriverError;
+use landlock::{
+    ABI, Access, AccessFs, PathBeneath, PathFd, Ruleset, RulesetAttr, RulesetCreatedAttr, RulesetStatus,
+};
+use nix::sys::resource::{Resource, setrlimit};
+use std::io::{self, Read};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+const MEMORY_BYTES: u64 = 1 << 30;
+const CPU_SECONDS: u64 = 60;
+const DEADLINE: Duration = Duration::from_secs(120);
+
+/// Where programs and their libraries are read from.
+const SYSTEM: [&str; 6] = ["/usr", "/lib", "/lib64", "/bin", "/etc", "/proc"];
+
+/// Runs `program` to its end. It may read the system and `read`, and write beneath `write`, where the kernel
+/// has Landlock; elsewhere the limits on memory, time and privileges remain.
+pub async fn run(
+    program: &str,
+    arguments: Vec<String>,
+    read: Vec<PathBuf>,
+    write: Vec<PathBuf>,
+) -> Result<(), DriverError> {
+    let name = program.to_owned();
+    let (answer, result) = tokio::sync::oneshot::channel();
+    // A thread of its own: Landlock confines the thread that asks and what it starts, for good.
+    std::thread::Builder::new()
+        .name("jail".into())
+        .spawn(move || {
+            let _ = answer.send(run_confined(&name, &arguments, &read, &write));
+        })
+        .map_err(|error| DriverError::io("start a thread", &error))?;
+    result.await.unwrap_or_else(|_| Err(DriverError::Retry(format!("{program}: its thread ended"))))
+}
+
+fn run_confined(
+    program: &str,
+    arguments: &[String],
+    read: &[PathBuf],
+    write: &[PathBuf],
+) -> Result<(), DriverError> {
+    confine(read, write).map_err(|error| DriverError::Retry(format!("{program}: cannot confine: {error}")))?;
+    let mut command = Command::new(program);
+    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    limit(&mut command);
+    let mut child = command
+        .spawn()
+        .map_err(|error| DriverError::Retry(format!("cannot run {program} (package qemu-utils): {error}")))?;
+    let failed = |error: io::Error| DriverError::io(program, &error);
+    let said = await_end(&mut child, DEADLINE).map_err(failed)?;
+    match said {
+        None => Err(DriverError::Retry(format!("{program} took longer than {} s", DEADLINE.as_secs()))),
+        Some((status, _)) if status.success() => Ok(()),
+        Some((status, said)) => {
+            let line = said.lines().last().map_or_else(|| status.to_string(), ToOwned::to_owned);
+            Err(DriverError::Retry(format!("{program}: {line}")))
+        }
+    }
+}
+
+/// None when it had to be killed.
+fn await_end(
+    child: &mut Child,
+    deadline: Duration,
+) -> io::Result<Option<(std::process::ExitStatus, String)>> {
+    let end = Instant::now() + deadline;
+    loop {
+        if let Some(status) = child.try_wait()? {
+            let mut said = String::new();
+            if let Some(errors) = child.stderr.take() {
+                errors.take(4096).read_to_string(&mut said)?;
+            }
+            return Ok(Some((status, said)));
+        }
+        if Instant::now() >= end {
+            child.kill()?;
+            child.wait()?;
+            return Ok(None);
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+fn confine(read: &[PathBuf], write: &[PathBuf]) -> Result<(), landlock::RulesetError> {
+    let abi = ABI::V3;
+    let mut rules = Ruleset::default().handle_access(AccessFs::from_all(abi))?.create()?;
+    let system = SYSTEM.iter().map(Path::new);
+    let nullable = Path::new("/dev/null");
+    for path in system.chain(read.iter().map(PathBuf::as_path)) {
+        // What does not exist (/lib64 on Alpine) needs no rule.
+        if let Ok(handle) = PathFd::new(path) {
+            rules = rules.add_rule(PathBeneath::new(handle, AccessFs::from_read(abi)))?;
+        }
+    }
+    for path in write.iter().map(PathBuf::as_path).chain([nullable]) {
+        let access = if path.is_dir() { AccessFs::from_all(abi) } else { AccessFs::from_file(abi) };
+        if let Ok(handle) = PathFd::new(path) {
+            rules = rules.add_rule(PathBeneath::new(handle, access))?;
+        }
+    }
+    if rules.restrict_self()?.ruleset == RulesetStatus::NotEnforced {
+        tracing::warn!("this kernel has no Landlock: image tools run without a folder jail");
+    }
+    Ok(())
+}
+
+#[allow(unsafe_code)]
+fn limit(command: &mut Command) {
+    // SAFETY: setrlimit and prctl are plain system calls; nothing is allocated between fork and exec.
+    unsafe {
+        command.pre_exec(|| {
+            setrlimit(Resource::RLIMIT_AS, MEMORY_BYTES, MEMORY_BYTES)?;
+            setrlimit(Resource::RLIMIT_CPU, CPU_SECONDS, CPU_SECONDS)?;
+            setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
+            Ok(nix::sys::prctl::set_no_new_privs()?)
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_jailed_program_writes_only_where_it_may() {
+        let folder = tempfile::tempdir().unwrap();
+        let (inside, outside) = (folder.path().join("inside"), folder.path().join("outside"));
+        std::fs::create_dir(&inside).unwrap();
+        std::fs::create_dir(&outside).unwrap();
+        let touch = |path: PathBuf| {
+            let arguments = vec![path.join("file").to_string_lossy().into_owned()];
+            run("touch", arguments, vec![], vec![inside.clone()])
+        };
+        touch(inside.clone()).await.unwrap();
+        let refused = touch(outside).await.unwrap_err().to_string();
+        assert!(refused.contains("Permission denied"), "{refused}");
+    }
+}

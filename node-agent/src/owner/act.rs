@@ -1,0 +1,143 @@
+//! Carries out one action by the one driver that it is for, and looks at the result.
+
+use super::Drivers;
+use crate::drivers::DriverError;
+use crate::drivers::disk::ObservedDisk;
+use crate::drivers::image::{ObservedImage, Progress};
+use crate::drivers::instance::{ObservedInstance, Start};
+use crate::drivers::network::DesiredNetwork;
+use crate::host::netns;
+use crate::names;
+use crate::reconcile::Action;
+use rhyzome_proto::v1::{DiskOrder, InstanceNic};
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
+
+/// What was written for an object, by file name.
+pub(super) type Rendered = BTreeMap<String, String>;
+
+/// What one look at one thing saw.
+#[derive(Debug)]
+pub(super) enum Seen {
+    Image(String, Option<ObservedImage>),
+    Disk(String, Option<ObservedDisk>),
+    /// Brought into this state; None: it is in no known state any more.
+    Network(String, Option<(DesiredNetwork, Rendered)>),
+    NetworkGone(String),
+    Instance(String, Option<ObservedInstance>, Rendered),
+}
+
+/// One action, come to its end.
+#[derive(Debug)]
+pub(super) struct Done {
+    pub result: Result<(), DriverError>,
+    pub seen: Vec<Seen>,
+}
+
+pub(super) async fn act(drivers: &Drivers, id: &str, action: Action, now_ms: u64, progress: Progress) -> Done {
+    let mut seen = Vec::new();
+    let result = match action {
+        Action::FetchImage(order) => {
+            let result = drivers.images.apply(&order, progress).await;
+            seen.push(look_at_image(drivers, &order.sha256));
+            result
+        }
+        Action::RemoveImage(sha256) => {
+            let result = drivers.images.remove(&sha256);
+            seen.push(look_at_image(drivers, &sha256));
+            result
+        }
+        Action::ApplyDisk(order, base) => {
+            let result = drivers.disks.apply(id, &order, base.as_ref()).await;
+            seen.extend(look_at_disk(drivers, id, &order));
+            result
+        }
+        Action::GrowOpenDisk { instance_id, order } => {
+            let result = drivers.instances.resize_disk(&instance_id, id, order.size_bytes).await;
+            seen.extend(look_at_disk(drivers, id, &order));
+            result
+        }
+        Action::RemoveDisk(order) => {
+            let result = drivers.disks.remove(id, &order);
+            seen.extend(look_at_disk(drivers, id, &order));
+            result
+        }
+        Action::ApplyNetwork(network) => match drivers.networks.apply(&network).await {
+            Ok(applied) => {
+                seen.push(Seen::Network(id.to_owned(), Some((network, applied.rendered))));
+                Ok(())
+            }
+            Err(error) => {
+                seen.push(Seen::Network(id.to_owned(), None));
+                Err(error)
+            }
+        },
+        Action::RemoveNetwork => {
+            let result = drivers.networks.remove(id).await;
+            seen.push(match result {
+                Ok(()) => Seen::NetworkGone(id.to_owned()),
+                Err(_) => Seen::Network(id.to_owned(), None),
+            });
+            result
+        }
+        Action::Forget => Ok(()),
+        other => {
+            let result = act_on_instance(drivers, id, other, now_ms).await;
+            seen.push(look_at_instance(drivers, id).await);
+            result
+        }
+    };
+    Done { result, seen }
+}
+
+async fn act_on_instance(drivers: &Drivers, id: &str, action: Action, now_ms: u64) -> Result<(), DriverError> {
+    let instances = &drivers.instances;
+    match action {
+        Action::Start { boot, paused } => {
+            let taps = open_taps(id, boot.order.nics.clone()).await?;
+            instances.start(Start { id: id.to_owned(), boot: *boot, taps, paused }).await
+        }
+        Action::PressPower => instances.press_power(id, now_ms).await,
+        Action::Kill => instances.kill(id, now_ms).await,
+        Action::Pause => instances.pause(id).await,
+        Action::Resume => instances.resume(id).await,
+        Action::RemoveInstance => instances.remove(id, now_ms).await,
+        _ => Ok(()),
+    }
+}
+
+/// The descriptors that QEMU inherits: it never sees the namespaces of its networks.
+async fn open_taps(id: &str, nics: Vec<InstanceNic>) -> Result<Vec<OwnedFd>, DriverError> {
+    let id = id.to_owned();
+    tokio::task::spawn_blocking(move || {
+        nics.iter()
+            .map(|nic| {
+                let (namespace, tap) = (names::namespace(&nic.network_id), names::tap(&id, &nic.name));
+                netns::open_tap(&namespace, &tap)
+                    .map_err(|error| DriverError::io(format!("open tap {tap} of nic {}", nic.name), &error))
+            })
+            .collect()
+    })
+    .await
+    .unwrap_or_else(|error| Err(DriverError::Retry(format!("open taps: {error}"))))
+}
+
+pub(super) fn look_at_image(drivers: &Drivers, sha256: &str) -> Seen {
+    Seen::Image(sha256.to_owned(), drivers.images.observe(sha256))
+}
+
+/// None if it cannot be said whether it is there.
+pub(super) fn look_at_disk(drivers: &Drivers, id: &str, order: &DiskOrder) -> Option<Seen> {
+    match drivers.disks.observe(id, order) {
+        Ok(seen) => Some(Seen::Disk(id.to_owned(), seen)),
+        Err(error) => {
+            tracing::warn!(disk = id, %error, "cannot look at a disk");
+            None
+        }
+    }
+}
+
+pub(super) async fn look_at_instance(drivers: &Drivers, id: &str) -> Seen {
+    let seen = drivers.instances.observe_one(id).await;
+    Seen::Instance(id.to_owned(), seen, drivers.instances.rendered(id))
+}

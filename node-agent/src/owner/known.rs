@@ -1,0 +1,138 @@
+//! What the owner knows of the node, and how fresh it is.
+
+use super::act::{Rendered, Seen};
+use super::look::Sight;
+use crate::drivers::network::DesiredNetwork;
+use crate::reconcile::{Orders, World};
+use std::collections::{BTreeSet, HashMap};
+use std::time::{Duration, Instant};
+
+/// The world, and what is remembered about looking at it.
+pub(super) struct Known {
+    pub world: World,
+    /// Raised whenever an object is acted upon: an older look at it is not believed.
+    versions: HashMap<String, u64>,
+    rendered: HashMap<String, (Rendered, u64)>,
+    applied: HashMap<String, Instant>,
+}
+
+impl Known {
+    pub fn new(host_boot_id: String) -> Self {
+        Self {
+            world: World { host_boot_id, ..World::default() },
+            versions: HashMap::new(),
+            rendered: HashMap::new(),
+            applied: HashMap::new(),
+        }
+    }
+
+    pub fn versions(&self) -> &HashMap<String, u64> {
+        &self.versions
+    }
+
+    pub fn touch(&mut self, id: &str) {
+        *self.versions.entry(id.to_owned()).or_default() += 1;
+    }
+
+    pub fn forget(&mut self, id: &str) {
+        self.versions.remove(id);
+        self.rendered.remove(id);
+        self.applied.remove(id);
+        self.world.pressed_ms.remove(id);
+    }
+
+    /// Believes a look at everything, for the objects that `is_fresh` agrees to.
+    pub fn take(&mut self, sight: Sight, is_fresh: impl Fn(&str) -> bool) {
+        let fresh = sight.seen.into_iter().filter(|seen| match seen {
+            // An image file only ever appears whole and vanishes by order: a late look does no harm.
+            Seen::Image(..) => true,
+            Seen::Disk(id, _) | Seen::Instance(id, ..) | Seen::Network(id, _) | Seen::NetworkGone(id) => {
+                is_fresh(id)
+            }
+        });
+        for seen in fresh.collect::<Vec<_>>() {
+            self.apply(seen);
+        }
+        if let Some(there) = sight.networks {
+            keep(&mut self.world.networks, &there, &is_fresh);
+            let in_force = &mut self.world.in_force;
+            in_force.retain(|id, _| there.contains(id) || !is_fresh(id));
+        }
+        if let Some(there) = sight.instances {
+            self.world.instances.retain(|id, _| there.contains(id) || !is_fresh(id));
+        }
+    }
+
+    pub fn apply(&mut self, seen: Seen) {
+        let world = &mut self.world;
+        match seen {
+            Seen::Image(sha256, image) => set(&mut world.images, sha256, image),
+            Seen::Disk(id, disk) => set(&mut world.disks, id, disk),
+            Seen::Network(id, Some((network, rendered))) => {
+                world.networks.insert(id.clone());
+                world.in_force.insert(id.clone(), network);
+                self.applied.insert(id.clone(), Instant::now());
+                self.render(id, rendered);
+            }
+            Seen::Network(id, None) => {
+                // Half of it may be there: it is to be removed as if all were.
+                world.in_force.remove(&id);
+                world.networks.insert(id);
+            }
+            Seen::NetworkGone(id) => {
+                world.in_force.remove(&id);
+                world.networks.remove(&id);
+            }
+            Seen::Instance(id, instance, rendered) => {
+                set(&mut world.instances, id.clone(), instance);
+                self.render(id, rendered);
+            }
+        }
+    }
+
+    fn render(&mut self, id: String, rendered: Rendered) {
+        let slot = self.rendered.entry(id).or_default();
+        if slot.0 != rendered {
+            *slot = (rendered, slot.1 + 1);
+        }
+    }
+
+    pub fn rendered(&self, id: &str) -> HashMap<String, String> {
+        let rendered = self.rendered.get(id).map(|(rendered, _)| rendered.clone());
+        rendered.unwrap_or_default().into_iter().collect()
+    }
+
+    pub fn rendered_version(&self, id: &str) -> u64 {
+        self.rendered.get(id).map_or(0, |(_, version)| *version)
+    }
+
+    /// The network in force, if it was brought there longer ago than `age`.
+    pub fn due(&self, id: &str, age: Duration) -> Option<DesiredNetwork> {
+        let network = self.world.in_force.get(id)?;
+        let is_due = self.applied.get(id).is_none_or(|applied| applied.elapsed() >= age);
+        is_due.then(|| network.clone())
+    }
+
+    /// What is there and was never ordered.
+    pub fn unknown(&self, orders: &Orders) -> Vec<(String, &'static str)> {
+        let networks = self.world.networks.iter().map(|id| (id, "network"));
+        let instances = self.world.instances.keys().map(|id| (id, "instance"));
+        networks
+            .chain(instances)
+            .filter(|(id, _)| !orders.contains_key(*id))
+            .map(|(id, what)| (id.clone(), what))
+            .collect()
+    }
+}
+
+fn set<K: Ord, V>(map: &mut std::collections::BTreeMap<K, V>, key: K, value: Option<V>) {
+    match value {
+        Some(value) => drop(map.insert(key, value)),
+        None => drop(map.remove(&key)),
+    }
+}
+
+fn keep(have: &mut BTreeSet<String>, there: &BTreeSet<String>, is_fresh: impl Fn(&str) -> bool) {
+    have.retain(|id| there.contains(id) || !is_fresh(id));
+    have.extend(there.iter().filter(|id| is_fresh(id)).cloned());
+}

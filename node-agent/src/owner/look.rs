@@ -1,0 +1,44 @@
+//! A look at everything, beside the owner's loop: what it sees is believed only of things that nobody touched
+//! in the meantime.
+
+use super::Drivers;
+use super::act::{Seen, look_at_disk, look_at_image, look_at_instance};
+use crate::reconcile::Orders;
+use rhyzome_proto::v1::order_body::Body;
+use std::collections::BTreeSet;
+
+/// What a look at everything saw.
+#[derive(Debug, Default)]
+pub(super) struct Sight {
+    pub seen: Vec<Seen>,
+    /// All networks that are there; None if that could not be found out.
+    pub networks: Option<BTreeSet<String>>,
+    /// All instances that have a folder; likewise.
+    pub instances: Option<BTreeSet<String>>,
+}
+
+pub(super) async fn look(drivers: &Drivers, orders: &Orders) -> Sight {
+    let mut sight = Sight::default();
+    for (id, order) in orders {
+        match order.body.as_ref().and_then(|body| body.body.as_ref()) {
+            Some(Body::Image(image)) => sight.seen.push(look_at_image(drivers, &image.sha256)),
+            Some(Body::Disk(disk)) => sight.seen.extend(look_at_disk(drivers, id, disk)),
+            _ => {}
+        }
+    }
+    match drivers.networks.observe().await {
+        Ok(networks) => sight.networks = Some(networks.into_iter().map(|network| network.id).collect()),
+        Err(error) => tracing::warn!(%error, "cannot look at the networks"),
+    }
+    match drivers.instances.ids() {
+        Ok(ids) => {
+            for id in &ids {
+                sight.seen.push(look_at_instance(drivers, id).await);
+                drivers.instances.trim_logs(id);
+            }
+            sight.instances = Some(ids);
+        }
+        Err(error) => tracing::warn!(%error, "cannot look at the instances"),
+    }
+    sight
+}

@@ -1,0 +1,468 @@
+//! The agent's heart: takes orders into the ledger, looks at the node, decides, lets the drivers act, reports.
+//!
+//! One loop owns what is known; everything slow runs beside it, one task for each object at most, so that no slow
+//! object holds others up. What wakes the loop (an order, a process that ended, an action that is done, the
+//! timer) only says "look again": the same code runs after a restart and in the middle of everything.
+
+mod act;
+mod known;
+mod look;
+
+use crate::drivers::disk::DiskDriver;
+use crate::drivers::image::ImageDriver;
+use crate::drivers::instance::InstanceDriver;
+use crate::drivers::network::NetworkDriver;
+use crate::ledger::Ledger;
+use crate::reconcile::{Action, Decision, Kind, Orders, View, plan};
+use crate::report::{self, Failure};
+use act::{Done, act};
+use known::Known;
+use look::{Sight, look};
+use rhyzome_proto::v1::{Order, Report};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
+use tokio::time::Instant;
+
+/// Between two looks at everything.
+const LOOK_EVERY: Duration = Duration::from_secs(4);
+/// Between two repairs of a network that nobody complained about.
+const REFRESH_EVERY: Duration = Duration::from_secs(30);
+/// A session that lived on for this long after GONE was sent has heard it.
+const HEARD_AFTER: Duration = Duration::from_secs(30);
+/// A session this old has brought all orders that it was opened with.
+const SETTLED_AFTER: Duration = Duration::from_secs(20);
+const FIRST_RETRY_MS: u64 = 250;
+const MAX_RETRY_MS: u64 = 30_000;
+
+/// All drivers. They do not know each other.
+#[derive(Clone)]
+pub struct Drivers {
+    /// Images.
+    pub images: Arc<ImageDriver>,
+    /// Disks.
+    pub disks: Arc<DiskDriver>,
+    /// Networks.
+    pub networks: NetworkDriver,
+    /// Guests.
+    pub instances: Arc<InstanceDriver>,
+}
+
+/// What the owner is told from outside.
+#[derive(Debug)]
+pub enum Event {
+    /// The link has a session: everything is to be reported.
+    Connected,
+    /// The link has none.
+    Disconnected,
+    /// What guests are started with: "kvm" or "tcg".
+    Accelerator(String),
+    /// What this node cannot hold, and the line that says which tool is missing.
+    Missing(BTreeMap<Kind, String>),
+}
+
+/// Where the owner's words come from and go to.
+#[derive(Debug)]
+pub struct Wires {
+    /// Orders, from the link.
+    pub orders: mpsc::Receiver<Order>,
+    /// Reports, to the link.
+    pub reports: mpsc::UnboundedSender<Report>,
+    /// News from the rest of the agent.
+    pub events: mpsc::UnboundedReceiver<Event>,
+    /// Instances to look at again: the instance driver's bell.
+    pub bell: mpsc::UnboundedReceiver<String>,
+}
+
+/// What comes back from tasks.
+#[derive(Debug)]
+enum Back {
+    Done { id: String, attempt: u64, done: Done },
+    Progress { id: String, bytes: u64 },
+    Sight { versions: HashMap<String, u64>, sight: Sight },
+}
+
+struct Busy {
+    attempt: u64,
+    action: Action,
+    abort: AbortHandle,
+}
+
+struct Trouble {
+    action: Action,
+    failure: Failure,
+    attempts: u32,
+    retry_at_ms: u64,
+}
+
+/// The loop and all that it owns.
+pub struct Owner {
+    ledger: Arc<Mutex<Ledger>>,
+    orders: Orders,
+    drivers: Drivers,
+    known: Known,
+    wires: Wires,
+    back: (mpsc::UnboundedSender<Back>, mpsc::UnboundedReceiver<Back>),
+    busy: HashMap<String, Busy>,
+    trouble: HashMap<String, Trouble>,
+    progress: HashMap<String, u32>,
+    decisions: BTreeMap<String, Decision>,
+    told: HashMap<String, (Report, u64)>,
+    gone_told: HashMap<String, Instant>,
+    connected: Option<Instant>,
+    looking: bool,
+    attempts: u64,
+}
+
+impl Owner {
+    /// `ledger` is shared with the link, which reads its cursor.
+    pub fn new(ledger: Arc<Mutex<Ledger>>, drivers: Drivers, wires: Wires, host_boot_id: String) -> Self {
+        let orders = ledger.lock().unwrap_or_else(PoisonError::into_inner).orders().clone();
+        Self {
+            ledger,
+            orders,
+            drivers,
+            known: Known::new(host_boot_id),
+            wires,
+            back: mpsc::unbounded_channel(),
+            busy: HashMap::new(),
+            trouble: HashMap::new(),
+            progress: HashMap::new(),
+            decisions: BTreeMap::new(),
+            told: HashMap::new(),
+            gone_told: HashMap::new(),
+            connected: None,
+            looking: false,
+            attempts: 0,
+        }
+    }
+
+    /// Runs until the link's end of the orders is dropped.
+    pub async fn run(mut self) {
+        // Nothing is done before the node was looked at once: guests that run are adopted, not started again.
+        let sight = look(&self.drivers, &self.orders).await;
+        self.known.take(sight, |_| true);
+        let mut timer = tokio::time::interval(LOOK_EVERY);
+        timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        timer.reset();
+        let mut batch = Vec::new();
+        loop {
+            let wake = self.advance().await;
+            tokio::select! {
+                count = self.wires.orders.recv_many(&mut batch, 256) => {
+                    if count == 0 {
+                        return;
+                    }
+                    self.take(std::mem::take(&mut batch)).await;
+                }
+                Some(back) = self.back.1.recv() => self.came_back(back),
+                Some(id) = self.wires.bell.recv() => self.look_at_instance(&id).await,
+                Some(event) = self.wires.events.recv() => self.hear(event),
+                _ = timer.tick() => self.tick(),
+                () = tokio::time::sleep(wake) => {}
+            }
+            // Whatever else is there already is taken before deciding again.
+            while let Ok(back) = self.back.1.try_recv() {
+                self.came_back(back);
+            }
+        }
+    }
+
+    /// Orders that arrived together become durable together; nothing is done before that.
+    async fn take(&mut self, batch: Vec<Order>) {
+        let ledger = self.ledger.clone();
+        let taken = tokio::task::spawn_blocking(move || {
+            let mut ledger = ledger.lock().unwrap_or_else(PoisonError::into_inner);
+            ledger.take(batch)
+        });
+        let answers = match taken.await {
+            Ok(Ok(answers)) => answers,
+            Ok(Err(error)) => {
+                // Not taken, so the cursor stands and the server sends them again with the next session.
+                return tracing::error!(%error, "orders cannot be kept, so they are not obeyed");
+            }
+            Err(error) => return tracing::error!(%error, "the ledger's task ended"),
+        };
+        for (order, answer) in answers {
+            if let Err(refused) = answer {
+                tracing::warn!(object = order.object_id, %refused, "order refused");
+                self.send(report::of_refused(&order, &refused));
+                continue;
+            }
+            self.told.remove(&order.object_id);
+            if order.remove {
+                self.give_up_fetching(&order.object_id);
+            }
+        }
+        self.orders = self.ledger.lock().unwrap_or_else(PoisonError::into_inner).orders().clone();
+    }
+
+    /// A fetch may take hours; a removal does not wait for it.
+    fn give_up_fetching(&mut self, id: &str) {
+        if self.busy.get(id).is_some_and(|busy| matches!(busy.action, Action::FetchImage(_)))
+            && let Some(busy) = self.busy.remove(id)
+        {
+            busy.abort.abort();
+            if let Action::FetchImage(order) = busy.action {
+                self.known.apply(act::look_at_image(&self.drivers, &order.sha256));
+            }
+            self.known.touch(id);
+        }
+    }
+
+    fn came_back(&mut self, back: Back) {
+        match back {
+            Back::Done { id, attempt, done } => self.finished(id, attempt, done),
+            Back::Progress { id, bytes } => {
+                if let Some(Busy { action: Action::FetchImage(order), .. }) = self.busy.get(&id) {
+                    let percent = bytes.saturating_mul(100) / order.size_bytes.max(1);
+                    self.progress.insert(id, u32::try_from(percent.min(100)).unwrap_or(100));
+                }
+            }
+            Back::Sight { versions, sight } => {
+                self.looking = false;
+                let busy = &self.busy;
+                let still = self.known.versions().clone();
+                self.known.take(sight, |id| !busy.contains_key(id) && versions.get(id) == still.get(id));
+            }
+        }
+    }
+
+    fn finished(&mut self, id: String, attempt: u64, done: Done) {
+        if self.busy.get(&id).is_none_or(|busy| busy.attempt != attempt) {
+            return; // Given up in the meantime.
+        }
+        let Some(busy) = self.busy.remove(&id) else { return };
+        self.progress.remove(&id);
+        self.known.touch(&id);
+        for seen in done.seen {
+            self.known.apply(seen);
+        }
+        match done.result {
+            Ok(()) => {
+                if busy.action == Action::PressPower {
+                    self.known.world.pressed_ms.insert(id.clone(), now_ms());
+                }
+                self.trouble.remove(&id);
+            }
+            Err(error) => {
+                let attempts = self.trouble.get(&id).map_or(0, |trouble| trouble.attempts) + 1;
+                let wait_ms = FIRST_RETRY_MS.saturating_mul(1 << attempts.min(10)).min(MAX_RETRY_MS) / 2;
+                tracing::warn!(object = id, %error, attempts, retry_in_ms = wait_ms, "failed");
+                let failure = Failure { permanent: error.is_permanent(), message: error.to_string() };
+                let retry_at_ms = now_ms() + wait_ms;
+                self.trouble.insert(id, Trouble { action: busy.action, failure, attempts, retry_at_ms });
+            }
+        }
+    }
+
+    async fn look_at_instance(&mut self, id: &str) {
+        if !self.busy.contains_key(id) {
+            let seen = act::look_at_instance(&self.drivers, id).await;
+            self.known.apply(seen);
+        }
+    }
+
+    fn hear(&mut self, event: Event) {
+        match event {
+            Event::Connected => {
+                self.connected = Some(Instant::now());
+                self.told.clear();
+                self.gone_told.clear();
+            }
+            Event::Disconnected => {
+                self.connected = None;
+                self.gone_told.clear();
+            }
+            Event::Accelerator(name) => self.known.world.accelerator = name,
+            Event::Missing(missing) => self.known.world.missing = missing,
+        }
+    }
+
+    /// Looks at everything, beside the loop.
+    fn tick(&mut self) {
+        self.forget_heard();
+        if std::mem::replace(&mut self.looking, true) {
+            return;
+        }
+        let (drivers, orders) = (self.drivers.clone(), self.orders.clone());
+        let (back, versions) = (self.back.0.clone(), self.known.versions().clone());
+        tokio::spawn(async move {
+            let sight = look(&drivers, &orders).await;
+            let _ = back.send(Back::Sight { versions, sight });
+        });
+    }
+
+    fn forget_heard(&mut self) {
+        let heard: Vec<String> = self
+            .gone_told
+            .iter()
+            .filter(|(_, told)| told.elapsed() >= HEARD_AFTER)
+            .map(|(id, _)| id.clone())
+            .collect();
+        if heard.is_empty() {
+            return;
+        }
+        let mut ledger = self.ledger.lock().unwrap_or_else(PoisonError::into_inner);
+        match ledger.heard(&heard) {
+            Ok(()) => self.gone_told.retain(|id, _| !heard.contains(id)),
+            Err(error) => tracing::error!(%error, "cannot forget what is gone"),
+        }
+    }
+
+    /// Decides, begins what is to be done, reports what is new. Answers how long nothing is due by itself.
+    async fn advance(&mut self) -> Duration {
+        let now = now_ms();
+        let view = View { orders: &self.orders, world: &self.known.world, now_ms: now };
+        self.decisions = plan(view);
+        let mut wake = LOOK_EVERY;
+        let mut finished = Vec::new();
+        for (id, decision) in self.decisions.clone() {
+            match decision {
+                Decision::Do(Action::Forget) if !self.busy.contains_key(&id) => finished.push(id),
+                Decision::Do(action) => wake = wake.min(self.begin(&id, action, now)),
+                Decision::Wait { until_ms: Some(until_ms), .. } => {
+                    wake = wake.min(Duration::from_millis(until_ms.saturating_sub(now)));
+                }
+                Decision::Held => self.refresh(&id, now),
+                _ => {}
+            }
+        }
+        for id in &finished {
+            self.forget(id).await;
+        }
+        if self.connected.is_some() {
+            self.report();
+        }
+        if finished.is_empty() { wake.max(Duration::from_millis(1)) } else { Duration::ZERO }
+    }
+
+    /// Begins an action, unless the object is busy or this was tried and must wait. Answers how long.
+    fn begin(&mut self, id: &str, action: Action, now: u64) -> Duration {
+        if self.busy.contains_key(id) {
+            return LOOK_EVERY;
+        }
+        match self.trouble.get(id) {
+            Some(trouble) if !is_same(&trouble.action, &action) => drop(self.trouble.remove(id)),
+            Some(trouble) if trouble.failure.permanent => return LOOK_EVERY,
+            Some(trouble) if now < trouble.retry_at_ms => {
+                return Duration::from_millis(trouble.retry_at_ms - now);
+            }
+            _ => {}
+        }
+        self.spawn(id, action, now);
+        LOOK_EVERY
+    }
+
+    fn spawn(&mut self, id: &str, action: Action, now: u64) {
+        self.attempts += 1;
+        self.known.touch(id);
+        let (drivers, back, attempt) = (self.drivers.clone(), self.back.0.clone(), self.attempts);
+        let (object, doing) = (id.to_owned(), action.clone());
+        tracing::debug!(object = id, action = %name(&action), "begins");
+        let task = tokio::spawn(async move {
+            let (teller, told) = (back.clone(), object.clone());
+            let progress = Box::new(move |bytes| {
+                let _ = teller.send(Back::Progress { id: told.clone(), bytes });
+            });
+            let done = act(&drivers, &object, doing, now, progress).await;
+            let _ = back.send(Back::Done { id: object, attempt, done });
+        });
+        let busy = Busy { attempt, action, abort: task.abort_handle() };
+        self.busy.insert(id.to_owned(), busy);
+    }
+
+    /// A network that is held is compared with the node again now and then: somebody may have changed it by hand.
+    fn refresh(&mut self, id: &str, now: u64) {
+        if let Some(network) = self.known.due(id, REFRESH_EVERY).filter(|_| !self.busy.contains_key(id)) {
+            self.spawn(id, Action::ApplyNetwork(network), now);
+        }
+    }
+
+    async fn forget(&mut self, id: &str) {
+        let ledger = self.ledger.clone();
+        let object = id.to_owned();
+        let forgotten = tokio::task::spawn_blocking(move || {
+            ledger.lock().unwrap_or_else(PoisonError::into_inner).finish_removal(&object)
+        });
+        match forgotten.await {
+            Ok(Ok(())) => {
+                tracing::info!(object = id, "gone");
+                self.orders.remove(id);
+                self.decisions.remove(id);
+                self.trouble.remove(id);
+                self.told.remove(id);
+                self.known.forget(id);
+            }
+            Ok(Err(error)) => tracing::error!(%error, "cannot forget {id}"),
+            Err(error) => tracing::error!(%error, "cannot forget {id}"),
+        }
+    }
+
+    /// Sends what the server has not been told in this session.
+    fn report(&mut self) {
+        let mut news = Vec::new();
+        for (id, decision) in &self.decisions {
+            let Some(order) = self.orders.get(id) else { continue };
+            let failure = self.trouble.get(id).map(|trouble| &trouble.failure);
+            let progress = self.progress.get(id).copied();
+            let report = report::of(order, decision, &self.known.world, failure, progress);
+            let (coarse, version) = (report::coarse(&report), self.known.rendered_version(id));
+            if self.told.get(id) != Some(&(coarse.clone(), version)) {
+                self.told.insert(id.clone(), (coarse, version));
+                news.push(Report { rendered: self.known.rendered(id), ..report });
+            }
+        }
+        {
+            let ledger = self.ledger.lock().unwrap_or_else(PoisonError::into_inner);
+            for (id, gone) in ledger.gone() {
+                if !self.gone_told.contains_key(id) && !self.orders.contains_key(id) {
+                    self.gone_told.insert(id.clone(), Instant::now());
+                    news.push(report::of_gone(id, gone));
+                }
+            }
+        }
+        // Not at once: after a lost ledger the orders for what is here are still on their way.
+        let is_settled = self.connected.is_some_and(|since| since.elapsed() >= SETTLED_AFTER);
+        for (id, what) in self.known.unknown(&self.orders).into_iter().filter(|_| is_settled) {
+            let report = report::of_unknown(&id, what);
+            if !self.told.contains_key(&id) {
+                tracing::warn!(object = id, "{}", report.message);
+                self.told.insert(id, (report.clone(), 0));
+                news.push(report);
+            }
+        }
+        for report in news {
+            self.send(report);
+        }
+    }
+
+    fn send(&self, report: Report) {
+        if self.connected.is_some() {
+            // A link that has gone away takes the agent with it; nobody is left to tell.
+            let _ = self.wires.reports.send(report);
+        }
+    }
+}
+
+/// True if trying `now` is trying `before` again.
+fn is_same(before: &Action, now: &Action) -> bool {
+    match (before, now) {
+        (Action::Start { boot: before, .. }, Action::Start { boot: now, .. }) => {
+            before.order == now.order && before.accelerator == now.accelerator
+        }
+        _ => before == now,
+    }
+}
+
+fn name(action: &Action) -> String {
+    let text = format!("{action:?}");
+    text.split(['(', ' ', '{']).next().unwrap_or_default().to_owned()
+}
+
+fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}

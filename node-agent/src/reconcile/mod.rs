@@ -1,0 +1,219 @@
+//! What to do next, from what was ordered and what is there: pure, so that every case is a test of milliseconds.
+//!
+//! Each object gets one decision. Objects wait for what they need by seeing it held, never by calling it, so the
+//! order image, disk, network, instance (and its reverse for removal) follows from the world alone, and what
+//! does not depend on one another goes side by side.
+
+mod instance;
+mod network;
+mod storage;
+#[cfg(test)]
+mod tests;
+
+pub use instance::{is_stopping, pending};
+pub use network::effective;
+
+use crate::drivers::disk::{Base, ObservedDisk};
+use crate::drivers::image::ObservedImage;
+use crate::drivers::instance::{BootRecord, ObservedInstance};
+use crate::drivers::network::DesiredNetwork;
+use rhyzome_proto::v1::order_body::Body;
+use rhyzome_proto::v1::{DiskOrder, ImageOrder, Order};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Orders of a node, by object.
+pub type Orders = BTreeMap<String, Order>;
+
+/// What is there.
+#[derive(Debug, Clone, Default)]
+pub struct World {
+    /// Images, by digest.
+    pub images: BTreeMap<String, ObservedImage>,
+    /// Disks, by object.
+    pub disks: BTreeMap<String, ObservedDisk>,
+    /// Networks that the node holds in some state, by object.
+    pub networks: BTreeSet<String>,
+    /// Networks that this agent has brought into exactly this state.
+    pub in_force: BTreeMap<String, DesiredNetwork>,
+    /// Instances, by object.
+    pub instances: BTreeMap<String, ObservedInstance>,
+    /// When each guest's power button was pressed last, in milliseconds since 1970.
+    pub pressed_ms: BTreeMap<String, u64>,
+    /// Kinds that this node cannot hold, and the line that says which tool is missing.
+    pub missing: BTreeMap<Kind, String>,
+    /// Identifies this boot of the node.
+    pub host_boot_id: String,
+    /// "kvm", "tcg", or empty while it is being found out.
+    pub accelerator: String,
+}
+
+/// Kinds that an agent holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    /// Bytes that disks start as.
+    Image,
+    /// A network namespace.
+    Network,
+    /// A file.
+    Disk,
+    /// A guest.
+    Instance,
+}
+
+impl Kind {
+    /// The kind of an order; None for one that this agent does not know.
+    pub fn of(order: &Order) -> Option<Self> {
+        match order.body.as_ref().and_then(|body| body.body.as_ref()) {
+            Some(Body::Image(_)) => Some(Kind::Image),
+            Some(Body::Network(_)) => Some(Kind::Network),
+            Some(Body::Disk(_)) => Some(Kind::Disk),
+            Some(Body::Instance(_)) => Some(Kind::Instance),
+            None => match order.kind.as_str() {
+                "image" => Some(Kind::Image),
+                "network" => Some(Kind::Network),
+                "disk" => Some(Kind::Disk),
+                "instance" => Some(Kind::Instance),
+                _ => None,
+            },
+        }
+    }
+}
+
+/// One thing to do for one object.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Action {
+    /// Fetch, verify and inspect.
+    FetchImage(ImageOrder),
+    /// Remove the file with this digest, and what was fetched of it.
+    RemoveImage(String),
+    /// Make or grow.
+    ApplyDisk(DiskOrder, Option<Base>),
+    /// Grow through the QEMU of the instance that has it open.
+    GrowOpenDisk {
+        /// Who has it open.
+        instance_id: String,
+        /// What the disk is to be.
+        order: DiskOrder,
+    },
+    /// Remove the file.
+    RemoveDisk(DiskOrder),
+    /// Bring into this state.
+    ApplyNetwork(DesiredNetwork),
+    /// Leave nothing of it.
+    RemoveNetwork,
+    /// Run QEMU.
+    Start {
+        /// As what.
+        boot: Box<BootRecord>,
+        /// With the guest's clock stopped.
+        paused: bool,
+    },
+    /// Ask the guest to stop.
+    PressPower,
+    /// End QEMU at once.
+    Kill,
+    /// Stop the guest's clock.
+    Pause,
+    /// Let it run.
+    Resume,
+    /// End QEMU at once and remove its folder.
+    RemoveInstance,
+    /// Nothing is left: forget the order and report GONE.
+    Forget,
+}
+
+/// What becomes of one object now.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Decision {
+    /// It is as ordered.
+    Held,
+    /// Do this.
+    Do(Action),
+    /// Something else comes first.
+    Wait {
+        /// What, for people.
+        reason: String,
+        /// Look again at this time at the latest, in milliseconds since 1970.
+        until_ms: Option<u64>,
+    },
+    /// The order cannot be carried out.
+    Refuse {
+        /// Why.
+        reason: String,
+        /// False if something done to the node may help.
+        permanent: bool,
+    },
+}
+
+impl Decision {
+    fn wait(reason: impl Into<String>) -> Self {
+        Decision::Wait { reason: reason.into(), until_ms: None }
+    }
+
+    fn refuse(reason: impl Into<String>) -> Self {
+        Decision::Refuse { reason: reason.into(), permanent: true }
+    }
+}
+
+/// All that a decision is made from.
+#[derive(Debug, Clone, Copy)]
+pub struct View<'a> {
+    /// What was ordered.
+    pub orders: &'a Orders,
+    /// What is there.
+    pub world: &'a World,
+    /// Milliseconds since 1970.
+    pub now_ms: u64,
+}
+
+/// Decides for every object that was ordered.
+pub fn plan(view: View<'_>) -> BTreeMap<String, Decision> {
+    view.orders.iter().map(|(id, order)| (id.clone(), decide(view, order))).collect()
+}
+
+fn decide(view: View<'_>, order: &Order) -> Decision {
+    let Some(kind) = Kind::of(order) else {
+        return if order.remove {
+            // Nothing was ever made for it.
+            Decision::Do(Action::Forget)
+        } else {
+            Decision::refuse(format!("unsupported: this agent does not know the kind {:?}", order.kind))
+        };
+    };
+    if let Some(line) = view.world.missing.get(&kind).filter(|_| !order.remove) {
+        return Decision::Refuse { reason: line.clone(), permanent: false };
+    }
+    let body = order.body.as_ref().and_then(|body| body.body.as_ref());
+    match (kind, body) {
+        (Kind::Image, Some(Body::Image(image))) => storage::image(view, order, image),
+        (Kind::Network, _) if order.remove => network::removal(view, &order.object_id),
+        (Kind::Network, Some(Body::Network(network))) => network::decide(view, &order.object_id, network),
+        (Kind::Disk, Some(Body::Disk(disk))) => storage::disk(view, order, disk),
+        (Kind::Disk, None) if order.remove => storage::disk(view, order, &DiskOrder::default()),
+        (Kind::Instance, _) if order.remove => instance::removal(view, &order.object_id),
+        (Kind::Instance, Some(Body::Instance(instance))) => instance::decide(view, order, instance),
+        // Removal of an image whose digest nobody said: it was never fetched for this object.
+        _ if order.remove => Decision::Do(Action::Forget),
+        _ => Decision::refuse("the order has no body"),
+    }
+}
+
+/// Why an object that needs `id` cannot go on; None if `id` is held.
+fn obstacle(view: View<'_>, id: &str) -> Option<String> {
+    let Some(order) = view.orders.get(id) else {
+        return Some(format!("waits for {id}, which this node was not told to hold yet"));
+    };
+    if order.remove {
+        return Some(format!("waits for {id}, which is being removed"));
+    }
+    let is_held = match order.body.as_ref().and_then(|body| body.body.as_ref()) {
+        Some(Body::Image(image)) => {
+            view.world.images.get(&image.sha256).is_some_and(|image| image.is_whole)
+        }
+        Some(Body::Disk(_)) => view.world.disks.contains_key(id),
+        Some(Body::Network(network)) => network::is_in_force(view, id, network),
+        // What is not known here cannot be waited for: its own refusal says so.
+        _ => true,
+    };
+    (!is_held).then(|| format!("waits for {id}"))
+}

@@ -1,0 +1,389 @@
+use super::*;
+use crate::drivers::instance::{BootRecord, ObservedProcess};
+use rhyzome_proto::v1::{
+    InstanceDisk, InstanceNic, InstanceOrder, NetworkOrder, OrderBody, Power, StopMode,
+};
+
+const NOW: u64 = 1_000_000_000;
+
+/// A node that was told to hold one instance and all that it needs, and holds nothing yet.
+struct Node {
+    orders: Orders,
+    world: World,
+    now_ms: u64,
+}
+
+impl Node {
+    fn new() -> Self {
+        let mut node = Node {
+            orders: Orders::new(),
+            world: World { host_boot_id: "boot".into(), accelerator: "tcg".into(), ..World::default() },
+            now_ms: NOW,
+        };
+        node.order("img", Body::Image(ImageOrder { sha256: "ab".into(), ..ImageOrder::default() }));
+        node.order(
+            "disk",
+            Body::Disk(DiskOrder { size_bytes: 1024, image_id: "img".into(), ..DiskOrder::default() }),
+        );
+        node.order(
+            "net",
+            Body::Network(NetworkOrder {
+                cidr: "10.0.0.0/24".into(),
+                gateway: "10.0.0.1".into(),
+                ..NetworkOrder::default()
+            }),
+        );
+        node.order(
+            "inst",
+            Body::Instance(InstanceOrder {
+                hostname: "web".into(),
+                vcpus: 1,
+                power: Power::On.into(),
+                boot_epoch: 1,
+                stop_deadline_seconds: 30,
+                disks: vec![InstanceDisk { disk_id: "disk".into(), ..InstanceDisk::default() }],
+                nics: vec![InstanceNic {
+                    name: "lan".into(),
+                    network_id: "net".into(),
+                    mac: "52:54:00:00:00:01".into(),
+                    address: "10.0.0.5/24".into(),
+                }],
+                ..InstanceOrder::default()
+            }),
+        );
+        node
+    }
+
+    /// The same, with all of it held and the guest running.
+    fn running() -> Self {
+        let mut node = Node::new();
+        node.settle();
+        node
+    }
+
+    fn order(&mut self, id: &str, body: Body) {
+        let order = Order {
+            object_id: id.into(),
+            generation: 1,
+            body: Some(OrderBody { body: Some(body) }),
+            ..Order::default()
+        };
+        self.orders.insert(id.into(), order);
+    }
+
+    fn remove(&mut self, id: &str) {
+        self.orders.get_mut(id).unwrap().remove = true;
+    }
+
+    fn instance(&mut self) -> &mut InstanceOrder {
+        match self.orders.get_mut("inst").unwrap().body.as_mut().unwrap().body.as_mut().unwrap() {
+            Body::Instance(instance) => instance,
+            _ => panic!("not an instance"),
+        }
+    }
+
+    fn boot(&mut self) -> &mut BootRecord {
+        self.world.instances.get_mut("inst").unwrap().boot.as_mut().unwrap()
+    }
+
+    fn end_process(&mut self) {
+        self.world.instances.get_mut("inst").unwrap().process = None;
+    }
+
+    fn decisions(&self) -> BTreeMap<String, Decision> {
+        plan(View { orders: &self.orders, world: &self.world, now_ms: self.now_ms })
+    }
+
+    fn decision(&self, id: &str) -> Decision {
+        self.decisions().remove(id).unwrap()
+    }
+
+    /// What is to be done now, by object.
+    fn todo(&self) -> Vec<(String, Action)> {
+        let decisions = self.decisions().into_iter();
+        decisions
+            .filter_map(|(id, decision)| match decision {
+                Decision::Do(action) => Some((id, action)),
+                _ => None,
+            })
+            .collect()
+    }
+
+    /// Lets every action succeed, once.
+    fn step(&mut self) -> Vec<String> {
+        let todo = self.todo();
+        let mut names = Vec::new();
+        for (id, action) in todo {
+            names.push(format!("{id}:{}", format!("{action:?}").split(['(', ' ']).next().unwrap()));
+            self.perform(&id, action);
+        }
+        names
+    }
+
+    fn perform(&mut self, id: &str, action: Action) {
+        let world = &mut self.world;
+        match action {
+            Action::FetchImage(image) => {
+                let seen = ObservedImage { bytes_on_disk: 1, is_whole: true };
+                world.images.insert(image.sha256, seen);
+            }
+            Action::RemoveImage(sha256) => drop(world.images.remove(&sha256)),
+            Action::ApplyDisk(disk, _) => {
+                let seen = ObservedDisk { virtual_size_bytes: disk.size_bytes, allocated_bytes: 0 };
+                world.disks.insert(id.into(), seen);
+            }
+            Action::GrowOpenDisk { order, .. } => {
+                world.disks.get_mut(id).unwrap().virtual_size_bytes = order.size_bytes;
+            }
+            Action::RemoveDisk(_) => drop(world.disks.remove(id)),
+            Action::ApplyNetwork(network) => {
+                world.networks.insert(id.into());
+                world.in_force.insert(id.into(), network);
+            }
+            Action::RemoveNetwork => {
+                world.networks.remove(id);
+                world.in_force.remove(id);
+            }
+            Action::Start { boot, paused } => {
+                let process = Some(ObservedProcess { pid: 1, paused });
+                let seen = ObservedInstance { id: id.into(), boot: Some(*boot), process };
+                world.instances.insert(id.into(), seen);
+            }
+            Action::PressPower => {
+                world.pressed_ms.insert(id.into(), self.now_ms);
+                world.instances.get_mut(id).unwrap().boot.as_mut().unwrap().stop_asked_at_ms = self.now_ms;
+            }
+            Action::Kill => {
+                let seen = world.instances.get_mut(id).unwrap();
+                seen.process = None;
+                seen.boot.as_mut().unwrap().stop_asked_at_ms = self.now_ms;
+            }
+            Action::Pause | Action::Resume => {
+                let paused = action == Action::Pause;
+                world.instances.get_mut(id).unwrap().process.as_mut().unwrap().paused = paused;
+            }
+            Action::RemoveInstance => drop(world.instances.remove(id)),
+            Action::Forget => drop(self.orders.remove(id)),
+        }
+    }
+
+    fn settle(&mut self) -> Vec<String> {
+        let mut all = Vec::new();
+        loop {
+            let done = self.step();
+            if done.is_empty() {
+                return all;
+            }
+            assert!(all.len() < 50, "does not settle: {all:?}");
+            all.push(done.join(" "));
+        }
+    }
+}
+
+#[test]
+fn what_is_needed_comes_first_and_the_rest_side_by_side() {
+    let mut node = Node::new();
+    assert_eq!(
+        node.settle(),
+        ["img:FetchImage net:ApplyNetwork", "disk:ApplyDisk", "inst:Start"],
+        "disk and network do not wait for one another"
+    );
+    assert!(node.decisions().values().all(|decision| *decision == Decision::Held));
+}
+
+#[test]
+fn the_lease_is_there_before_the_guest() {
+    let node = Node::new();
+    let Decision::Do(Action::ApplyNetwork(network)) = node.decision("net") else { panic!() };
+    assert_eq!(network.ports.len(), 1);
+    assert_eq!(network.ports[0].address.to_string(), "10.0.0.5");
+    assert_eq!(network.ports[0].tap, crate::names::tap("inst", "lan"));
+}
+
+#[test]
+fn removal_goes_the_other_way_round() {
+    let mut node = Node::running();
+    for id in ["img", "disk", "net", "inst"] {
+        node.remove(id);
+    }
+    let steps = node.settle();
+    assert_eq!(
+        steps,
+        [
+            "inst:RemoveInstance",
+            "disk:RemoveDisk inst:Forget net:RemoveNetwork",
+            "disk:Forget net:Forget",
+            "img:RemoveImage",
+            "img:Forget"
+        ]
+    );
+}
+
+#[test]
+fn an_instance_is_gone_when_its_network_has_let_go_of_it() {
+    let mut node = Node::running();
+    node.remove("inst");
+    assert_eq!(node.settle(), ["inst:RemoveInstance", "net:ApplyNetwork", "inst:Forget"]);
+    assert!(node.world.in_force["net"].ports.is_empty());
+    // Also for an agent that was restarted in between and does not know what is in force.
+    let mut node = Node::running();
+    node.remove("inst");
+    node.step();
+    node.world.in_force.clear();
+    assert_eq!(node.settle(), ["net:ApplyNetwork", "inst:Forget"]);
+}
+
+#[test]
+fn a_guest_that_died_is_brought_back_and_counted() {
+    let mut node = Node::running();
+    node.now_ms += 10_000;
+    node.end_process();
+    assert_eq!(node.settle(), ["inst:Start"]);
+    assert_eq!((node.boot().restarts, node.boot().streak), (1, 1));
+    node.end_process();
+    let Decision::Wait { until_ms, .. } = node.decision("inst") else { panic!("no backoff") };
+    assert_eq!(until_ms, Some(node.now_ms + 1_000));
+    node.now_ms += 1_000;
+    assert_eq!(node.settle(), ["inst:Start"]);
+    assert_eq!((node.boot().restarts, node.boot().streak), (2, 2));
+    node.now_ms += 400_000;
+    node.end_process();
+    node.settle();
+    assert_eq!((node.boot().restarts, node.boot().streak), (3, 1));
+    // The node itself went down: nobody's crash.
+    node.end_process();
+    node.world.host_boot_id = "next boot".into();
+    node.settle();
+    assert_eq!(node.boot().restarts, 0);
+}
+
+#[test]
+fn a_graceful_stop_asks_again_and_then_no_longer() {
+    let mut node = Node::running();
+    node.instance().power = Power::Off.into();
+    assert_eq!(node.settle(), ["inst:PressPower"]);
+    node.now_ms += 2_999;
+    assert!(node.settle().is_empty());
+    node.now_ms += 1;
+    assert_eq!(node.settle(), ["inst:PressPower"]);
+    // The first press counts for the deadline in the world; this world's actions move it on.
+    node.boot().stop_asked_at_ms = NOW;
+    node.now_ms = NOW + 30_000;
+    assert_eq!(node.settle(), ["inst:Kill"]);
+    assert_eq!(node.decision("inst"), Decision::Held);
+}
+
+#[test]
+fn a_hard_stop_overtakes_a_graceful_one() {
+    let mut node = Node::running();
+    node.instance().power = Power::Off.into();
+    node.settle();
+    node.instance().stop_mode = StopMode::Hard.into();
+    assert_eq!(node.settle(), ["inst:Kill"]);
+}
+
+#[test]
+fn stop_followed_by_start_brings_it_down_then_up() {
+    let mut node = Node::running();
+    node.instance().power = Power::Off.into();
+    node.settle();
+    node.instance().power = Power::On.into();
+    assert!(node.settle().is_empty(), "still on its way down");
+    node.end_process();
+    assert_eq!(node.settle(), ["inst:Start"]);
+    assert_eq!(node.boot().restarts, 0);
+}
+
+#[test]
+fn a_higher_boot_epoch_restarts_the_guest() {
+    let mut node = Node::running();
+    node.instance().boot_epoch = 2;
+    assert_eq!(node.settle(), ["inst:PressPower"]);
+    node.end_process();
+    assert_eq!(node.settle(), ["inst:Start"]);
+    assert_eq!((node.boot().boot_epoch, node.boot().restarts), (2, 0));
+}
+
+#[test]
+fn paused_is_a_state_like_others() {
+    let mut node = Node::running();
+    node.instance().power = Power::Paused.into();
+    assert_eq!(node.settle(), ["inst:Pause"]);
+    node.instance().power = Power::Off.into();
+    assert_eq!(node.settle(), ["inst:Resume", "inst:PressPower"], "a paused guest cannot hear the button");
+    let mut node = Node::new();
+    node.instance().power = Power::Paused.into();
+    node.settle();
+    assert!(node.world.instances["inst"].process.unwrap().paused);
+}
+
+#[test]
+fn what_needs_a_stop_waits_for_it() {
+    let mut node = Node::running();
+    node.instance().vcpus = 4;
+    node.instance().nics[0].address = "10.0.0.6/24".into();
+    node.instance().nics.push(InstanceNic {
+        name: "second".into(),
+        network_id: "net".into(),
+        mac: "52:54:00:00:00:02".into(),
+        address: "10.0.0.7/24".into(),
+    });
+    assert_eq!(node.settle(), ["net:ApplyNetwork"]);
+    let addresses: BTreeSet<String> =
+        node.world.in_force["net"].ports.iter().map(|port| port.address.to_string()).collect();
+    let expected = ["10.0.0.5", "10.0.0.7"].map(String::from);
+    assert_eq!(addresses, BTreeSet::from(expected), "the running guest keeps its address");
+    let booted = node.boot().order.clone();
+    assert_eq!(pending(node.instance(), &booted), ["vcpus", "nics"]);
+    node.instance().boot_epoch = 2;
+    node.settle();
+    node.end_process();
+    node.settle();
+    let booted = node.boot().order.clone();
+    assert!(pending(node.instance(), &booted).is_empty());
+    assert!(node.world.in_force["net"].ports.iter().any(|port| port.address.to_string() == "10.0.0.6"));
+}
+
+#[test]
+fn a_disk_grows_through_whoever_has_it_open() {
+    let mut node = Node::running();
+    let Some(Body::Disk(disk)) = node.orders.get_mut("disk").unwrap().body.as_mut().unwrap().body.as_mut()
+    else {
+        panic!()
+    };
+    disk.size_bytes = 4096;
+    assert_eq!(node.settle(), ["disk:GrowOpenDisk"]);
+    node.remove("disk");
+    assert!(matches!(node.decision("disk"), Decision::Wait { reason, .. } if reason.contains("inst")));
+}
+
+#[test]
+fn two_images_with_the_same_bytes_are_one_file() {
+    let mut node = Node::running();
+    node.order("twin", Body::Image(ImageOrder { sha256: "ab".into(), ..ImageOrder::default() }));
+    assert!(node.settle().is_empty());
+    node.remove("twin");
+    assert_eq!(node.settle(), ["twin:Forget"]);
+    assert!(node.world.images.contains_key("ab"));
+}
+
+#[test]
+fn what_is_not_known_is_refused_and_never_destroyed() {
+    let mut node = Node::running();
+    let strange = Order { object_id: "x".into(), kind: "bucket".into(), ..Order::default() };
+    node.orders.insert("x".into(), strange);
+    let Decision::Refuse { reason, permanent } = node.decision("x") else { panic!() };
+    assert!(permanent && reason.starts_with("unsupported"), "{reason}");
+    // All orders lost: nothing of what is there is touched.
+    node.orders.clear();
+    assert!(node.todo().is_empty());
+}
+
+#[test]
+fn a_missing_tool_is_named_and_removal_still_works() {
+    let mut node = Node::running();
+    node.world.missing.insert(Kind::Instance, "QEMU is missing: install qemu-system-x86".into());
+    assert!(matches!(node.decision("inst"), Decision::Refuse { permanent: false, .. }));
+    node.remove("inst");
+    assert!(matches!(node.decision("inst"), Decision::Do(Action::RemoveInstance)));
+}

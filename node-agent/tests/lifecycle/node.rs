@@ -1,0 +1,264 @@
+//! A node in a temporary folder, and an agent's owner on it, without a network and without a server.
+
+use bytes::Bytes;
+use futures_util::StreamExt;
+use rhyzome_agent::drivers::disk::DiskDriver;
+use rhyzome_agent::drivers::image::{BlobSource, ImageDriver};
+use rhyzome_agent::drivers::instance::InstanceDriver;
+use rhyzome_agent::drivers::instance::process::{Identity, host_boot_id};
+use rhyzome_agent::drivers::network::NetworkDriver;
+use rhyzome_agent::ledger::Ledger;
+use rhyzome_agent::owner::{Drivers, Event, Owner, Wires};
+use rhyzome_proto::v1::order_body::Body;
+use rhyzome_proto::v1::report::Body as ReportBody;
+use rhyzome_proto::v1::{
+    DiskOrder, ImageOrder, InstanceDisk, InstanceOrder, InstanceReport, Order, OrderBody, Power, Report,
+    ReportState,
+};
+use sha2::{Digest, Sha256};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+pub const IMAGE: &str = "img_1";
+pub const DISK: &str = "disk_1";
+pub const INSTANCE: &str = "inst_1";
+const PATIENCE: Duration = Duration::from_secs(30);
+
+pub struct Node {
+    folder: TempDir,
+    image: Vec<u8>,
+    instance: InstanceOrder,
+    sequence: u64,
+}
+
+impl Node {
+    pub fn new() -> Self {
+        let instance = InstanceOrder {
+            hostname: "guest".into(),
+            vcpus: 1,
+            memory_bytes: 32 << 20,
+            disks: vec![InstanceDisk {
+                name: "root".into(),
+                disk_id: DISK.into(),
+                boot: true,
+                ..InstanceDisk::default()
+            }],
+            power: Power::On.into(),
+            boot_epoch: 1,
+            stop_deadline_seconds: 1,
+            ..InstanceOrder::default()
+        };
+        Self { folder: tempfile::tempdir().unwrap(), image: boot_sector(), instance, sequence: 0 }
+    }
+
+    pub fn start_agent(&self) -> Agent {
+        let state = self.folder.path();
+        let bytes = self.image.clone();
+        let source: BlobSource = Arc::new(move |_, offset| {
+            let rest = Bytes::copy_from_slice(&bytes[usize::try_from(offset).unwrap()..]);
+            Box::pin(async move { Ok(futures_util::stream::iter([Ok(rest)]).boxed()) })
+        });
+        let (ring, bell) = mpsc::unbounded_channel();
+        let (orders, orders_in) = mpsc::channel(16);
+        let (reports_out, reports) = mpsc::unbounded_channel();
+        let (events, events_in) = mpsc::unbounded_channel();
+        let drivers = Drivers {
+            images: Arc::new(ImageDriver::new(state, source)),
+            disks: Arc::new(DiskDriver::new(state)),
+            networks: NetworkDriver::new(state),
+            instances: Arc::new(InstanceDriver::new(state, ring)),
+        };
+        events.send(Event::Accelerator("tcg".into())).unwrap();
+        events.send(Event::Connected).unwrap();
+        let ledger = Arc::new(Mutex::new(Ledger::open(state).unwrap()));
+        let wires = Wires { orders: orders_in, reports: reports_out, events: events_in, bell };
+        let owner = tokio::spawn(Owner::new(ledger, drivers, wires, host_boot_id()).run());
+        Agent { owner, orders, reports }
+    }
+
+    pub fn image(&mut self) -> Order {
+        let order = ImageOrder {
+            sha256: Sha256::digest(&self.image).iter().map(|byte| format!("{byte:02x}")).collect(),
+            size_bytes: self.image.len() as u64,
+            format: "raw".into(),
+            virtual_size_bytes: self.image.len() as u64,
+        };
+        self.order(IMAGE, Some(Body::Image(order)))
+    }
+
+    pub fn disk(&mut self, size_bytes: u64) -> Order {
+        let order = DiskOrder { size_bytes, image_id: IMAGE.into(), ..DiskOrder::default() };
+        self.order(DISK, Some(Body::Disk(order)))
+    }
+
+    pub fn instance(&mut self, change: impl FnOnce(&mut InstanceOrder)) -> Order {
+        if self.instance.power() == Power::Off {
+            self.instance.power = Power::On.into();
+        }
+        change(&mut self.instance);
+        self.order(INSTANCE, Some(Body::Instance(self.instance.clone())))
+    }
+
+    pub fn removal(&mut self, id: &str) -> Order {
+        Order { remove: true, ..self.order(id, None) }
+    }
+
+    fn order(&mut self, id: &str, body: Option<Body>) -> Order {
+        self.sequence += 1;
+        Order {
+            object_id: id.into(),
+            db_epoch: 1,
+            placement_epoch: 1,
+            generation: self.sequence,
+            sequence: self.sequence,
+            body: body.map(|body| OrderBody { body: Some(body) }),
+            ..Order::default()
+        }
+    }
+
+    fn path(&self) -> PathBuf {
+        self.folder.path().join("instances").join(INSTANCE)
+    }
+
+    pub fn file(&self, name: &str) -> String {
+        fs::read_to_string(self.path().join(name)).unwrap()
+    }
+
+    pub fn console(&self) -> String {
+        fs::read_to_string(self.path().join("console.log")).unwrap_or_default()
+    }
+
+    pub fn drop_in(&self, text: &str) {
+        let folder = self.path().join("drop-in");
+        fs::create_dir_all(&folder).unwrap();
+        fs::write(folder.join("test.args"), text).unwrap();
+    }
+
+    pub fn capabilities_of(&self, pid: u32) -> String {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("CapEff:")).unwrap();
+        line.trim().to_owned()
+    }
+
+    pub fn kill_qemu(&self, pid: u32) {
+        let identity = Identity::read(&self.path().join("pid")).unwrap();
+        assert_eq!(identity.pid, pid);
+        identity.kill().unwrap();
+    }
+
+    pub async fn wait_for(&self, what: &str, mut is_so: impl FnMut() -> bool) {
+        let end = Instant::now() + PATIENCE;
+        while !is_so() {
+            assert!(Instant::now() < end, "waited in vain for {what}; qemu.log: {}", self.file("qemu.log"));
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Files below the agent's folder, but for the ledger's own head.
+    pub fn left_behind(&self) -> Vec<String> {
+        let mut found = Vec::new();
+        walk(self.folder.path(), &mut found);
+        found.retain(|path| !path.ends_with("ledger/meta.json"));
+        found
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        // A test that failed half way leaves no guest behind.
+        if let Some(identity) = Identity::read(&self.path().join("pid")) {
+            let _ = identity.kill();
+        }
+    }
+}
+
+pub struct Agent {
+    owner: JoinHandle<()>,
+    orders: mpsc::Sender<Order>,
+    reports: mpsc::UnboundedReceiver<Report>,
+}
+
+impl Agent {
+    pub fn kill(self) {
+        self.owner.abort();
+    }
+
+    pub async fn order(&self, order: Order) {
+        self.orders.send(order).await.unwrap();
+    }
+
+    async fn report(&mut self, what: &str, mut is_it: impl FnMut(&Report) -> bool) -> Report {
+        let mut last = Vec::new();
+        let wait = async {
+            loop {
+                let report = self.reports.recv().await.expect("the owner ended");
+                if is_it(&report) {
+                    return report;
+                }
+                last.push(format!("{} {:?} {} {:?}", report.object_id, report.state(), report.message, report.body));
+            }
+        };
+        match tokio::time::timeout(PATIENCE, wait).await {
+            Ok(report) => report,
+            Err(_) => panic!("no report of {what}, but:\n{}", last.join("\n")),
+        }
+    }
+
+    pub async fn state(&mut self, id: &str, state: ReportState) -> Report {
+        self.report(state.as_str_name(), |report| report.object_id == id && report.state() == state).await
+    }
+
+    pub async fn instance(&mut self, is_it: impl Fn(&InstanceReport) -> bool) -> InstanceReport {
+        let report = self
+            .report("the instance", |report| match &report.body {
+                Some(ReportBody::Instance(instance)) => is_it(instance),
+                _ => false,
+            })
+            .await;
+        match report.body {
+            Some(ReportBody::Instance(instance)) => instance,
+            _ => unreachable!(),
+        }
+    }
+
+    pub async fn power(&mut self, power: &str) -> InstanceReport {
+        self.instance(|report| report.power == power).await
+    }
+
+    pub async fn disk_size(&mut self, size_bytes: u64) {
+        let is_it = |report: &Report| match &report.body {
+            Some(ReportBody::Disk(disk)) => disk.virtual_size_bytes == size_bytes,
+            _ => false,
+        };
+        self.report("the disk's size", is_it).await;
+    }
+}
+
+fn walk(folder: &Path, found: &mut Vec<String>) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            walk(&path, found);
+        } else {
+            found.push(path.display().to_string());
+        }
+    }
+}
+
+/// Prints "RZ" on the first serial port and halts for good.
+fn boot_sector() -> Vec<u8> {
+    let mut code = vec![0xfa, 0xba, 0xf8, 0x03]; // cli; mov dx, 0x3f8
+    for letter in super::MARKER.bytes() {
+        code.extend([0xb0, letter, 0xee]); // mov al, letter; out dx, al
+    }
+    code.extend([0xf4, 0xeb, 0xfd]); // halt: hlt; jmp halt
+    code.resize(510, 0);
+    code.extend([0x55, 0xaa]);
+    code.resize(1 << 20, 0);
+    code
+}
