@@ -4,8 +4,11 @@
 //! fails on an arrow that must not exist.
 
 pub mod app;
+pub mod auth;
+pub mod blobs;
 pub mod config;
 pub mod jobs;
 pub mod kernel;
 pub mod resources;
+pub mod rest;
 pub mod store;
