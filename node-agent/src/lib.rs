@@ -11,3 +11,6 @@ pub mod privileges;
 pub mod reconcile;
 pub mod report;
 pub mod setup;
+pub mod enroll;
+pub mod identity;
+pub mod link;
