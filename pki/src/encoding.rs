@@ -41,6 +41,11 @@ pub(crate) fn certificates(pem: &str, what: &str) -> Result<Vec<CertificateDer<'
     Ok(found)
 }
 
+/// SHA-256 of every certificate in a PEM text: whether a pinned root is among them.
+pub fn fingerprints(pem: &str) -> Result<Vec<String>, PkiError> {
+    Ok(certificates(pem, "the trusted roots")?.iter().map(|der| sha256_hex(der)).collect())
+}
+
 /// Certificates as one PEM text.
 pub(crate) fn pem_of(certificates: &[CertificateDer<'_>]) -> String {
     use base64::Engine;

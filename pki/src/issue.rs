@@ -88,6 +88,18 @@ fn random_serial() -> Result<[u8; 16], PkiError> {
     Ok(serial)
 }
 
+fn read_request(csr_pem: &str) -> Result<CertificateSigningRequestParams, PkiError> {
+    if csr_pem.len() > MAX_REQUEST_BYTES {
+        return Err(PkiError::Request(format!("it is longer than {MAX_REQUEST_BYTES} bytes")));
+    }
+    let request = CertificateSigningRequestParams::from_pem(csr_pem)
+        .map_err(|error| PkiError::Request(format!("{error}; send a PKCS #10 request in PEM")))?;
+    if request.public_key.algorithm() != &PKCS_ECDSA_P256_SHA256 {
+        return Err(PkiError::Request("its key is not an ECDSA P-256 key".into()));
+    }
+    Ok(request)
+}
+
 impl Authority {
     /// A new key and certificate for a server that is reached under `names` (DNS names or addresses).
     ///
@@ -110,6 +122,11 @@ impl Authority {
         Ok(Identity { chain, key: PrivatePkcs8KeyDer::from(key.serialize_der()).into() })
     }
 
+    /// Whether a request could be signed; for callers who spend something on it, such as a join token.
+    pub fn check_csr(csr_pem: &str) -> Result<(), PkiError> {
+        read_request(csr_pem).map(drop)
+    }
+
     /// Signs a node's request. Only the public key in it is believed (and that the asker holds the private
     /// one, which the request's signature proves); names, usages and times are ours.
     pub fn sign_node_csr(
@@ -121,14 +138,7 @@ impl Authority {
         if !is_plain_id(node_id) {
             return Err(PkiError::Request(format!("{node_id:?} cannot be the id of a node")));
         }
-        if csr_pem.len() > MAX_REQUEST_BYTES {
-            return Err(PkiError::Request(format!("it is longer than {MAX_REQUEST_BYTES} bytes")));
-        }
-        let request = CertificateSigningRequestParams::from_pem(csr_pem)
-            .map_err(|error| PkiError::Request(format!("{error}; send a PKCS #10 request in PEM")))?;
-        if request.public_key.algorithm() != &PKCS_ECDSA_P256_SHA256 {
-            return Err(PkiError::Request("its key is not an ECDSA P-256 key".into()));
-        }
+        let request = read_request(csr_pem)?;
         let mut params = bare_params(now, self.node_life)?;
         params.subject_alt_names = vec![SanType::URI(node_uri(self.cluster_id(), node_id).try_into()?)];
         params.distinguished_name.push(DnType::CommonName, node_id);
