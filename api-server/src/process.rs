@@ -18,7 +18,8 @@ pub fn leave_root(user: &str, data: &Path) -> Result<(), String> {
              once, or name another with the key `user`"
         ));
     };
-    std::fs::create_dir_all(data).map_err(|e| format!("the folder {} cannot be made: {e}", data.display()))?;
+    std::fs::create_dir_all(data)
+        .map_err(|e| format!("the folder {} cannot be made: {e}", data.display()))?;
     hand_over(data, &account)?;
     let name = std::ffi::CString::new(user).map_err(|_| format!("`{user}` is not a user's name"))?;
     initgroups(&name, account.gid)
@@ -29,7 +30,8 @@ pub fn leave_root(user: &str, data: &Path) -> Result<(), String> {
 
 /// The folder and what an earlier start left in it. Links are not followed.
 fn hand_over(path: &Path, account: &User) -> Result<(), String> {
-    let failed = |e: &dyn std::fmt::Display| format!("{} cannot be handed to `{}`: {e}", path.display(), account.name);
+    let failed =
+        |e: &dyn std::fmt::Display| format!("{} cannot be handed to `{}`: {e}", path.display(), account.name);
     let meta = std::fs::symlink_metadata(path).map_err(|e| failed(&e))?;
     if meta.is_symlink() {
         return Ok(());

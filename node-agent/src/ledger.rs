@@ -26,7 +26,9 @@ pub enum LedgerError {
         error: io::Error,
     },
     /// Not a file of ours, or of a newer program.
-    #[error("ledger: {path}: {reason}; move it away to start without it, the server then sends all orders again")]
+    #[error(
+        "ledger: {path}: {reason}; move it away to start without it, the server then sends all orders again"
+    )]
     Unreadable {
         /// The file.
         path: String,
@@ -159,7 +161,8 @@ impl Ledger {
             if answer.is_ok() && self.orders.get(&order.object_id) != Some(&order) {
                 let entry = Entry { version: VERSION, order: order.clone() };
                 let path = objects.join(format!("{}.json", order.object_id));
-                let bytes = serde_json::to_vec_pretty(&entry).map_err(|error| failed("render", error.into()))?;
+                let bytes =
+                    serde_json::to_vec_pretty(&entry).map_err(|error| failed("render", error.into()))?;
                 files::write_durable(&path, &bytes).map_err(|error| failed("write an order", error))?;
                 self.orders.insert(order.object_id.clone(), order.clone());
                 written = true;
@@ -258,14 +261,7 @@ mod tests {
     use super::*;
 
     fn order(id: &str, placement_epoch: u64, generation: u64, sequence: u64) -> Order {
-        Order {
-            object_id: id.into(),
-            db_epoch: 1,
-            placement_epoch,
-            generation,
-            sequence,
-            ..Order::default()
-        }
+        Order { object_id: id.into(), db_epoch: 1, placement_epoch, generation, sequence, ..Order::default() }
     }
 
     fn take(ledger: &mut Ledger, order: Order) -> Result<(), Refused> {

@@ -14,6 +14,3 @@ pub mod privileges;
 pub mod reconcile;
 pub mod report;
 pub mod setup;
-pub mod enroll;
-pub mod identity;
-pub mod link;

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use rhyzome_api::app;
 use rhyzome_api::kernel::{Caller, Kind, Right};
 use rhyzome_api::resources;
 use rhyzome_api::store::{Asked, NewObject, NodeInvite, NodeReport, Store, Written};
+use rhyzome_api::{app, environment};
 use serde_json::{Value, json};
 
 /// The two databases.
@@ -34,8 +34,9 @@ impl World {
             Engine::Sqlite => format!("sqlite:{}", folder.path().join("t.db").display()),
             Engine::Postgres => tokio::task::spawn_blocking(crate::postgres::database).await.unwrap(),
         };
-        let store =
-            Store::open(&db.parse().unwrap(), app::system_env(), resources::registry()).await.unwrap();
+        let store = Store::open(&db.parse().unwrap(), environment::system_env(), resources::registry())
+            .await
+            .unwrap();
         app::seed(&store).await.unwrap();
         World { store, db, _folder: folder }
     }

@@ -77,11 +77,12 @@ async fn a_qemu_that_cannot_start_is_a_failure_with_its_own_words() {
     node.drop_in("# nothing\n");
     let running = agent.power("running").await;
     assert_eq!(running.restarts, 0, "what never ran was not brought back");
-    agent.order(node.instance(|order| {
-        order.power = Power::Off.into();
-        order.stop_mode = StopMode::Hard.into();
-    }))
-    .await;
+    agent
+        .order(node.instance(|order| {
+            order.power = Power::Off.into();
+            order.stop_mode = StopMode::Hard.into();
+        }))
+        .await;
     agent.power("stopped").await;
     agent.kill();
 }

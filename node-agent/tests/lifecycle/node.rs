@@ -200,7 +200,13 @@ impl Agent {
                 if is_it(&report) {
                     return report;
                 }
-                last.push(format!("{} {:?} {} {:?}", report.object_id, report.state(), report.message, report.body));
+                last.push(format!(
+                    "{} {:?} {} {:?}",
+                    report.object_id,
+                    report.state(),
+                    report.message,
+                    report.body
+                ));
             }
         };
         match tokio::time::timeout(PATIENCE, wait).await {
