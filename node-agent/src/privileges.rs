@@ -4,7 +4,7 @@
 //! - `CAP_NET_ADMIN`: interfaces, taps, nftables, forwarding in a namespace; dnsmasq: answers to clients without an
 //!   address;
 //! - `CAP_SYS_ADMIN`: making, naming (a mount) and entering network namespaces;
-//! - `CAP_NET_BIND_SERVICE`, `CAP_NET_RAW`: only handed on to dnsmasq (ports 53 and 67, raw answers).
+//! - `CAP_NET_BIND_SERVICE`: only handed on to dnsmasq (ports 53 and 67).
 //!
 //! QEMU and qemu-img get none.
 
@@ -30,8 +30,6 @@ pub enum Right {
     NetBindService = 10,
     /// `CAP_NET_ADMIN`
     NetAdmin = 12,
-    /// `CAP_NET_RAW`
-    NetRaw = 13,
     /// `CAP_SYS_ADMIN`
     SysAdmin = 21,
 }
@@ -43,14 +41,13 @@ impl Right {
             Right::SetGid => "CAP_SETGID",
             Right::NetBindService => "CAP_NET_BIND_SERVICE",
             Right::NetAdmin => "CAP_NET_ADMIN",
-            Right::NetRaw => "CAP_NET_RAW",
             Right::SysAdmin => "CAP_SYS_ADMIN",
         }
     }
 }
 
 /// What the agent keeps.
-pub const KEPT: &[Right] = &[Right::NetAdmin, Right::SysAdmin, Right::NetBindService, Right::NetRaw];
+pub const KEPT: &[Right] = &[Right::NetAdmin, Right::SysAdmin, Right::NetBindService];
 
 /// As whom the agent goes on.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -121,6 +118,9 @@ pub fn become_user(user: &str, own: &[&Path]) -> io::Result<Standing> {
     let mut groups = vec![account.gid];
     // /dev/kvm is the group's on both Debian and Alpine.
     groups.extend(Group::from_name("kvm")?.map(|group| group.gid));
+    for device in ["/dev/net/tun", "/dev/kvm"] {
+        lend(Path::new(device), &groups)?;
+    }
 
     drop_bounding(mask(KEPT))?;
     prctl(libc::PR_SET_KEEPCAPS, 1)?;
@@ -136,6 +136,17 @@ fn prepare_namespaces(group: Gid) -> io::Result<()> {
     netns::prepare_folder()?;
     chown(Path::new(netns::FOLDER), None, Some(group))?;
     fs::set_permissions(netns::FOLDER, fs::Permissions::from_mode(0o1775))
+}
+
+/// Lets the first of `groups` use a device, where nothing (udev, mdev) has let one of them already.
+fn lend(device: &Path, groups: &[Gid]) -> io::Result<()> {
+    let Ok(found) = fs::metadata(device) else { return Ok(()) };
+    let (mode, group) = (found.mode(), Gid::from_raw(found.gid()));
+    if mode & 0o006 == 0o006 || (mode & 0o060 == 0o060 && groups.contains(&group)) {
+        return Ok(());
+    }
+    chown(device, None, groups.first().copied())?;
+    fs::set_permissions(device, fs::Permissions::from_mode(mode & 0o7777 | 0o060))
 }
 
 /// Makes a folder and all in it the user's, unless it is already: then nothing in it is looked at.
