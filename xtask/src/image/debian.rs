@@ -27,7 +27,7 @@ TIMEOUT 0
 LABEL debian
   KERNEL vmlinuz
   INITRD initrd.img
-  APPEND root=LABEL=rhyzome-debian rw console=ttyS0,115200
+  APPEND root=LABEL=rhyzome-debian rw quiet edd=off console=ttyS0,115200
 ";
 
 /// Builds the image, unless it is there and current.

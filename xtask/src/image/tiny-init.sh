@@ -21,11 +21,13 @@ say() { echo "Rhyzome tiny: $*"; }
 prepare() {
     mount -t tmpfs -o mode=755 run /run
     mount -t tmpfs tmp /tmp
-    mkdir -p /dev/pts /dev/shm "$seed" "$state" "$per_boot" /var/log
+    mkdir -p /dev/pts "$seed" "$state" "$per_boot"
     mount -t devpts devpts /dev/pts
     ip link set lo up
-    modprobe -a virtio_net
-    boots=$(($(cat "$state/boots" 2>/dev/null || echo 0) + 1))
+    modprobe -a virtio_net isofs
+    boots=0
+    [ -r "$state/boots" ] && read -r boots <"$state/boots"
+    boots=$((boots + 1))
     # A power cut leaves the old count or the new one, never an empty file.
     echo "$boots" >"$state/boots.new" && mv "$state/boots.new" "$state/boots"
 }
@@ -45,21 +47,27 @@ find_seed() {
 
 # One value of meta-data: `key: value` and `"key": "value"` read the same way.
 meta() {
-    sed -n "s/.*\"\{0,1\}$1\"\{0,1\} *: *[\"']\{0,1\}\([^\"',}]*\).*/\1/p" "$seed/meta-data" 2>/dev/null | head -n 1
+    [ -r "$seed/meta-data" ] || return 0
+    sed -n "/$1\"\{0,1\} *:/{s/.*$1\"\{0,1\} *: *[\"']\{0,1\}\([^\"',}]*\).*/\1/p;q}" "$seed/meta-data"
 }
 
 set_name() {
-    name=$(meta local-hostname)
-    name=${name:-$(cat /etc/hostname)}
-    hostname "$name"
-    echo "$name" >/etc/hostname
-    printf '127.0.0.1 localhost\n127.0.1.1 %s\n::1 localhost\n' "$name" >/etc/hosts
+    read -r name </etc/hostname
+    new=$(meta local-hostname)
+    if [ -n "$new" ] && [ "$new" != "$name" ]; then
+        name=$new
+        echo "$name" >/etc/hostname
+        printf '127.0.0.1 localhost\n127.0.1.1 %s\n::1 localhost\n' "$name" >/etc/hosts
+    fi
+    echo "$name" >/proc/sys/kernel/hostname
 }
 
 # Keys may be a list or a map, in either file: whatever looks like a public key is one.
 authorize_keys() {
     files="$seed/meta-data"
-    case "$(head -n 1 "$seed/user-data" 2>/dev/null)" in
+    first=
+    [ -r "$seed/user-data" ] && read -r first <"$seed/user-data"
+    case "$first" in
     '#cloud-config'*) files="$files $seed/user-data" ;;
     esac
     keys=$(grep -ohE '((sk-)?(ssh-(rsa|ed25519|dss)|ecdsa-sha2-nistp[0-9]+)(@openssh\.com)?) [A-Za-z0-9+/=]+( [^]",}'"'"']*)?' $files 2>/dev/null)
@@ -75,7 +83,6 @@ network() {
     for path in /sys/class/net/*; do
         nic=${path##*/}
         [ "$nic" = lo ] && continue
-        ip link set "$nic" up
         udhcpc -i "$nic" -b -S -t 6 -T 1 -A 3 -O mtu -O staticroutes -x "hostname:$name" \
             -s /etc/rhyzome/udhcpc -p "/run/udhcpc.$nic.pid" >/dev/null 2>&1 &
         waiting="$waiting $!"
@@ -84,9 +91,10 @@ network() {
 }
 
 greet() {
-    addresses=$(ip -4 -o address show scope global | sed -n 's/.* inet \([^ ]*\).*/\1/p' | tr '\n' ' ')
+    addresses=$(ip -4 -o address show scope global | sed -n 's/.* inet \([^ ]*\).*/\1/p')
     say "boots=$boots"
-    say "$name is up, addresses ${addresses:-none}"
+    # Unquoted: the addresses are lines, and become words of one.
+    say "$name is up, addresses" ${addresses:-none}
 }
 
 # Runs a program with its output on the console and in the log. Not by a plain pipe: that would wait for whatever
@@ -106,7 +114,10 @@ run_scripts() {
     for script in "$per_boot"/*; do
         [ -x "$script" ] && run_logged "$script"
     done
-    [ "$(head -c 2 "$seed/user-data" 2>/dev/null)" = '#!' ] || return 0
+    case "$first" in
+    '#!'*) ;;
+    *) return 0 ;;
+    esac
     id=$(meta instance-id)
     id=${id:-none}
     [ "$(cat "$state/user-data" 2>/dev/null)" = "$id" ] && return 0

@@ -9,7 +9,6 @@ deconfig)
 bound | renew)
     [ -n "$mtu" ] && ip link set "$interface" mtu "$mtu"
     if [ "$1" = bound ]; then
-        ip -4 address flush dev "$interface"
         ip address add "$ip/${mask:-24}" dev "$interface"
     fi
     if [ -n "$staticroutes" ]; then

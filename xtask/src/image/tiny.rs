@@ -22,6 +22,7 @@ const UDHCPC: &str = include_str!("tiny-udhcpc.sh");
 const SOURCES: &[&str] =
     &[INITRD, INIT, UDHCPC, include_str!("tiny.rs"), include_str!("disk.rs"), include_str!("modules.rs")];
 
+/// The long command line is all about time: each word saves the guest work that takes long without KVM.
 const SYSLINUX: &str = "\
 DEFAULT tiny
 PROMPT 0
@@ -29,7 +30,8 @@ TIMEOUT 0
 LABEL tiny
   KERNEL vmlinuz
   INITRD initrd
-  APPEND console=ttyS0,115200 quiet loglevel=3 panic=5 random.trust_cpu=on mitigations=off nokaslr lsm= audit=0 cryptomgr.notests tsc=reliable no_timer_check
+  APPEND console=ttyS0,115200 quiet loglevel=3 panic=5 edd=off mitigations=off nokaslr lsm= audit=0 \
+cryptomgr.notests random.trust_cpu=on tsc=reliable no_timer_check initcall_blacklist=init_kprobe_trace
 ";
 
 const INITTAB: &str = "\
