@@ -1,1 +1,8 @@
 //! The control plane: REST API, jobs, and the channel to the agents.
+//!
+//! The rooms, and who may know whom, are in `docs/architecture.md`; a test reads our own use-lines and
+//! fails on an arrow that must not exist.
+
+pub mod kernel;
+pub mod resources;
+pub mod store;

@@ -1,11 +1,17 @@
 //! The agent that makes a node hold what the control plane assigned to it.
 
+pub mod accelerator;
+pub mod config;
 pub mod drivers;
+pub mod enroll;
 pub mod files;
 pub mod host;
+pub mod identity;
 pub mod jail;
 pub mod ledger;
+pub mod link;
 pub mod names;
+pub mod node;
 pub mod owner;
 pub mod privileges;
 pub mod reconcile;

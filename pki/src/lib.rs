@@ -1,1 +1,42 @@
 //! Certificates: authority, identities, enrolment requests, TLS configurations.
+//!
+//! One authority per cluster: a root that is used once, and an intermediate that signs. Every certificate
+//! below it is an ECDSA P-256 leaf with one job, told by its extended key usage:
+//!
+//! - a **server** leaf ([`Authority::issue_server`]) serves agents and, if wanted, the REST API. It always
+//!   carries the name [`SERVER_NAME`], which agents verify instead of the address they happen to dial.
+//! - a **node** leaf ([`Authority::sign_node_csr`]) is an agent's identity: the URI
+//!   `rhyzome://CLUSTER/node/NODE` in its subject alternative names, and nothing else, says who it is.
+//!
+//! Agents find the root by its SHA-256 ([`Authority::fingerprint`]), which their join token carries.
+//!
+//! This crate knows neither tonic nor axum; it ends at rustls configurations. Time comes in as an argument.
+
+mod authority;
+mod encoding;
+mod error;
+mod files;
+mod identity;
+mod issue;
+mod keys;
+mod peer;
+mod pin;
+mod tls;
+
+pub use authority::Authority;
+pub use encoding::{fingerprints, random_hex, sha256_hex};
+pub use error::PkiError;
+pub use files::write_private;
+pub use identity::Identity;
+pub use issue::SignedLeaf;
+pub use keys::NodeKey;
+pub use peer::{CertificateTimes, NodeIdentity, certificate_times, peer_identity};
+pub use tls::{
+    ServerCertificate, agent_client_config, grpc_server_config, joining_client_config, rest_server_config,
+};
+
+/// The name that every server leaf carries and every agent verifies.
+///
+/// Agents trust one private authority and nothing else, so the role is what matters, not the address:
+/// a server can move or stand behind any number of addresses without a new certificate.
+pub const SERVER_NAME: &str = "api.rhyzome.internal";

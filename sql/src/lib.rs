@@ -1,1 +1,136 @@
-//! The database schema of the control plane, for SQLite and PostgreSQL.
+//! The database schema of the control plane, for SQLite and PostgreSQL: numbered migrations, one text for
+//! both, and how a database gets from any earlier version to this one.
+
+use sqlx::{AssertSqlSafe, Connection, PgConnection, Row, SqliteConnection};
+
+/// One step of the schema. Once released it is never edited.
+#[derive(Debug)]
+pub struct Migration {
+    /// Rises by one.
+    pub version: i64,
+    /// What it is about.
+    pub name: &'static str,
+    sql: &'static str,
+}
+
+/// All steps, first to last.
+pub const MIGRATIONS: &[Migration] =
+    &[Migration { version: 1, name: "base", sql: include_str!("../migrations/0001_base.sql") }];
+
+/// Which database speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dialect {
+    /// Inside the process.
+    Sqlite,
+    /// A server of its own.
+    Postgres,
+}
+
+/// Why the schema cannot be brought to this program's version.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A newer program has been here.
+    #[error("the database has schema version {found}, this program knows up to {known}: start the newer program")]
+    Newer {
+        /// In the database.
+        found: i64,
+        /// In this program.
+        known: i64,
+    },
+    /// The database refused a step.
+    #[error("schema version {version} ({name}) cannot be applied")]
+    Step {
+        /// Of the step.
+        version: i64,
+        /// Of the step.
+        name: &'static str,
+        /// What the database says.
+        #[source]
+        source: sqlx::Error,
+    },
+    /// The database cannot be read.
+    #[error("the schema version cannot be read")]
+    Read(#[source] sqlx::Error),
+}
+
+/// The version that this program speaks.
+pub fn version() -> i64 {
+    MIGRATIONS.last().map_or(0, |last| last.version)
+}
+
+impl Migration {
+    /// Its text in one dialect.
+    pub fn text(&self, dialect: Dialect) -> String {
+        let (text, bytes) = match dialect {
+            Dialect::Sqlite => ("TEXT", "BLOB"),
+            Dialect::Postgres => ("TEXT COLLATE \"C\"", "BYTEA"),
+        };
+        self.sql.replace("{TEXT}", text).replace("{BYTES}", bytes)
+    }
+}
+
+const VERSION_TABLE: &str =
+    "CREATE TABLE IF NOT EXISTS schema_version (version BIGINT NOT NULL PRIMARY KEY, name TEXT NOT NULL)";
+const VERSION_READ: &str = "SELECT coalesce(max(version), 0) FROM schema_version";
+const VERSION_WRITE: &str = "INSERT INTO schema_version (version, name) VALUES ($1, $2)";
+
+macro_rules! migrate_on {
+    ($conn:expr, $dialect:expr, $lock:expr, $upto:expr) => {{
+        let mut tx = $conn.begin().await.map_err(Error::Read)?;
+        if let Some(lock) = $lock {
+            sqlx::query(lock).execute(&mut *tx).await.map_err(Error::Read)?;
+        }
+        sqlx::query(VERSION_TABLE).execute(&mut *tx).await.map_err(Error::Read)?;
+        let found: i64 = sqlx::query(VERSION_READ)
+            .fetch_one(&mut *tx)
+            .await
+            .and_then(|row| row.try_get(0))
+            .map_err(Error::Read)?;
+        if found > version() {
+            return Err(Error::Newer { found, known: version() });
+        }
+        for step in MIGRATIONS.iter().filter(|step| step.version > found && step.version <= $upto) {
+            let failed = |source| Error::Step { version: step.version, name: step.name, source };
+            sqlx::raw_sql(AssertSqlSafe(step.text($dialect))).execute(&mut *tx).await.map_err(failed)?;
+            sqlx::query(VERSION_WRITE)
+                .bind(step.version)
+                .bind(step.name)
+                .execute(&mut *tx)
+                .await
+                .map_err(failed)?;
+        }
+        tx.commit().await.map_err(Error::Read)
+    }};
+}
+
+/// Brings a SQLite database to this program's version, all or nothing; again is nothing.
+pub async fn migrate_sqlite(conn: &mut SqliteConnection) -> Result<(), Error> {
+    migrate_on!(conn, Dialect::Sqlite, None::<&'static str>, version())
+}
+
+/// Brings a PostgreSQL database to this program's version; several servers may start at once.
+pub async fn migrate_postgres(conn: &mut PgConnection) -> Result<(), Error> {
+    migrate_on!(conn, Dialect::Postgres, Some("SELECT pg_advisory_xact_lock(7243914)"), version())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_rise_by_one() {
+        for (index, step) in MIGRATIONS.iter().enumerate() {
+            assert_eq!(step.version, index as i64 + 1, "{}", step.name);
+        }
+    }
+
+    #[tokio::test]
+    async fn from_nothing_and_again_and_never_back() {
+        let mut conn = SqliteConnection::connect("sqlite::memory:").await.unwrap();
+        migrate_sqlite(&mut conn).await.unwrap();
+        migrate_sqlite(&mut conn).await.unwrap();
+        sqlx::query(VERSION_WRITE).bind(version() + 1).bind("future").execute(&mut conn).await.unwrap();
+        let error = migrate_sqlite(&mut conn).await.unwrap_err();
+        assert!(error.to_string().contains("start the newer program"), "{error}");
+    }
+}

@@ -1,0 +1,65 @@
+//! Who asks, and what they hold.
+//!
+//! A `Right` is a value: functions that read or write objects of a tenant demand one, and only the policy
+//! below makes one. Without it no query compiles.
+
+use super::Error;
+
+/// Who is asking, as an authenticator found out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Caller {
+    /// For history: `operator`.
+    pub name: String,
+    /// Which credential was shown: `operator-token`.
+    pub credential: String,
+    /// May do everything.
+    pub operator: bool,
+}
+
+/// The proof that a caller may do `verb` with objects of `kind` in `tenant` (empty: the operators' own).
+#[derive(Clone, Debug)]
+pub struct Right {
+    caller: Caller,
+    tenant: String,
+    all_tenants: bool,
+}
+
+impl Caller {
+    /// The system itself: seeds, sweeps, the images folder.
+    pub fn system() -> Caller {
+        Caller { name: "system".into(), credential: "none".into(), operator: true }
+    }
+
+    /// Asks the literal question: may this caller do `verb` with `kind` in `tenant`?
+    ///
+    /// Who may not even see it gets `NotFound`, the same as for what does not exist.
+    pub fn may(&self, _verb: &str, _kind: &str, tenant: &str) -> Result<Right, Error> {
+        if !self.operator {
+            return Err(Error::NotFound);
+        }
+        Ok(Right { caller: self.clone(), tenant: tenant.to_owned(), all_tenants: false })
+    }
+
+    /// As `may`, over all tenants: operators' lists.
+    pub fn may_everywhere(&self, verb: &str, kind: &str) -> Result<Right, Error> {
+        let right = self.may(verb, kind, "")?;
+        Ok(Right { all_tenants: true, ..right })
+    }
+}
+
+impl Right {
+    /// Who holds it.
+    pub fn caller(&self) -> &Caller {
+        &self.caller
+    }
+
+    /// The tenant that it is about; empty for what operators own.
+    pub fn tenant(&self) -> &str {
+        &self.tenant
+    }
+
+    /// True for a list over all tenants.
+    pub fn all_tenants(&self) -> bool {
+        self.all_tenants
+    }
+}

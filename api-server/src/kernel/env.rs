@@ -1,0 +1,166 @@
+//! Clock, random numbers and ids: they come in by the App, never from the system in passing, so that
+//! simulation and tests can bring their own.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// Microseconds since 1970-01-01T00:00:00Z. RFC 3339 in JSON; an integer in both databases, so that
+/// order and precision are the same on both.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Hash)]
+pub struct Timestamp(pub i64);
+
+/// Where time comes from.
+pub trait Clock: Send + Sync {
+    /// Now.
+    fn now(&self) -> Timestamp;
+}
+
+/// Where unpredictable bytes come from.
+pub trait Random: Send + Sync {
+    /// Fills all of `bytes`.
+    fn fill(&self, bytes: &mut [u8]);
+}
+
+/// Clock and random numbers, handed to whoever needs them.
+#[derive(Clone)]
+pub struct Env {
+    clock: Arc<dyn Clock>,
+    random: Arc<dyn Random>,
+    /// The moment of the last id, in 1/4096 of a millisecond: ids of one process strictly rise.
+    last: Arc<AtomicU64>,
+}
+
+// === impl Timestamp ===
+
+impl Timestamp {
+    /// This moment plus so many seconds.
+    pub fn plus_seconds(self, seconds: i64) -> Timestamp {
+        Timestamp(self.0 + seconds * 1_000_000)
+    }
+
+    /// This moment plus so many milliseconds.
+    pub fn plus_millis(self, millis: i64) -> Timestamp {
+        Timestamp(self.0 + millis * 1_000)
+    }
+}
+
+impl fmt::Display for Timestamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match jiff::Timestamp::from_microsecond(self.0) {
+            Ok(time) => write!(f, "{time:.6}"),
+            Err(_) => write!(f, "{}us", self.0),
+        }
+    }
+}
+
+impl Serialize for Timestamp {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Timestamp {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let time: jiff::Timestamp = text.parse().map_err(serde::de::Error::custom)?;
+        Ok(Timestamp(time.as_microsecond()))
+    }
+}
+
+// === impl Env ===
+
+impl Env {
+    /// An environment made of these two.
+    pub fn new(clock: Arc<dyn Clock>, random: Arc<dyn Random>) -> Env {
+        Env { clock, random, last: Arc::default() }
+    }
+
+    /// Now.
+    pub fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    /// So many unpredictable bytes.
+    pub fn bytes<const N: usize>(&self) -> [u8; N] {
+        let mut bytes = [0; N];
+        self.random.fill(&mut bytes);
+        bytes
+    }
+
+    /// A number in `0..below`; 0 when `below` is 0.
+    pub fn below(&self, below: u64) -> u64 {
+        // The bias of a remainder over 64 bits is far below anything that a choice of address could show.
+        u64::from_le_bytes(self.bytes()).checked_rem(below).unwrap_or(0)
+    }
+
+    /// A new id: the kind's prefix and a UUIDv7 in 26 letters that sort as the UUID does (Crockford's
+    /// base 32, lower case). An underscore cannot stand in a name, so no id is ever taken for one.
+    pub fn id(&self, prefix: &str) -> String {
+        let micros = u64::try_from(self.now().0).unwrap_or(0);
+        let moment = ((micros / 1000) << 12) | ((micros % 1000) * 4096 / 1000);
+        let next = |last: u64| Some(moment.max(last + 1));
+        let last = self.last.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next).unwrap_or(0);
+        let moment = moment.max(last + 1);
+        let mut bytes: [u8; 16] = self.bytes();
+        bytes[..6].copy_from_slice(&(moment >> 12).to_be_bytes()[2..]);
+        bytes[6] = ((moment >> 8) & 15) as u8;
+        bytes[7] = (moment & 255) as u8;
+        let uuid = uuid::Builder::from_bytes(bytes)
+            .with_variant(uuid::Variant::RFC4122)
+            .with_version(uuid::Version::SortRand)
+            .into_uuid();
+        let mut text = String::with_capacity(prefix.len() + 27);
+        text.push_str(prefix);
+        text.push('_');
+        let value = uuid.as_u128();
+        for shift in (0..26).rev() {
+            let digit = (value >> (shift * 5)) & 31;
+            text.push(char::from(b"0123456789abcdefghjkmnpqrstvwxyz"[digit as usize]));
+        }
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Fixed(i64, u8);
+
+    impl Clock for Fixed {
+        fn now(&self) -> Timestamp {
+            Timestamp(self.0)
+        }
+    }
+
+    impl Random for Fixed {
+        fn fill(&self, bytes: &mut [u8]) {
+            bytes.fill(self.1);
+        }
+    }
+
+    fn env(at: i64, with: u8) -> Env {
+        Env::new(Arc::new(Fixed(at, with)), Arc::new(Fixed(at, with)))
+    }
+
+    #[test]
+    fn ids_sort_by_time_of_creation() {
+        let same = env(1_700_000_000_000_000, 255);
+        assert!(same.id("inst") < same.id("inst"));
+        let earlier = env(1_700_000_000_000_000, 255).id("inst");
+        let later = env(1_700_000_000_001_000, 0).id("inst");
+        assert!(earlier < later, "{earlier} {later}");
+        assert_eq!(earlier.len(), "inst_".len() + 26);
+    }
+
+    #[test]
+    fn times_are_rfc_3339_both_ways() {
+        let time = Timestamp(1_700_000_000_500_000);
+        let text = serde_json::to_string(&time).unwrap();
+        assert_eq!(text, "\"2023-11-14T22:13:20.500000Z\"");
+        assert_eq!(serde_json::from_str::<Timestamp>(&text).unwrap(), time);
+    }
+}

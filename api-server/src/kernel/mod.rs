@@ -1,0 +1,24 @@
+//! The words of the domain. No I/O, no SQL, no HTTP, no wire: whoever wants to know what Rhyzome *is*
+//! reads this folder, and everything in it can be tested in microseconds.
+
+pub mod caller;
+pub mod env;
+pub mod error;
+pub mod facts;
+pub mod job;
+pub mod kind;
+pub mod name;
+pub mod phase;
+pub mod place;
+pub mod plan;
+pub mod resource;
+pub mod schema;
+
+pub use caller::{Caller, Right};
+pub use env::{Env, Timestamp};
+pub use error::{Clash, Error, FieldError};
+pub use facts::{Fact, Facts, Ref, Relation, Target};
+pub use job::{JobState, Verb};
+pub use kind::{Kind, Registry, Stored, erased};
+pub use plan::{Child, Claim, ClaimKind, Claims, Order, Plan, Step, Who};
+pub use resource::{Action, Change, Meta, NameRule, Object, Resource, ResourceCore, Scope};

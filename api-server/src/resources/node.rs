@@ -1,0 +1,241 @@
+//! A node: a machine whose agent holds what it is ordered to.
+//!
+//! Its life: made by an operator (`invited`), joined by its agent with a token, then `ready` while the agent
+//! is connected and `offline` while it is not. `cordoned` keeps new instances away.
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::kernel::{Facts, FieldError, Meta, NameRule, Object, Plan, Resource, Scope, Timestamp};
+
+/// A node.
+pub struct Node;
+
+// === spec ===
+
+/// How a node is used.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(example = json!({"cordoned": false, "vcpu_overcommit": 4.0}))]
+pub struct NodeSpec {
+    /// True: nothing new is placed here; what is here stays.
+    #[serde(default)]
+    #[schema(default = false)]
+    pub cordoned: bool,
+    /// How many virtual processors may be given for each real one.
+    #[serde(default = "vcpu_overcommit")]
+    #[schema(minimum = 0.1, maximum = 100, default = 8.0)]
+    pub vcpu_overcommit: f64,
+    /// How many bytes of memory may be given for each real one.
+    #[serde(default = "memory_overcommit")]
+    #[schema(minimum = 0.1, maximum = 10, default = 1.0)]
+    pub memory_overcommit: f64,
+    /// How many bytes of disk may be promised for each real one: disks grow as they are written.
+    #[serde(default = "disk_overcommit")]
+    #[schema(minimum = 0.1, maximum = 100, default = 2.0)]
+    pub disk_overcommit: f64,
+}
+
+fn vcpu_overcommit() -> f64 {
+    8.0
+}
+
+fn memory_overcommit() -> f64 {
+    1.0
+}
+
+fn disk_overcommit() -> f64 {
+    2.0
+}
+
+// === status ===
+
+/// What the agent says of its machine.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(default)]
+pub struct NodeStatus {
+    /// True once an agent has joined as this node.
+    pub joined: bool,
+    /// True while its agent is connected.
+    pub connected: bool,
+    /// When the agent was last heard of.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub last_seen_at: Option<Timestamp>,
+    /// What the machine calls itself.
+    pub hostname: String,
+    /// Version of the agent.
+    pub agent_version: String,
+    /// `x86_64`.
+    pub architecture: String,
+    /// Processors of the machine.
+    pub vcpus: u32,
+    /// Memory of the machine.
+    pub memory_bytes: u64,
+    /// Size of the file system of the agent's folder.
+    pub disk_bytes: u64,
+    /// Free there.
+    pub disk_available_bytes: u64,
+    /// `kvm`, `tcg`, or `none` when no QEMU is there.
+    pub accelerator: String,
+    /// Why this one.
+    pub accelerator_reason: String,
+    /// Tools and rights that the agent looked for at start.
+    pub capabilities: Vec<NodeCapability>,
+    /// Version of the kernel.
+    pub kernel: String,
+    /// Changes with each boot of the machine.
+    pub boot_id: String,
+}
+
+/// One tool or right.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(default)]
+pub struct NodeCapability {
+    /// `qemu`.
+    pub name: String,
+    /// True: it is there and works.
+    pub available: bool,
+    /// Its version, or what is missing and which package has it.
+    pub detail: String,
+}
+
+impl Resource for Node {
+    const META: Meta = Meta {
+        kind: "node",
+        plural: "nodes",
+        prefix: "node",
+        scope: Scope::Operator,
+        name: NameRule::Label,
+        about: "A machine whose agent runs instances",
+        actions: &[],
+        fields: &[],
+        let_go: false,
+        private: &[],
+    };
+    type Spec = NodeSpec;
+    type Status = NodeStatus;
+
+    // === validate ===
+
+    fn validate(object: &Object<Self>, _facts: &Facts, _creating: bool) -> Vec<FieldError> {
+        let spec = &object.spec;
+        let limits = [
+            ("spec.vcpu_overcommit", spec.vcpu_overcommit, 100.0),
+            ("spec.memory_overcommit", spec.memory_overcommit, 10.0),
+            ("spec.disk_overcommit", spec.disk_overcommit, 100.0),
+        ];
+        limits
+            .into_iter()
+            .filter(|(_, factor, most)| !(0.1..=*most).contains(factor))
+            .map(|(field, _, most)| FieldError::new(field, format!("must be 0.1 to {most}")))
+            .collect()
+    }
+
+    // === create, update, remove ===
+
+    fn create(_object: &Object<Self>, _facts: &Facts) -> Plan {
+        Plan::default()
+    }
+
+    fn update(_old: &Object<Self>, _new: &Object<Self>, _facts: &Facts) -> Plan {
+        Plan::default()
+    }
+
+    fn remove(_object: &Object<Self>) -> Plan {
+        Plan::release()
+    }
+
+    // === order and observe ===
+
+    /// What a node reports of itself is an encoded `NodeStatus`, not a `Report`.
+    fn observe(object: &mut Object<Self>, report: &[u8]) {
+        wire::observe(object, report);
+    }
+
+    // === settled ===
+
+    fn settled(object: &Object<Self>) -> &'static str {
+        match (object.status.joined, object.status.connected) {
+            (false, _) => "invited",
+            (true, true) => "ready",
+            (true, false) => "offline",
+        }
+    }
+}
+
+// === wire ===
+
+mod wire {
+    use prost::Message as _;
+    use rhyzome_proto::v1;
+
+    use super::*;
+
+    pub fn observe(object: &mut Object<Node>, report: &[u8]) {
+        let Ok(said) = v1::NodeStatus::decode(report) else { return };
+        let capability =
+            |c: v1::Capability| NodeCapability { name: c.name, available: c.available, detail: c.detail };
+        object.status = NodeStatus {
+            joined: true,
+            connected: object.status.connected,
+            last_seen_at: object.status.last_seen_at,
+            hostname: said.hostname,
+            agent_version: said.agent_version,
+            architecture: said.architecture,
+            vcpus: said.vcpus,
+            memory_bytes: said.memory_bytes,
+            disk_bytes: said.disk_bytes,
+            disk_available_bytes: said.disk_available_bytes,
+            accelerator: said.accelerator,
+            accelerator_reason: said.accelerator_reason,
+            capabilities: said.capabilities.into_iter().map(capability).collect(),
+            kernel: said.kernel,
+            boot_id: said.boot_id,
+        };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use prost::Message as _;
+    use rhyzome_proto::v1;
+    use serde_json::json;
+
+    use super::*;
+    use crate::resources::testing::{complaints, fields, object, stored_as};
+
+    #[test]
+    fn factors_have_limits() {
+        let bad = json!({"vcpu_overcommit": 0, "memory_overcommit": -1.0, "disk_overcommit": 1000.0});
+        let said = complaints::<Node>(bad, &Facts::default());
+        assert_eq!(fields(&said), ["spec.vcpu_overcommit", "spec.memory_overcommit", "spec.disk_overcommit"]);
+        assert_eq!(complaints::<Node>(json!({}), &Facts::default()), []);
+    }
+
+    #[test]
+    fn invited_then_ready_then_offline() {
+        let with = |status| Node::settled(&stored_as::<Node>(json!({}), json!({}), status));
+        assert_eq!(with(json!(null)), "invited");
+        assert_eq!(with(json!({"joined": true, "connected": true})), "ready");
+        assert_eq!(with(json!({"joined": true})), "offline");
+    }
+
+    #[test]
+    fn what_the_agent_says_is_kept() {
+        let mut node = object::<Node>(json!({}));
+        node.status.connected = true;
+        let kvm = v1::Capability { name: "kvm".into(), available: false, detail: "hangs".into() };
+        let said = v1::NodeStatus {
+            hostname: "rack1".into(),
+            vcpus: 4,
+            memory_bytes: 8,
+            capabilities: vec![kvm],
+            ..v1::NodeStatus::default()
+        };
+        Node::observe(&mut node, &said.encode_to_vec());
+        assert!(node.status.connected && node.status.joined);
+        assert_eq!((node.status.vcpus, node.status.memory_bytes), (4, 8));
+        assert_eq!(node.status.capabilities[0].detail, "hangs");
+    }
+}

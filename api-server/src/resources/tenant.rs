@@ -1,0 +1,105 @@
+//! A tenant: a customer, who owns instances, networks and disks, and sees nobody else's.
+//!
+//! Its life: there at once; cannot be deleted while it owns anything; its id is its name and never changes.
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::kernel::{Facts, FieldError, Meta, NameRule, Object, Plan, Resource, Scope};
+
+/// A tenant.
+pub struct Tenant;
+
+// === spec ===
+
+/// What is known of a tenant.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(example = json!({"description": "Acme Inc.", "billing_reference": "customer-4711"}))]
+pub struct TenantSpec {
+    /// For people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(max_length = 1000)]
+    pub description: Option<String>,
+    /// Under which the operator's books know this tenant.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(max_length = 200)]
+    pub billing_reference: Option<String>,
+}
+
+// === status ===
+
+/// Nothing is reported of a tenant.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+pub struct TenantStatus {}
+
+impl Resource for Tenant {
+    const META: Meta = Meta {
+        kind: "tenant",
+        plural: "tenants",
+        prefix: "ten",
+        scope: Scope::Operator,
+        name: NameRule::Alphanumeric,
+        about: "A customer, who owns instances, networks and disks",
+        actions: &[],
+        fields: &[],
+        let_go: false,
+        private: &[],
+    };
+    type Spec = TenantSpec;
+    type Status = TenantStatus;
+
+    // === validate ===
+
+    fn validate(object: &Object<Self>, _facts: &Facts, _creating: bool) -> Vec<FieldError> {
+        let limits = [
+            ("spec.description", &object.spec.description, 1000),
+            ("spec.billing_reference", &object.spec.billing_reference, 200),
+        ];
+        let mut errors = Vec::new();
+        for (field, text, most) in limits {
+            let length = text.as_ref().map_or(0, |text| text.chars().count());
+            if length > most {
+                errors.push(FieldError::new(field, format!("is {length} letters long; at most {most}")));
+            }
+        }
+        errors
+    }
+
+    // === create, update, remove ===
+
+    fn create(_object: &Object<Self>, _facts: &Facts) -> Plan {
+        Plan::default()
+    }
+
+    fn update(_old: &Object<Self>, _new: &Object<Self>, _facts: &Facts) -> Plan {
+        Plan::default()
+    }
+
+    fn remove(_object: &Object<Self>) -> Plan {
+        Plan::release()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::resources::testing::{complaints, fields, object};
+
+    #[test]
+    fn texts_have_an_end() {
+        let long = json!({"description": "x".repeat(1001), "billing_reference": "x".repeat(201)});
+        let said = complaints::<Tenant>(long, &Facts::default());
+        assert_eq!(fields(&said), ["spec.description", "spec.billing_reference"]);
+        assert_eq!(complaints::<Tenant>(json!({}), &Facts::default()), []);
+    }
+
+    #[test]
+    fn is_there_and_gone_without_a_node() {
+        let tenant = object::<Tenant>(json!({}));
+        assert_eq!(Tenant::create(&tenant, &Facts::default()), Plan::default());
+        assert_eq!(Tenant::remove(&tenant), Plan::release());
+    }
+}

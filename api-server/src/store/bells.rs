@@ -1,0 +1,82 @@
+//! Bells: "look again", and nothing more. A lost one costs time, never truth: whoever listens also polls.
+
+use tokio::sync::broadcast;
+
+/// What to look at again.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Bell {
+    /// The assignments of this node.
+    Node(String),
+    /// Jobs that are due.
+    Jobs,
+    /// This resource.
+    Resource(String),
+}
+
+/// Where bells are rung and heard, within this process; `notify.rs` carries them between processes.
+#[derive(Clone)]
+pub struct Bells {
+    local: broadcast::Sender<Bell>,
+    /// To the notifier of other processes, when there are any.
+    remote: Option<tokio::sync::mpsc::UnboundedSender<Bell>>,
+}
+
+// === impl Bell ===
+
+impl Bell {
+    pub(super) fn encode(&self) -> String {
+        match self {
+            Bell::Node(id) => format!("n {id}"),
+            Bell::Jobs => "j".to_owned(),
+            Bell::Resource(id) => format!("r {id}"),
+        }
+    }
+
+    pub(super) fn decode(text: &str) -> Option<Bell> {
+        match text.split_once(' ') {
+            None if text == "j" => Some(Bell::Jobs),
+            Some(("n", id)) => Some(Bell::Node(id.to_owned())),
+            Some(("r", id)) => Some(Bell::Resource(id.to_owned())),
+            _ => None,
+        }
+    }
+}
+
+// === impl Bells ===
+
+impl Bells {
+    pub(super) fn new(remote: Option<tokio::sync::mpsc::UnboundedSender<Bell>>) -> Bells {
+        Bells { local: broadcast::channel(4096).0, remote }
+    }
+
+    /// From now on. A listener that lags hears `Lagged`: it should look at everything.
+    pub fn subscribe(&self) -> broadcast::Receiver<Bell> {
+        self.local.subscribe()
+    }
+
+    pub(super) fn ring(&self, bell: Bell) {
+        if let Some(remote) = &self.remote {
+            // The notifier ends only with the process.
+            let _ = remote.send(bell.clone());
+        }
+        self.ring_here(bell);
+    }
+
+    pub(super) fn ring_here(&self, bell: Bell) {
+        // Nobody listening is nobody's loss: they look when they come.
+        let _ = self.local.send(bell);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_sent_between_processes_is_what_arrives() {
+        for bell in [Bell::Node("node_1".into()), Bell::Jobs, Bell::Resource("inst_1".into())] {
+            assert_eq!(Bell::decode(&bell.encode()), Some(bell));
+        }
+        assert_eq!(Bell::decode("x y"), None);
+    }
+}

@@ -1,0 +1,337 @@
+//! Changing: PATCH, restore and actions. What one request means, in one transaction.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+
+use super::create::{Maker, drafted, envelope_errors, finish};
+use super::db::{Tx, values};
+use super::jobs::Intent;
+use super::{Context, Store, claims, facts, objects};
+use crate::kernel::resource::Call;
+use crate::kernel::{Change, Clash, Error, FieldError, Kind, Plan, Right, Stored, Verb};
+
+/// A body of a POST.
+#[derive(Clone, Debug, Default)]
+pub struct NewObject {
+    /// Generated if none is given.
+    pub name: Option<String>,
+    /// Filters look at these.
+    pub tags: BTreeMap<String, String>,
+    /// The customer's own JSON.
+    pub metadata: Value,
+    /// Refuses deletion while true.
+    pub protected: bool,
+    /// What is wanted.
+    pub spec: Value,
+}
+
+/// The circumstances of a request, for history.
+#[derive(Clone, Debug, Default)]
+pub struct Asked {
+    /// As answered in `x-request-id`.
+    pub request_id: String,
+    /// Why, in the caller's words.
+    pub reason: Option<String>,
+    /// The address that the request came from.
+    pub source: String,
+}
+
+/// What a write did.
+#[derive(Clone, Debug)]
+pub struct Written {
+    /// The object as it is now.
+    pub object: Stored,
+    /// The job that makes it so; none when it is so already.
+    pub job: Option<String>,
+    /// False: the request asked for what was there.
+    pub changed: bool,
+}
+
+impl Store {
+    /// Applies a merge patch (RFC 7396) of `name`, `tags`, `metadata`, `protected`, `spec`.
+    pub async fn update(
+        &self,
+        right: &Right,
+        kind: &'static dyn Kind,
+        id: &str,
+        patch: Value,
+        if_match: Option<i64>,
+        asked: &Asked,
+    ) -> Result<Written, Error> {
+        let (context, right, asked) = (self.context(), right.clone(), asked.clone());
+        let id = id.to_owned();
+        self.write(move |tx| {
+            let (context, right, asked) = (context.clone(), right.clone(), asked.clone());
+            let (id, patch) = (id.clone(), patch.clone());
+            Box::pin(async move {
+                let maker = Maker { caller: right.caller(), tenant: right.tenant(), asked: &asked };
+                let old = changeable(tx, &right, kind, &id, if_match).await?;
+                let mut document = document(&old);
+                json_patch::merge(&mut document, &patch);
+                apply(tx, &context, &maker, kind, old, &document).await
+            })
+        })
+        .await
+    }
+
+    /// Makes name, tags, metadata and spec what they were at `version`.
+    pub async fn restore(
+        &self,
+        right: &Right,
+        kind: &'static dyn Kind,
+        id: &str,
+        version: i64,
+        asked: &Asked,
+    ) -> Result<Written, Error> {
+        let (context, right, asked) = (self.context(), right.clone(), asked.clone());
+        let id = id.to_owned();
+        self.write(move |tx| {
+            let (context, right, asked, id) = (context.clone(), right.clone(), asked.clone(), id.clone());
+            Box::pin(async move {
+                let maker = Maker { caller: right.caller(), tenant: right.tenant(), asked: &asked };
+                let old = changeable(tx, &right, kind, &id, None).await?;
+                let sql =
+                    "SELECT name, tags, metadata, spec FROM revision WHERE resource = $1 AND version = $2";
+                let row = tx.row(sql, values![&old.core.id, version]).await?.ok_or(Error::NotFound)?;
+                let mut document = document(&old);
+                document["name"] = json!(row.text("name")?);
+                for key in ["tags", "metadata", "spec"] {
+                    document[key] = row.json(key)?;
+                }
+                apply(tx, &context, &maker, kind, old, &document).await
+            })
+        })
+        .await
+    }
+
+    /// Carries out an action.
+    #[allow(clippy::too_many_arguments)] // One for each part of the request.
+    pub async fn act(
+        &self,
+        right: &Right,
+        kind: &'static dyn Kind,
+        id: &str,
+        call: Call,
+        supersede: bool,
+        if_match: Option<i64>,
+        asked: &Asked,
+    ) -> Result<Written, Error> {
+        let (context, right, asked) = (self.context(), right.clone(), asked.clone());
+        let id = id.to_owned();
+        self.write(move |tx| {
+            let (context, right, asked) = (context.clone(), right.clone(), asked.clone());
+            let (id, call) = (id.clone(), call.clone());
+            Box::pin(async move {
+                let maker = Maker { caller: right.caller(), tenant: right.tenant(), asked: &asked };
+                let object = changeable(tx, &right, kind, &id, if_match).await?;
+                let plan = kind.act(&object, &call)?;
+                let hard = call.hard;
+                let mut intent = Intent::new(Verb::Act(call.verb), plan.steps.clone());
+                (intent.hard, intent.supersede) = (hard, supersede);
+                act(tx, &context, &maker, kind, object, plan, intent).await
+            })
+        })
+        .await
+    }
+}
+
+async fn act(
+    tx: &mut Tx,
+    context: &Context,
+    maker: &Maker<'_>,
+    kind: &'static dyn Kind,
+    mut object: Stored,
+    plan: Plan,
+    intent: Intent,
+) -> Result<Written, Error> {
+    if let Some(spec) = plan.spec {
+        object.spec = spec;
+    }
+    object.claims.extend(plan.values);
+    object.core.generation += 1;
+    object.core.version += 1;
+    object.core.updated_at = context.env.now();
+    let facts = facts::known(tx, kind, &object.spec).await?;
+    finish(tx, context, maker, object, intent, &facts).await
+}
+
+/// The object, if it may still be changed, at the version that the caller knows.
+pub(super) async fn changeable(
+    tx: &mut Tx,
+    right: &Right,
+    kind: &'static dyn Kind,
+    id: &str,
+    if_match: Option<i64>,
+) -> Result<Stored, Error> {
+    let object = objects::find_for_write(tx, right, kind, id).await?;
+    if object.core.deleted_at.is_some() {
+        return Err(Clash::WrongState("it is being deleted".to_owned()).into());
+    }
+    match if_match {
+        Some(known) if known != object.core.version => {
+            Err(Error::Stale { known: known.to_string(), current: object.core.version })
+        }
+        _ => Ok(object),
+    }
+}
+
+/// What users may change, as one document.
+fn document(object: &Stored) -> Value {
+    json!({
+        "name": object.core.name,
+        "tags": object.core.tags,
+        "metadata": object.core.metadata,
+        "protected": object.core.protected,
+        "spec": object.spec,
+    })
+}
+
+async fn apply(
+    tx: &mut Tx,
+    context: &Context,
+    maker: &Maker<'_>,
+    kind: &'static dyn Kind,
+    old: Stored,
+    document: &Value,
+) -> Result<Written, Error> {
+    let meta = kind.meta();
+    let mut new = old.clone();
+    let mut errors = read_envelope(document, &mut new);
+    errors.extend(envelope_errors(meta, Some(&new.core.name), &new.core.tags));
+    if meta.name == crate::kernel::NameRule::Alphanumeric && new.core.name != old.core.name {
+        errors.push(FieldError::new("name", "never changes for this kind"));
+    }
+    let draft = drafted(tx, context, maker, kind, new, &document["spec"], false).await?;
+    let mut new = draft.object;
+    errors.extend(draft.errors);
+    let spec_changed = new.spec != old.spec;
+    let mut plan = Plan::default();
+    if spec_changed {
+        errors.extend(immutable_changes(meta.fields, &old.spec, &new.spec));
+        new.core.generation += 1;
+        plan = kind.update(&old, &new, &draft.facts)?;
+        errors.append(&mut plan.errors);
+        if errors.is_empty() {
+            write_references(tx, &old.core.id, draft.references).await?;
+        }
+        match claims::resolve(tx, context, &mut new, &plan.claims).await {
+            Ok(clashes) => errors.extend(clashes),
+            Err(error) if errors.is_empty() => return Err(error),
+            Err(_) => {}
+        }
+    }
+    if !errors.is_empty() {
+        errors.sort();
+        errors.dedup();
+        return Err(Error::Invalid(errors));
+    }
+    if !spec_changed && same_envelope(&old, &new) {
+        return Ok(Written { job: None, object: old, changed: false });
+    }
+    if new.core.name != old.core.name {
+        rename(tx, &new).await?;
+    }
+    new.claims.extend(plan.values);
+    new.core.version += 1;
+    new.core.updated_at = context.env.now();
+    objects::write_labels(tx, &new).await?;
+    finish(tx, context, maker, new, Intent::new(Verb::Update, plan.steps), &draft.facts).await
+}
+
+/// References of the spec, and that to the tenant, which no spec names.
+async fn write_references(tx: &mut Tx, id: &str, mut all: Vec<objects::Reference>) -> Result<(), Error> {
+    let sql = "SELECT field, target FROM reference WHERE source = $1 AND field IN ('tenant', 'node')";
+    for row in tx.rows(sql, values![id]).await? {
+        let (field, target) = (row.text("field")?, row.text("target")?);
+        all.push(objects::Reference { field, target, relation: crate::kernel::Relation::Uses });
+    }
+    objects::write_references(tx, id, &all).await
+}
+
+fn same_envelope(old: &Stored, new: &Stored) -> bool {
+    let (a, b) = (&old.core, &new.core);
+    a.name == b.name && a.tags == b.tags && a.metadata == b.metadata && a.protected == b.protected
+}
+
+fn read_envelope(document: &Value, into: &mut Stored) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    match document["name"].as_str() {
+        Some(name) => into.core.name = name.to_owned(),
+        None => errors.push(FieldError::new("name", "must be a text; a name cannot be taken away")),
+    }
+    match serde_json::from_value(document["tags"].clone()) {
+        Ok(tags) => into.core.tags = tags,
+        Err(_) if document["tags"].is_null() => into.core.tags.clear(),
+        Err(_) => errors.push(FieldError::new("tags", "must map texts to texts")),
+    }
+    into.core.metadata =
+        if document["metadata"].is_null() { objects::empty() } else { document["metadata"].clone() };
+    match &document["protected"] {
+        Value::Bool(protected) => into.core.protected = *protected,
+        Value::Null => into.core.protected = false,
+        _ => errors.push(FieldError::new("protected", "must be true or false")),
+    }
+    errors
+}
+
+async fn rename(tx: &mut Tx, object: &Stored) -> Result<(), Error> {
+    let core = &object.core;
+    let sql = "SELECT id FROM live WHERE kind = $1 AND tenant = $2 AND name = $3";
+    if tx.row(sql, values![&core.kind, &core.tenant, &core.name]).await?.is_some() {
+        return Err(Clash::NameTaken(core.name.clone()).into());
+    }
+    tx.run("UPDATE live SET name = $2 WHERE id = $1", values![&core.id, &core.name]).await?;
+    Ok(())
+}
+
+/// An error for each immutable field that differs.
+fn immutable_changes(fields: &[(&str, Change)], old: &Value, new: &Value) -> Vec<FieldError> {
+    let immutable = fields.iter().filter(|(_, change)| *change == Change::Immutable);
+    let mut errors = Vec::new();
+    for (path, _) in immutable {
+        let keys: Vec<&str> = path.split('.').collect();
+        differing("spec".to_owned(), &keys, old, new, &mut errors);
+    }
+    errors
+}
+
+fn differing(at: String, path: &[&str], old: &Value, new: &Value, errors: &mut Vec<FieldError>) {
+    match path {
+        [] if old != new => {
+            errors.push(FieldError::new(
+                at,
+                format!("cannot be changed (it is {old}); make a new object instead"),
+            ));
+        }
+        [] => {}
+        ["*", rest @ ..] => {
+            // Entries that come or go are the map's own affair.
+            let (Some(a), Some(b)) = (old.as_object(), new.as_object()) else { return };
+            for (key, old) in a {
+                if let Some(new) = b.get(key) {
+                    differing(format!("{at}.{key}"), rest, old, new, errors);
+                }
+            }
+        }
+        [key, rest @ ..] => {
+            let (old, new) = (old.get(key).unwrap_or(&Value::Null), new.get(key).unwrap_or(&Value::Null));
+            differing(format!("{at}.{key}"), rest, old, new, errors);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn immutable_fields_are_found_by_path() {
+        let fields =
+            [("image", Change::Immutable), ("nics.*.mac", Change::Immutable), ("vcpus", Change::NeedsStop)];
+        let old = json!({"image": "a", "vcpus": 1, "nics": {"lan": {"mac": 1}, "old": {"mac": 2}}});
+        let new = json!({"vcpus": 2, "nics": {"lan": {"mac": 3}, "new": {"mac": 4}}});
+        let fields: Vec<_> = immutable_changes(&fields, &old, &new).into_iter().map(|e| e.field).collect();
+        assert_eq!(fields, ["spec.image", "spec.nics.lan.mac"]);
+    }
+}

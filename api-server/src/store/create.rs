@@ -1,0 +1,268 @@
+//! Creating: everything that one POST means, in one transaction.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+
+use super::change::{Asked, NewObject, Written};
+use super::db::Tx;
+use super::jobs::{self, Intent};
+use super::objects::Reference;
+use super::{Context, Store, claims, facts, history, nodes, objects};
+use crate::kernel::{
+    Caller, Child, Clash, Error, Facts, FieldError, Kind, Meta, NameRule, Relation, ResourceCore, Right,
+    Scope, Stored, Verb, name,
+};
+
+/// For whom something is made.
+pub(super) struct Maker<'a> {
+    pub(super) caller: &'a Caller,
+    pub(super) tenant: &'a str,
+    pub(super) asked: &'a Asked,
+}
+
+impl Store {
+    /// Makes an object. The answer carries the addresses that it was given.
+    pub async fn create(
+        &self,
+        right: &Right,
+        kind: &'static dyn Kind,
+        body: NewObject,
+        asked: &Asked,
+    ) -> Result<Written, Error> {
+        let (context, right, asked) = (self.context(), right.clone(), asked.clone());
+        self.write(move |tx| {
+            let (context, right, asked, body) = (context.clone(), right.clone(), asked.clone(), body.clone());
+            Box::pin(async move {
+                let maker = Maker { caller: right.caller(), tenant: right.tenant(), asked: &asked };
+                create(tx, &context, &maker, kind, body).await
+            })
+        })
+        .await
+    }
+}
+
+/// What was found out about a draft, and what is wrong with it.
+pub(super) struct Draft {
+    pub(super) object: Stored,
+    pub(super) facts: Facts,
+    pub(super) references: Vec<Reference>,
+    pub(super) errors: Vec<FieldError>,
+}
+
+pub(super) async fn create(
+    tx: &mut Tx,
+    context: &Context,
+    maker: &Maker<'_>,
+    kind: &'static dyn Kind,
+    body: NewObject,
+) -> Result<Written, Error> {
+    let meta = kind.meta();
+    let tenant = tenant_of(tx, meta, maker.tenant).await?;
+    let mut errors = envelope_errors(meta, body.name.as_deref(), &body.tags);
+    let name = body.name.clone().unwrap_or_else(|| name::generate(&context.env, meta.kind, meta.name));
+    let mut object = new_object(context, meta, maker.tenant, name, body);
+    // The row is there from the start: what it claims refers to it. All of it goes if anything is wrong.
+    let free = objects::insert(tx, &object).await?;
+    let spec = object.spec.clone();
+    let mut draft = drafted(tx, context, maker, kind, object, &spec, true).await?;
+    errors.append(&mut draft.errors);
+    object = draft.object;
+    let plan = kind.create(&object, &draft.facts)?;
+    errors.extend(plan.errors.iter().cloned());
+    if free {
+        draft.references.extend(tenant);
+        objects::write_references(tx, &object.core.id, &draft.references).await?;
+    }
+    let claimed = claims::resolve(tx, context, &mut object, &plan.claims).await;
+    let children = make_children(tx, context, maker, &object, &plan.children, &mut errors).await?;
+    match claimed {
+        Ok(clashes) => errors.extend(clashes),
+        Err(error) if errors.is_empty() => return Err(error),
+        Err(_) => {}
+    }
+    if !errors.is_empty() {
+        errors.sort();
+        errors.dedup();
+        return Err(Error::Invalid(errors));
+    }
+    if !free {
+        return Err(Clash::NameTaken(object.core.name).into());
+    }
+    for (child, id) in children {
+        let reference =
+            Reference { field: format!("child.{}", child.key), target: id.clone(), relation: Relation::Owns };
+        objects::add_reference(tx, &object.core.id, &reference).await?;
+        object.claims.insert(child.key, Value::String(id));
+    }
+    object.claims.extend(plan.values);
+    if meta.kind == nodes::KIND {
+        nodes::made(tx, &object.core.id).await?;
+    }
+    let intent = Intent::new(Verb::Create, plan.steps);
+    finish(tx, context, maker, object, intent, &draft.facts).await
+}
+
+/// The end of every write: history, job, phase, the row.
+pub(super) async fn finish(
+    tx: &mut Tx,
+    context: &Context,
+    maker: &Maker<'_>,
+    mut object: Stored,
+    intent: Intent,
+    facts: &Facts,
+) -> Result<Written, Error> {
+    let verb = intent.verb.clone();
+    let job = if intent.steps.is_empty() {
+        None
+    } else {
+        Some(jobs::submit(tx, context, maker, &object, intent, facts).await?)
+    };
+    if job.is_some() {
+        object.core.job = job.clone();
+    }
+    object.core.phase = objects::phase_now(tx, context, &object).await?;
+    objects::update(tx, &object).await?;
+    history::record(tx, context, maker, &object, &verb, job.as_deref()).await?;
+    Ok(Written { object, job, changed: true })
+}
+
+/// Checks a spec, finds whom it names, fills in its defaults, and gathers all that is wrong.
+pub(super) async fn drafted(
+    tx: &mut Tx,
+    context: &Context,
+    maker: &Maker<'_>,
+    kind: &'static dyn Kind,
+    mut object: Stored,
+    spec: &Value,
+    creating: bool,
+) -> Result<Draft, Error> {
+    let mut errors = context.registry.check_spec(kind.meta().kind, spec);
+    let readable = if errors.is_empty() { spec.clone() } else { without(spec, &errors) };
+    let complete = match kind.complete(&readable) {
+        Ok(complete) => complete,
+        Err(error) => {
+            // The schema has said it better already, if it said anything.
+            if errors.is_empty() {
+                errors.push(error);
+            }
+            errors.sort();
+            return Err(Error::Invalid(errors));
+        }
+    };
+    object.spec = complete;
+    let found = facts::resolve(tx, context, maker, kind, &mut object.spec).await?;
+    errors.extend(found.errors);
+    errors.extend(kind.validate(&object, &found.facts, creating));
+    Ok(Draft { object, facts: found.facts, references: found.references, errors })
+}
+
+/// The spec without the fields that its schema refuses, so that what else is wrong can be told too.
+fn without(spec: &Value, errors: &[FieldError]) -> Value {
+    let mut rest = spec.clone();
+    for error in errors {
+        let pointer = error.field.replacen("spec", "", 1).replace('.', "/");
+        let Some((parent, key)) = pointer.rsplit_once('/') else { continue };
+        match rest.pointer_mut(parent) {
+            Some(Value::Object(map)) => drop(map.remove(key)),
+            Some(Value::Array(list)) => list.clear(),
+            _ => {}
+        }
+    }
+    rest
+}
+
+async fn make_children(
+    tx: &mut Tx,
+    context: &Context,
+    maker: &Maker<'_>,
+    object: &Stored,
+    children: &[Child],
+    errors: &mut Vec<FieldError>,
+) -> Result<Vec<(Child, String)>, Error> {
+    let mut made = Vec::new();
+    for child in children {
+        let kind = context.registry.get(child.kind)?;
+        let mut wanted = child.name.clone();
+        wanted.truncate(63);
+        if objects::by_name(tx, child.kind, &object.core.tenant, &wanted).await?.is_some() {
+            wanted.truncate(50);
+            wanted = format!("{wanted}-{}", context.env.below(1 << 32));
+        }
+        let body = NewObject { name: Some(wanted), spec: child.spec.clone(), ..NewObject::default() };
+        match Box::pin(create(tx, context, maker, kind, body)).await {
+            Ok(written) => made.push((child.clone(), written.object.core.id)),
+            Err(Error::Invalid(list)) => {
+                errors.extend(list.into_iter().map(|error| FieldError {
+                    field: error.field.replacen("spec", &child.field, 1),
+                    ..error
+                }))
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(made)
+}
+
+/// The reference to the tenant that every object of one has; an error if there is no such tenant.
+async fn tenant_of(tx: &mut Tx, meta: &Meta, tenant: &str) -> Result<Option<Reference>, Error> {
+    if tenant.is_empty() {
+        return if meta.scope == Scope::Tenant { Err(Error::NotFound) } else { Ok(None) };
+    }
+    let found = objects::by_name(tx, "tenant", "", tenant).await?.ok_or(Error::NotFound)?;
+    let reference = Reference { field: "tenant".into(), target: found.core.id, relation: Relation::Uses };
+    Ok(Some(reference))
+}
+
+fn new_object(context: &Context, meta: &Meta, tenant: &str, name: String, body: NewObject) -> Stored {
+    let now = context.env.now();
+    Stored {
+        core: ResourceCore {
+            id: context.env.id(meta.prefix),
+            kind: meta.kind.to_owned(),
+            tenant: tenant.to_owned(),
+            name,
+            tags: body.tags,
+            metadata: if body.metadata.is_null() { objects::empty() } else { body.metadata },
+            generation: 1,
+            version: 1,
+            status_version: 0,
+            phase: String::new(),
+            protected: body.protected,
+            created_at: now,
+            updated_at: now,
+            deleted_at: None,
+            job: None,
+        },
+        spec: body.spec,
+        claims: serde_json::Map::new(),
+        status: Value::Null,
+    }
+}
+
+/// What is wrong with a name and tags.
+pub(super) fn envelope_errors(
+    meta: &Meta,
+    name: Option<&str>,
+    tags: &BTreeMap<String, String>,
+) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    match name {
+        Some(name) => {
+            errors.extend(name::refuse(name, meta.name).map(|reason| FieldError::new("name", reason)))
+        }
+        None if meta.name == NameRule::Alphanumeric => {
+            errors.push(FieldError::new("name", format!("a {} needs a name", meta.kind)));
+        }
+        None => {}
+    }
+    for (key, value) in tags {
+        if key.is_empty() || key.len() > 128 || value.len() > 1024 {
+            errors.push(FieldError::new(
+                format!("tags.{key}"),
+                "keys have 1 to 128 bytes, values at most 1,024; put more into metadata",
+            ));
+        }
+    }
+    errors
+}

@@ -1,0 +1,327 @@
+//! One way to speak SQL to either database: text with `$1` placeholders, values of three types, rows read
+//! by column name. Everything that differs between the two is in this file and in `writer.rs`.
+
+use sqlx::pool::PoolConnection;
+use sqlx::postgres::PgRow;
+use sqlx::sqlite::SqliteRow;
+use sqlx::{AssertSqlSafe, Postgres, Row as _, Sqlite};
+
+use crate::kernel::{Error, Timestamp};
+use crate::store::Bell;
+
+/// A value for a placeholder.
+#[derive(Clone, Debug)]
+pub enum Value {
+    /// Text, or null.
+    Text(Option<String>),
+    /// A number, a time or a truth, or null.
+    Int(Option<i64>),
+    /// Bytes.
+    Bytes(Vec<u8>),
+}
+
+/// A connection to either database.
+pub enum Conn {
+    /// SQLite, inside the process.
+    Lite(PoolConnection<Sqlite>),
+    /// PostgreSQL.
+    Pg(PoolConnection<Postgres>),
+}
+
+/// A row of either database.
+pub enum Row {
+    /// Of SQLite.
+    Lite(SqliteRow),
+    /// Of PostgreSQL.
+    Pg(PgRow),
+}
+
+/// A transaction: a connection, and the bells to ring once it is durable.
+pub struct Tx {
+    conn: Conn,
+    bells: Vec<Bell>,
+}
+
+/// The database refused; keeps what callers branch on.
+#[derive(Debug)]
+pub struct DbError {
+    sql: String,
+    source: sqlx::Error,
+}
+
+/// Values for placeholders, each turned by `Value::from`.
+macro_rules! values {
+    ($($value:expr),* $(,)?) => { &[$($crate::store::db::Value::from($value)),*] };
+}
+pub(crate) use values;
+
+// === impl Value ===
+
+impl From<&str> for Value {
+    fn from(text: &str) -> Value {
+        Value::Text(Some(text.to_owned()))
+    }
+}
+
+impl From<String> for Value {
+    fn from(text: String) -> Value {
+        Value::Text(Some(text))
+    }
+}
+
+impl From<&String> for Value {
+    fn from(text: &String) -> Value {
+        Value::Text(Some(text.clone()))
+    }
+}
+
+impl From<Option<String>> for Value {
+    fn from(text: Option<String>) -> Value {
+        Value::Text(text)
+    }
+}
+
+impl From<i64> for Value {
+    fn from(number: i64) -> Value {
+        Value::Int(Some(number))
+    }
+}
+
+impl From<bool> for Value {
+    fn from(truth: bool) -> Value {
+        Value::Int(Some(i64::from(truth)))
+    }
+}
+
+impl From<Timestamp> for Value {
+    fn from(time: Timestamp) -> Value {
+        Value::Int(Some(time.0))
+    }
+}
+
+impl From<Option<Timestamp>> for Value {
+    fn from(time: Option<Timestamp>) -> Value {
+        Value::Int(time.map(|time| time.0))
+    }
+}
+
+impl From<Vec<u8>> for Value {
+    fn from(bytes: Vec<u8>) -> Value {
+        Value::Bytes(bytes)
+    }
+}
+
+impl From<&serde_json::Value> for Value {
+    fn from(json: &serde_json::Value) -> Value {
+        Value::Text(Some(json.to_string()))
+    }
+}
+
+/// A number that the database keeps as a signed one. What does not fit is kept as the greatest.
+pub fn int(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+// === impl Conn ===
+
+macro_rules! bound {
+    ($sql:expr, $values:expr) => {{
+        let mut query = sqlx::query(AssertSqlSafe($sql.to_owned()));
+        for value in $values {
+            query = match value {
+                Value::Text(text) => query.bind(text.clone()),
+                Value::Int(number) => query.bind(*number),
+                Value::Bytes(bytes) => query.bind(bytes.clone()),
+            };
+        }
+        query
+    }};
+}
+
+impl Conn {
+    /// Runs a statement; how many rows it touched.
+    pub async fn run(&mut self, sql: &str, values: &[Value]) -> Result<u64, DbError> {
+        match self {
+            Conn::Lite(conn) => {
+                bound!(sql, values).execute(&mut **conn).await.map(|done| done.rows_affected())
+            }
+            Conn::Pg(conn) => bound!(sql, values).execute(&mut **conn).await.map(|done| done.rows_affected()),
+        }
+        .map_err(|source| DbError::new(sql, source))
+    }
+
+    /// All rows of a query.
+    pub async fn rows(&mut self, sql: &str, values: &[Value]) -> Result<Vec<Row>, DbError> {
+        let rows = match self {
+            Conn::Lite(conn) => {
+                let rows = bound!(sql, values).fetch_all(&mut **conn).await;
+                rows.map(|rows| rows.into_iter().map(Row::Lite).collect())
+            }
+            Conn::Pg(conn) => {
+                let rows = bound!(sql, values).fetch_all(&mut **conn).await;
+                rows.map(|rows| rows.into_iter().map(Row::Pg).collect())
+            }
+        };
+        rows.map_err(|source| DbError::new(sql, source))
+    }
+
+    /// The first row of a query, if there is one.
+    pub async fn row(&mut self, sql: &str, values: &[Value]) -> Result<Option<Row>, DbError> {
+        Ok(self.rows(sql, values).await?.into_iter().next())
+    }
+
+    /// True on PostgreSQL: rows that are read in order to be written must be locked there.
+    pub fn is_postgres(&self) -> bool {
+        matches!(self, Conn::Pg(_))
+    }
+
+    /// The clause that locks the rows of a SELECT; SQLite has one writer and needs none.
+    pub fn for_update(&self) -> &'static str {
+        if self.is_postgres() { " FOR UPDATE" } else { "" }
+    }
+}
+
+// === impl Tx ===
+
+impl Tx {
+    pub(super) fn new(conn: Conn) -> Tx {
+        Tx { conn, bells: Vec::new() }
+    }
+
+    /// To be rung after the commit; a transaction that is rolled back rings nothing.
+    pub fn ring(&mut self, bell: Bell) {
+        if !self.bells.contains(&bell) {
+            self.bells.push(bell);
+        }
+    }
+
+    pub(super) fn bells_rung(&self) -> usize {
+        self.bells.len()
+    }
+
+    pub(super) fn forget_bells_after(&mut self, count: usize) {
+        self.bells.truncate(count);
+    }
+
+    pub(super) fn take_bells(&mut self) -> Vec<Bell> {
+        std::mem::take(&mut self.bells)
+    }
+
+    /// Holds a lock of this name until the end of the transaction. SQLite has one writer and needs none.
+    pub async fn lock(&mut self, name: &str) -> Result<(), DbError> {
+        if self.conn.is_postgres() {
+            let sql = "SELECT pg_advisory_xact_lock(hashtextextended($1, 0))";
+            self.conn.run(sql, values![name]).await?;
+        }
+        Ok(())
+    }
+}
+
+impl std::ops::Deref for Tx {
+    type Target = Conn;
+
+    fn deref(&self) -> &Conn {
+        &self.conn
+    }
+}
+
+impl std::ops::DerefMut for Tx {
+    fn deref_mut(&mut self) -> &mut Conn {
+        &mut self.conn
+    }
+}
+
+// === impl Row ===
+
+macro_rules! column {
+    ($row:expr, $name:expr) => {
+        match $row {
+            Row::Lite(row) => row.try_get($name),
+            Row::Pg(row) => row.try_get($name),
+        }
+        .map_err(|source| DbError::new($name, source))
+    };
+}
+
+impl Row {
+    /// A text column.
+    pub fn text(&self, name: &str) -> Result<String, DbError> {
+        column!(self, name)
+    }
+
+    /// A text column that may be null.
+    pub fn maybe_text(&self, name: &str) -> Result<Option<String>, DbError> {
+        column!(self, name)
+    }
+
+    /// A number.
+    pub fn int(&self, name: &str) -> Result<i64, DbError> {
+        column!(self, name)
+    }
+
+    /// A number that may be null.
+    pub fn maybe_int(&self, name: &str) -> Result<Option<i64>, DbError> {
+        column!(self, name)
+    }
+
+    /// A truth.
+    pub fn truth(&self, name: &str) -> Result<bool, DbError> {
+        Ok(self.int(name)? != 0)
+    }
+
+    /// A time.
+    pub fn time(&self, name: &str) -> Result<Timestamp, DbError> {
+        Ok(Timestamp(self.int(name)?))
+    }
+
+    /// A time that may be null.
+    pub fn maybe_time(&self, name: &str) -> Result<Option<Timestamp>, DbError> {
+        Ok(self.maybe_int(name)?.map(Timestamp))
+    }
+
+    /// Bytes.
+    pub fn bytes(&self, name: &str) -> Result<Vec<u8>, DbError> {
+        column!(self, name)
+    }
+
+    /// A JSON column.
+    pub fn json<T: serde::de::DeserializeOwned>(&self, name: &str) -> Result<T, DbError> {
+        serde_json::from_str(&self.text(name)?)
+            .map_err(|e| DbError::new(name, sqlx::Error::Decode(Box::new(e))))
+    }
+}
+
+// === impl DbError ===
+
+impl DbError {
+    pub(super) fn new(sql: &str, source: sqlx::Error) -> DbError {
+        DbError { sql: sql.to_owned(), source }
+    }
+
+    fn code(&self) -> Option<String> {
+        self.source.as_database_error().and_then(|error| error.code()).map(|code| code.into_owned())
+    }
+}
+
+/// PostgreSQL's codes for "try the transaction again": serialization failure, deadlock, and two that a race
+/// between a reference and a deletion, or two insertions, leaves behind.
+const RETRY: [&str; 4] = ["40001", "40P01", "23503", "23505"];
+
+/// Marks an internal error after which the transaction may be tried again.
+pub(super) const RETRY_MARK: &str = "[again] ";
+
+impl From<DbError> for Error {
+    fn from(error: DbError) -> Error {
+        let code = error.code();
+        match &error.source {
+            sqlx::Error::PoolTimedOut | sqlx::Error::Io(_) | sqlx::Error::PoolClosed => {
+                tracing::warn!(error = %error.source, "the database is not there");
+                Error::Unavailable("the database is not there now; try again in a moment".to_owned())
+            }
+            _ if code.as_deref().is_some_and(|code| RETRY.contains(&code)) => {
+                Error::Internal(format!("{RETRY_MARK}{}: {}", error.sql, error.source))
+            }
+            _ => Error::Internal(format!("{}: {}", error.sql, error.source)),
+        }
+    }
+}

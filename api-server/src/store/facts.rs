@@ -1,0 +1,195 @@
+//! Who the spec names: found in the same transaction, handed to the kind as small facts, and written into
+//! the spec as ids.
+
+use serde_json::Value;
+
+use super::create::{self, Maker};
+use super::db::{Conn, Tx, values};
+use super::objects::{self, Reference, by_id, by_name};
+use super::{Context, NewObject};
+use crate::kernel::kind::Registry;
+use crate::kernel::{Error, Fact, Facts, FieldError, Kind, Ref, Scope, Stored, Target};
+
+/// What was found out about a spec.
+#[derive(Default)]
+pub(super) struct Found {
+    pub(super) facts: Facts,
+    pub(super) references: Vec<Reference>,
+    pub(super) errors: Vec<FieldError>,
+}
+
+/// Finds everyone whom `spec` names and puts their ids into it. What is not there but may be made is made.
+pub(super) async fn resolve(
+    tx: &mut Tx,
+    context: &Context,
+    maker: &Maker<'_>,
+    kind: &dyn Kind,
+    spec: &mut Value,
+) -> Result<Found, Error> {
+    let mut found = Found::default();
+    for reference in kind.refs(spec) {
+        let object = match search(tx, &context.registry, maker.tenant, &reference).await? {
+            Some(object) => Some(object),
+            None => make(tx, context, maker, &reference).await?,
+        };
+        let Some(object) = object else {
+            found.errors.push(FieldError::new(&reference.field, nobody(&reference)));
+            continue;
+        };
+        set(spec, &reference.field, &object.core.id);
+        found.references.push(Reference {
+            field: reference.field.clone(),
+            target: object.core.id.clone(),
+            relation: reference.relation,
+        });
+        found.facts.0.insert(reference.field, fact(tx, object).await?);
+    }
+    Ok(found)
+}
+
+/// The facts of an object whose spec was resolved before.
+pub(super) async fn known(conn: &mut Conn, kind: &dyn Kind, spec: &Value) -> Result<Facts, Error> {
+    let mut facts = Facts::default();
+    for reference in kind.refs(spec) {
+        if let Target::Named(id) = &reference.target
+            && let Some(object) = by_id(conn, id, false).await?
+        {
+            facts.0.insert(reference.field, fact(conn, object).await?);
+        }
+    }
+    Ok(facts)
+}
+
+async fn fact(conn: &mut Conn, object: Stored) -> Result<Fact, Error> {
+    let sql = "SELECT node FROM assignment WHERE object = $1 AND remove = 0 ORDER BY node";
+    let rows = conn.rows(sql, values![&object.core.id]).await?;
+    let held_on = rows.iter().map(|row| row.text("node")).collect::<Result<_, _>>()?;
+    Ok(Fact {
+        id: object.core.id,
+        kind: object.core.kind,
+        tenant: object.core.tenant,
+        name: object.core.name,
+        phase: object.core.phase,
+        generation: object.core.generation,
+        spec: object.spec,
+        claims: object.claims,
+        status: object.status,
+        held_on,
+    })
+}
+
+async fn search(
+    conn: &mut Conn,
+    registry: &Registry,
+    tenant: &str,
+    reference: &Ref,
+) -> Result<Option<Stored>, Error> {
+    let meta = registry.get(reference.kind)?.meta();
+    match &reference.target {
+        Target::Named(name) if name.starts_with(&format!("{}_", meta.prefix)) => {
+            let object = by_id(conn, name, false).await?;
+            // Whatever another tenant owns does not exist here; nor does what is being deleted.
+            Ok(object.filter(|o| {
+                let own = o.core.tenant == tenant || o.core.tenant.is_empty();
+                o.core.kind == reference.kind && own && o.core.deleted_at.is_none()
+            }))
+        }
+        Target::Named(name) => {
+            if meta.scope != Scope::Operator
+                && let Some(object) = by_name(conn, reference.kind, tenant, name).await?
+            {
+                return Ok(Some(object));
+            }
+            if meta.scope == Scope::Tenant { Ok(None) } else { by_name(conn, reference.kind, "", name).await }
+        }
+        Target::Default(by) => preferred(conn, reference.kind, tenant, *by).await,
+    }
+}
+
+/// Nothing was said: the one with the least value, or the oldest. Only for kinds that operators keep few of.
+async fn preferred(
+    conn: &mut Conn,
+    kind: &str,
+    tenant: &str,
+    by: Option<&'static str>,
+) -> Result<Option<Stored>, Error> {
+    let sql = format!(
+        "SELECT {} FROM live l JOIN resource r ON r.id = l.id WHERE l.kind = $1 AND l.tenant IN ($2, '') \
+         ORDER BY r.id LIMIT 1000",
+        objects::COLUMNS
+    );
+    let rows = conn.rows(&sql, values![kind, tenant]).await?;
+    let mut all = rows.iter().map(objects::stored).collect::<Result<Vec<_>, _>>()?;
+    if let Some(key) = by {
+        // A stable sort: among equals the oldest stays first.
+        all.sort_by(|a, b| number(&a.spec, key).total_cmp(&number(&b.spec, key)));
+    }
+    Ok(all.into_iter().next())
+}
+
+fn number(spec: &Value, key: &str) -> f64 {
+    spec.get(key).and_then(Value::as_f64).unwrap_or(f64::MAX)
+}
+
+async fn make(
+    tx: &mut Tx,
+    context: &Context,
+    maker: &Maker<'_>,
+    reference: &Ref,
+) -> Result<Option<Stored>, Error> {
+    let (Some(spec), Target::Named(name)) = (&reference.or_make, &reference.target) else { return Ok(None) };
+    let kind = context.registry.get(reference.kind)?;
+    let body = NewObject { name: Some(name.clone()), spec: spec.clone(), ..NewObject::default() };
+    // Two first instances at once: one makes it, the other finds it made when it tries again.
+    let written = Box::pin(create::create(tx, context, maker, kind, body)).await?;
+    Ok(Some(written.object))
+}
+
+fn nobody(reference: &Ref) -> String {
+    let kind = reference.kind.replace('-', " ");
+    match &reference.target {
+        Target::Named(name) => format!("there is no {kind} `{name}`"),
+        Target::Default(_) => format!("there is no {kind} to choose from; an operator has to make one"),
+    }
+}
+
+/// Puts `value` at a dotted path (`spec.nics.lan.network`) below a spec; a number is the index of a list.
+pub(super) fn set(spec: &mut Value, field: &str, value: &str) {
+    let mut at = spec;
+    for key in field.split('.').skip(1) {
+        at = match at {
+            Value::Array(list) => match key.parse::<usize>().ok().and_then(|index| list.get_mut(index)) {
+                Some(item) => item,
+                None => return,
+            },
+            Value::Object(map) => map.entry(key.to_owned()).or_insert(Value::Null),
+            other => {
+                *other = objects::empty();
+                match other.as_object_mut() {
+                    Some(map) => map.entry(key.to_owned()).or_insert(Value::Null),
+                    None => return,
+                }
+            }
+        };
+    }
+    *at = Value::String(value.to_owned());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_written_where_names_stood() {
+        let mut spec =
+            serde_json::json!({"nics": {"lan": {"network": "a"}}, "ssh_keys": ["k"], "root": null});
+        set(&mut spec, "spec.nics.lan.network", "net_1");
+        set(&mut spec, "spec.ssh_keys.0", "key_1");
+        set(&mut spec, "spec.root.image", "img_1");
+        set(&mut spec, "spec.pool", "pool_1");
+        let wanted = serde_json::json!({
+            "nics": {"lan": {"network": "net_1"}}, "ssh_keys": ["key_1"], "root": {"image": "img_1"}, "pool": "pool_1"
+        });
+        assert_eq!(spec, wanted);
+    }
+}

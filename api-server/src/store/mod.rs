@@ -1,0 +1,110 @@
+//! The only place that knows SQL.
+//!
+//! Every write passes one door (`Store::write`) and is one transaction. Writes of users (`create`, `change`,
+//! `remove`) do everything that one request means: names, references, claims, history, job, and the job's
+//! first steps, so that the 202 shows the address and a crash finds all of it or nothing.
+//!
+//! Each column has one hand: users write `spec`, `claims.rs` writes claims, `advance.rs` writes jobs and
+//! assignments, `report.rs` writes status. `phase` is stored with whichever of them is written.
+
+mod advance;
+mod assign;
+mod bells;
+mod change;
+mod claims;
+mod create;
+pub(crate) mod db;
+mod facts;
+mod history;
+mod jobs;
+mod nodes;
+mod notify;
+mod objects;
+mod open;
+mod placement;
+mod prefixes;
+mod reads;
+mod remove;
+mod report;
+mod servers;
+mod steps;
+mod views;
+mod writer;
+
+use std::sync::Arc;
+
+pub use bells::{Bell, Bells};
+pub use change::{Asked, NewObject, Written};
+pub use nodes::{JoinRefusal, NodeInvite};
+pub use open::{DbUrl, OpenError};
+pub use reads::{ListQuery, Page};
+pub use report::{AssignmentRow, NodeReport};
+pub use views::{ImageContent, Job, JobQuery, JobStep, Revision};
+pub use writer::TxFuture;
+
+use crate::kernel::{Env, Error, Registry};
+use db::{Conn, DbError, Tx};
+use open::Readers;
+use writer::Writer;
+
+/// The control plane's state, in either database. Cheap to clone.
+#[derive(Clone)]
+pub struct Store {
+    readers: Readers,
+    writer: Writer,
+    bells: Bells,
+    context: Arc<Context>,
+}
+
+/// What transactions need besides the database.
+pub(crate) struct Context {
+    pub(crate) env: Env,
+    pub(crate) registry: Registry,
+}
+
+impl Store {
+    /// Opens the database, and brings its schema to this program's version.
+    pub async fn open(url: &DbUrl, env: Env, registry: Registry) -> Result<Store, OpenError> {
+        let opened = open::open(url).await?;
+        let context = Arc::new(Context { env, registry });
+        Ok(Store { readers: opened.readers, writer: opened.writer, bells: opened.bells, context })
+    }
+
+    /// Where to listen for "look again".
+    pub fn bells(&self) -> &Bells {
+        &self.bells
+    }
+
+    /// Clock, random numbers, ids.
+    pub fn env(&self) -> &Env {
+        &self.context.env
+    }
+
+    /// All kinds.
+    pub fn registry(&self) -> &Registry {
+        &self.context.registry
+    }
+
+    /// One transaction; durable when this returns `Ok`. The closure may run more than once.
+    pub(crate) async fn write<T, F>(&self, work: F) -> Result<T, Error>
+    where
+        T: Send + 'static,
+        F: for<'a> Fn(&'a mut Tx) -> TxFuture<'a, T> + Send + Sync + 'static,
+    {
+        self.writer.write(&self.bells, work).await
+    }
+
+    /// What a transaction's closure takes along.
+    pub(crate) fn context(&self) -> Arc<Context> {
+        self.context.clone()
+    }
+
+    /// A connection for reading.
+    pub(crate) async fn read(&self) -> Result<Conn, Error> {
+        let conn = match &self.readers {
+            Readers::Lite(pool) => pool.acquire().await.map(Conn::Lite),
+            Readers::Pg(pool) => pool.acquire().await.map(Conn::Pg),
+        };
+        conn.map_err(|e| DbError::new("acquire", e).into())
+    }
+}

@@ -1,0 +1,191 @@
+//! Nodes as the channel sees them: invitations, certificates, sessions.
+
+use serde_json::json;
+
+use super::db::{Tx, values};
+use super::{Context, Store, objects, placement, report};
+use crate::kernel::{Error, Right, Timestamp};
+
+/// The kind that has a row of sums and sessions beside its resource.
+pub(super) const KIND: &str = "node";
+
+/// A join token as it is kept: hashed.
+#[derive(Clone, Debug)]
+pub struct NodeInvite {
+    /// Hex SHA-256 of the token's secret.
+    pub hash: String,
+    /// When it is worth nothing any more.
+    pub expires_at: Timestamp,
+}
+
+/// Why a join token was not taken. The stranger is told one thing for all of them; the log tells them apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum JoinRefusal {
+    /// Nobody made it.
+    #[error("there is no such join token")]
+    Unknown,
+    /// It was used.
+    #[error("the join token was used before")]
+    Used,
+    /// Its time is over.
+    #[error("the join token has expired")]
+    Expired,
+    /// It was made for a node of another name.
+    #[error("the join token is for a node of another name")]
+    WrongName,
+}
+
+impl Store {
+    /// Keeps a join token for a node.
+    pub async fn invite_node(&self, right: &Right, id: &str, invite: NodeInvite) -> Result<(), Error> {
+        let (context, right, id) = (self.context(), right.clone(), id.to_owned());
+        self.write(move |tx| {
+            let (context, right, id, invite) = (context.clone(), right.clone(), id.clone(), invite.clone());
+            Box::pin(async move {
+                let node = objects::find(tx, &right, context.registry.get(KIND)?, &id).await?;
+                let sql = "INSERT INTO join_token (hash, node, expires_at) VALUES ($1, $2, $3)";
+                tx.run(sql, values![invite.hash, node.core.id, invite.expires_at]).await?;
+                Ok(())
+            })
+        })
+        .await
+    }
+
+    /// Uses up a join token: of any number of redemptions at once, one gets the node's id.
+    pub async fn redeem_join_token(
+        &self,
+        hash: &str,
+        name: &str,
+    ) -> Result<Result<String, JoinRefusal>, Error> {
+        let (context, hash, name) = (self.context(), hash.to_owned(), name.to_owned());
+        self.write(move |tx| {
+            let (context, hash, name) = (context.clone(), hash.clone(), name.clone());
+            Box::pin(async move { redeem(tx, &context, &hash, &name).await })
+        })
+        .await
+    }
+
+    /// Keeps what was signed for a node, so that it can be revoked.
+    pub async fn record_certificate(
+        &self,
+        serial: &str,
+        node: &str,
+        not_after: Timestamp,
+    ) -> Result<(), Error> {
+        let (serial, node) = (serial.to_owned(), node.to_owned());
+        self.write(move |tx| {
+            let (serial, node) = (serial.clone(), node.clone());
+            Box::pin(async move {
+                let sql = "INSERT INTO certificate (serial, node, not_after) VALUES ($1, $2, $3)";
+                tx.run(sql, values![serial, node, not_after]).await?;
+                Ok(())
+            })
+        })
+        .await
+    }
+
+    /// True unless this serial was signed for this node, is not revoked, and the node is still there.
+    pub async fn certificate_refused(&self, serial: &str, node: &str) -> Result<bool, Error> {
+        let sql = "SELECT 1 AS one FROM certificate c JOIN live l ON l.id = c.node \
+                   WHERE c.serial = $1 AND c.node = $2 AND c.revoked_at IS NULL";
+        Ok(self.read().await?.row(sql, values![serial, node]).await?.is_none())
+    }
+
+    /// Revokes all certificates of a node; their serials.
+    pub async fn revoke_certificates(&self, right: &Right, id: &str) -> Result<Vec<String>, Error> {
+        let (context, right, id) = (self.context(), right.clone(), id.to_owned());
+        self.write(move |tx| {
+            let (context, right, id) = (context.clone(), right.clone(), id.clone());
+            Box::pin(async move {
+                let node = objects::find(tx, &right, context.registry.get(KIND)?, &id).await?;
+                let sql = "UPDATE certificate SET revoked_at = $2 WHERE node = $1 AND revoked_at IS NULL \
+                           RETURNING serial";
+                let rows = tx.rows(sql, values![node.core.id, context.env.now()]).await?;
+                Ok(rows.iter().map(|row| row.text("serial")).collect::<Result<_, _>>()?)
+            })
+        })
+        .await
+    }
+
+    /// Begins a session of a node at a server: its number, higher than any before.
+    pub async fn open_session(&self, node: &str, server: &str) -> Result<i64, Error> {
+        let (context, node, server) = (self.context(), node.to_owned(), server.to_owned());
+        self.write(move |tx| {
+            let (context, node, server) = (context.clone(), node.clone(), server.clone());
+            Box::pin(async move {
+                let sql = "UPDATE node_state SET session = session + 1, server = $2, connected = 1 WHERE node = $1 \
+                           RETURNING session";
+                let row = tx.row(sql, values![&node, server]).await?.ok_or(Error::NotFound)?;
+                let said = json!({"connected": true, "connected_at": context.env.now()});
+                report::merge_status(tx, &context, &node, said).await?;
+                Ok(row.int("session")?)
+            })
+        })
+        .await
+    }
+
+    /// Ends a session, unless a newer one has begun.
+    pub async fn close_session(&self, node: &str, session: i64) -> Result<(), Error> {
+        let (context, node) = (self.context(), node.to_owned());
+        self.write(move |tx| {
+            let (context, node) = (context.clone(), node.clone());
+            Box::pin(async move {
+                let sql = "UPDATE node_state SET connected = 0 WHERE node = $1 AND session = $2";
+                if tx.run(sql, values![&node, session]).await? == 1 {
+                    offline(tx, &context, &node).await?;
+                }
+                Ok(())
+            })
+        })
+        .await
+    }
+
+    /// The node that holds an object whose place was claimed.
+    pub async fn assigned_node(
+        &self,
+        right: &Right,
+        kind: &'static dyn crate::kernel::Kind,
+        id: &str,
+    ) -> Result<Option<String>, Error> {
+        let object = objects::find(&mut self.read().await?, right, kind, id).await?;
+        Ok(object.claims.get("node").and_then(|node| node.as_str()).map(str::to_owned))
+    }
+}
+
+async fn redeem(
+    tx: &mut Tx,
+    context: &Context,
+    hash: &str,
+    name: &str,
+) -> Result<Result<String, JoinRefusal>, Error> {
+    let now = context.env.now();
+    // One statement decides: whoever makes `used_at` not null has won.
+    let sql = "UPDATE join_token SET used_at = $2 WHERE hash = $1 AND used_at IS NULL AND expires_at > $2 \
+               AND node IN (SELECT id FROM live WHERE kind = 'node' AND tenant = '' AND name = $3) RETURNING node";
+    if let Some(row) = tx.row(sql, values![hash, now, name]).await? {
+        let node = row.text("node")?;
+        tx.run("UPDATE node_state SET joined = 1 WHERE node = $1", values![&node]).await?;
+        report::merge_status(tx, context, &node, json!({"joined": true})).await?;
+        return Ok(Ok(node));
+    }
+    let sql = "SELECT used_at, expires_at FROM join_token WHERE hash = $1";
+    let refusal = match tx.row(sql, values![hash]).await? {
+        None => JoinRefusal::Unknown,
+        Some(row) if row.maybe_int("used_at")?.is_some() => JoinRefusal::Used,
+        Some(row) if row.time("expires_at")? <= now => JoinRefusal::Expired,
+        Some(_) => JoinRefusal::WrongName,
+    };
+    Ok(Err(refusal))
+}
+
+/// The row of sums and sessions that a node has from its first day.
+pub(super) async fn made(tx: &mut Tx, node: &str) -> Result<(), Error> {
+    placement::new_node(tx, node).await
+}
+
+/// A node is not connected any more.
+pub(super) async fn offline(tx: &mut Tx, context: &Context, node: &str) -> Result<(), Error> {
+    let said = json!({"connected": false, "last_seen_at": context.env.now()});
+    report::merge_status(tx, context, node, said).await?;
+    Ok(())
+}

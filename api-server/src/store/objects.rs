@@ -1,0 +1,295 @@
+//! Rows of `resource`, `live`, `reference` and `label`, and the stored form of a resource.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Map, Value};
+
+use super::db::{Conn, DbError, Row, Tx, values};
+use super::{Bell, Context};
+use crate::kernel::phase::{LastJob, phase};
+use crate::kernel::{Error, JobState, Kind, Relation, ResourceCore, Right, Stored, Verb};
+
+/// The columns of `resource`, in the form that `stored` reads.
+pub(super) const COLUMNS: &str = "r.id, r.kind, r.tenant, r.name, r.tags, r.metadata, r.generation, r.version, \
+     r.status_version, r.phase, r.protected, r.spec, r.claims, r.status, r.job, r.created_at, r.updated_at, \
+     r.deleted_at";
+
+/// A resource from its row.
+pub(super) fn stored(row: &Row) -> Result<Stored, DbError> {
+    Ok(Stored {
+        core: ResourceCore {
+            id: row.text("id")?,
+            kind: row.text("kind")?,
+            tenant: row.text("tenant")?,
+            name: row.text("name")?,
+            tags: row.json("tags")?,
+            metadata: row.json("metadata")?,
+            generation: row.int("generation")?,
+            version: row.int("version")?,
+            status_version: row.int("status_version")?,
+            phase: row.text("phase")?,
+            protected: row.truth("protected")?,
+            created_at: row.time("created_at")?,
+            updated_at: row.time("updated_at")?,
+            deleted_at: row.maybe_time("deleted_at")?,
+            job: row.maybe_text("job")?,
+        },
+        spec: row.json("spec")?,
+        claims: row.json("claims")?,
+        status: row.json("status")?,
+    })
+}
+
+/// The resource of this id, also one that is being deleted, but not one that has gone.
+pub(super) async fn by_id(conn: &mut Conn, id: &str, lock: bool) -> Result<Option<Stored>, Error> {
+    let lock = if lock { conn.for_update() } else { "" };
+    let sql = format!("SELECT {COLUMNS} FROM resource r WHERE r.id = $1 AND r.gone_at IS NULL{lock}");
+    Ok(conn.row(&sql, values![id]).await?.as_ref().map(stored).transpose()?)
+}
+
+/// The living resource of this kind, tenant and name.
+pub(super) async fn by_name(
+    conn: &mut Conn,
+    kind: &str,
+    tenant: &str,
+    name: &str,
+) -> Result<Option<Stored>, Error> {
+    let sql = format!(
+        "SELECT {COLUMNS} FROM live l JOIN resource r ON r.id = l.id \
+         WHERE l.kind = $1 AND l.tenant = $2 AND l.name = $3"
+    );
+    Ok(conn.row(&sql, values![kind, tenant, name]).await?.as_ref().map(stored).transpose()?)
+}
+
+/// The resource that a right is about, by id or name. What the right does not cover does not exist.
+pub(super) async fn find(conn: &mut Conn, right: &Right, kind: &dyn Kind, id: &str) -> Result<Stored, Error> {
+    let meta = kind.meta();
+    let found = if id.starts_with(&format!("{}_", meta.prefix)) {
+        by_id(conn, id, false).await?
+    } else {
+        by_name(conn, meta.kind, right.tenant(), id).await?
+    };
+    found
+        .filter(|object| object.core.kind == meta.kind)
+        .filter(|object| right.all_tenants() || object.core.tenant == right.tenant())
+        .ok_or(Error::NotFound)
+}
+
+/// As `find`, locked for a write.
+pub(super) async fn find_for_write(
+    tx: &mut Tx,
+    right: &Right,
+    kind: &dyn Kind,
+    id: &str,
+) -> Result<Stored, Error> {
+    let found = find(tx, right, kind, id).await?;
+    if !tx.is_postgres() {
+        return Ok(found);
+    }
+    by_id(tx, &found.core.id, true).await?.ok_or(Error::NotFound)
+}
+
+/// Writes a new resource and its name. `false`: the name is taken.
+pub(super) async fn insert(tx: &mut Tx, object: &Stored) -> Result<bool, Error> {
+    let core = &object.core;
+    tx.run(
+        "INSERT INTO resource (id, kind, tenant, name, tags, metadata, generation, version, status_version, \
+         phase, protected, spec, claims, status, job, created_at, updated_at) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)",
+        values![
+            &core.id,
+            &core.kind,
+            &core.tenant,
+            &core.name,
+            text(&core.tags),
+            &core.metadata,
+            core.generation,
+            core.version,
+            core.status_version,
+            &core.phase,
+            core.protected,
+            &object.spec,
+            text(&object.claims),
+            &object.status,
+            core.job.clone(),
+            core.created_at,
+            core.updated_at,
+        ],
+    )
+    .await?;
+    let sql = "INSERT INTO live (id, kind, tenant, name) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING";
+    let done = tx.run(sql, values![&core.id, &core.kind, &core.tenant, &core.name]).await?;
+    write_labels(tx, object).await?;
+    Ok(done == 1)
+}
+
+/// Writes what users may change, and what follows from it.
+pub(super) async fn update(tx: &mut Tx, object: &Stored) -> Result<(), Error> {
+    let core = &object.core;
+    tx.run(
+        "UPDATE resource SET name = $2, tags = $3, metadata = $4, generation = $5, version = $6, phase = $7, \
+         protected = $8, spec = $9, claims = $10, job = $11, updated_at = $12, deleted_at = $13 WHERE id = $1",
+        values![
+            &core.id,
+            &core.name,
+            text(&core.tags),
+            &core.metadata,
+            core.generation,
+            core.version,
+            &core.phase,
+            core.protected,
+            &object.spec,
+            text(&object.claims),
+            core.job.clone(),
+            core.updated_at,
+            core.deleted_at,
+        ],
+    )
+    .await?;
+    tx.ring(Bell::Resource(core.id.clone()));
+    Ok(())
+}
+
+/// Writes what nodes report.
+pub(super) async fn update_status(tx: &mut Tx, object: &mut Stored) -> Result<(), Error> {
+    let core = &mut object.core;
+    core.status_version += 1;
+    tx.run(
+        "UPDATE resource SET status = $2, status_version = $3, phase = $4 WHERE id = $1",
+        values![&core.id, &object.status, core.status_version, &core.phase],
+    )
+    .await?;
+    tx.ring(Bell::Resource(core.id.clone()));
+    Ok(())
+}
+
+/// The phase as it should be now, given the last job that the object names.
+pub(super) async fn phase_now(tx: &mut Conn, context: &Context, object: &Stored) -> Result<String, Error> {
+    let kind = context.registry.get(&object.core.kind)?;
+    let last = match &object.core.job {
+        None => None,
+        Some(job) => {
+            let row = tx.row("SELECT verb, state FROM job WHERE id = $1", values![job]).await?;
+            row.map(|row| {
+                Ok::<_, DbError>((Verb::parse(&row.text("verb")?), JobState::parse(&row.text("state")?)))
+            })
+            .transpose()?
+        }
+    };
+    let doing = match &last {
+        Some((Verb::Act(verb), _)) => kind.meta().actions.iter().find(|a| a.verb == verb).map(|a| a.doing),
+        _ => None,
+    };
+    let last = last.as_ref().map(|(verb, state)| LastJob { verb, state: *state });
+    Ok(phase(object.core.deleted_at.is_some(), last, kind.settled(object), doing))
+}
+
+/// Computes the phase anew and stores it if it differs.
+pub(super) async fn refresh_phase(tx: &mut Tx, context: &Context, id: &str) -> Result<(), Error> {
+    let Some(object) = by_id(tx, id, false).await? else { return Ok(()) };
+    let now = phase_now(tx, context, &object).await?;
+    if now != object.core.phase {
+        tx.run(
+            "UPDATE resource SET phase = $2, status_version = status_version + 1 WHERE id = $1",
+            values![id, now],
+        )
+        .await?;
+    }
+    tx.ring(Bell::Resource(id.to_owned()));
+    Ok(())
+}
+
+// === references ===
+
+/// One row of `reference`.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Reference {
+    pub(super) field: String,
+    pub(super) target: String,
+    pub(super) relation: Relation,
+}
+
+/// Replaces all references of an object, but for those to what it owns.
+pub(super) async fn write_references(tx: &mut Tx, source: &str, all: &[Reference]) -> Result<(), Error> {
+    tx.run("DELETE FROM reference WHERE source = $1 AND relation = 'uses'", values![source]).await?;
+    for reference in all {
+        add_reference(tx, source, reference).await?;
+    }
+    Ok(())
+}
+
+/// Adds one reference. The target must be living: the database refuses anything else.
+pub(super) async fn add_reference(tx: &mut Tx, source: &str, reference: &Reference) -> Result<(), Error> {
+    let relation = match reference.relation {
+        Relation::Uses => "uses",
+        Relation::Owns => "owns",
+    };
+    tx.run(
+        "INSERT INTO reference (source, field, target, relation) VALUES ($1, $2, $3, $4)",
+        values![source, &reference.field, &reference.target, relation],
+    )
+    .await?;
+    Ok(())
+}
+
+// === labels ===
+
+/// Tags and scalars of metadata as filters see them: `tag.env`, `metadata.team.id`.
+pub(super) fn labels(tags: &BTreeMap<String, String>, metadata: &Value) -> BTreeMap<String, String> {
+    let mut all: BTreeMap<String, String> =
+        tags.iter().map(|(key, value)| (format!("tag.{key}"), value.clone())).collect();
+    flatten("metadata", metadata, &mut all);
+    all
+}
+
+fn flatten(path: &str, value: &Value, into: &mut BTreeMap<String, String>) {
+    match value {
+        Value::Object(map) => {
+            map.iter().for_each(|(key, value)| flatten(&format!("{path}.{key}"), value, into))
+        }
+        Value::String(text) => drop(into.insert(path.to_owned(), text.clone())),
+        Value::Number(number) => drop(into.insert(path.to_owned(), number.to_string())),
+        Value::Bool(truth) => drop(into.insert(path.to_owned(), truth.to_string())),
+        Value::Null | Value::Array(_) => {}
+    }
+}
+
+/// Replaces all labels of an object.
+pub(super) async fn write_labels(tx: &mut Tx, object: &Stored) -> Result<(), Error> {
+    let core = &object.core;
+    if core.version > 1 {
+        tx.run("DELETE FROM label WHERE resource = $1", values![&core.id]).await?;
+    }
+    for (key, value) in labels(&core.tags, &core.metadata) {
+        tx.run(
+            "INSERT INTO label (resource, key, value, kind, tenant) VALUES ($1, $2, $3, $4, $5)",
+            values![&core.id, key, value, &core.kind, &core.tenant],
+        )
+        .await?;
+    }
+    Ok(())
+}
+
+/// JSON text of something that always has one.
+pub(super) fn text(value: &impl serde::Serialize) -> String {
+    serde_json::to_string(value).unwrap_or_else(|_| "null".to_owned())
+}
+
+/// An empty JSON object.
+pub(super) fn empty() -> Value {
+    Value::Object(Map::new())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scalars_become_labels() {
+        let tags = BTreeMap::from([("env".to_owned(), "prod".to_owned())]);
+        let metadata = serde_json::json!({"team": {"id": 7, "list": [1]}, "on": true, "none": null});
+        let all = labels(&tags, &metadata);
+        let pairs: Vec<_> = all.iter().map(|(key, value)| format!("{key}={value}")).collect();
+        assert_eq!(pairs, ["metadata.on=true", "metadata.team.id=7", "tag.env=prod"]);
+    }
+}

@@ -1,0 +1,184 @@
+//! Opening either database: embedded by default, PostgreSQL where it must outgrow one machine.
+
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
+
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::{PgPool, SqlitePool};
+use tokio::sync::mpsc;
+
+use super::bells::Bells;
+use super::notify;
+use super::writer::Writer;
+
+/// Where the control plane's state is.
+#[derive(Clone, Debug)]
+pub enum DbUrl {
+    /// A file.
+    Sqlite(PathBuf),
+    /// A server.
+    Postgres(Box<PgConnectOptions>),
+}
+
+/// Why a database cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Its name cannot be read.
+    #[error("{0}")]
+    Url(String),
+    /// It does not answer.
+    #[error("the database cannot be opened: {0}")]
+    Connect(#[source] sqlx::Error),
+    /// Its schema cannot be used.
+    #[error(transparent)]
+    Schema(#[from] rhyzome_sql::Error),
+}
+
+#[derive(Clone)]
+pub(super) enum Readers {
+    Lite(SqlitePool),
+    Pg(PgPool),
+}
+
+pub(super) struct Opened {
+    pub(super) readers: Readers,
+    pub(super) writer: Writer,
+    pub(super) bells: Bells,
+}
+
+// === impl DbUrl ===
+
+impl FromStr for DbUrl {
+    type Err = OpenError;
+
+    /// A `sqlite:` or `postgres:` URL, or a libpq string (`dbname=rhyzome host=/var/run/postgresql`).
+    fn from_str(text: &str) -> Result<DbUrl, OpenError> {
+        let text = text.trim();
+        if let Some(path) = text.strip_prefix("sqlite:") {
+            let path = path.strip_prefix("//").unwrap_or(path);
+            if path.is_empty() {
+                return Err(OpenError::Url(
+                    "`sqlite:` needs a path: sqlite:/var/lib/rhyzome/rhyzome.db".into(),
+                ));
+            }
+            return Ok(DbUrl::Sqlite(PathBuf::from(path)));
+        }
+        if text.starts_with("postgres:") || text.starts_with("postgresql:") {
+            let options = PgConnectOptions::from_str(text)
+                .map_err(|e| OpenError::Url(format!("not a PostgreSQL URL: {e}")))?;
+            return Ok(DbUrl::Postgres(Box::new(options)));
+        }
+        if text.contains('=') {
+            return libpq(text);
+        }
+        Err(OpenError::Url(format!(
+            "`{text}` names no database: write sqlite:PATH, postgres://..., or a libpq string such as \
+             `dbname=rhyzome host=/var/run/postgresql`"
+        )))
+    }
+}
+
+fn libpq(text: &str) -> Result<DbUrl, OpenError> {
+    let mut options = PgConnectOptions::new();
+    for pair in text.split_whitespace() {
+        let Some((key, value)) = pair.split_once('=') else {
+            return Err(OpenError::Url(format!("`{pair}` in the libpq string is not key=value")));
+        };
+        let value = value.trim_matches('\'');
+        options = match key {
+            "host" if value.starts_with('/') => options.socket(value),
+            "host" => options.host(value),
+            "port" => {
+                let port =
+                    value.parse().map_err(|_| OpenError::Url(format!("port `{value}` is not a number")))?;
+                options.port(port)
+            }
+            "dbname" => options.database(value),
+            "user" => options.username(value),
+            "password" => options.password(value),
+            "application_name" => options.application_name(value),
+            "sslmode" => {
+                let mode = value.parse().map_err(|e| OpenError::Url(format!("sslmode: {e}")))?;
+                options.ssl_mode(mode)
+            }
+            other => {
+                return Err(OpenError::Url(format!(
+                    "`{other}` in the libpq string is not known; known are host, port, dbname, user, password, \
+                     sslmode, application_name"
+                )));
+            }
+        };
+    }
+    Ok(DbUrl::Postgres(Box::new(options)))
+}
+
+// === opening ===
+
+pub(super) async fn open(url: &DbUrl) -> Result<Opened, OpenError> {
+    match url {
+        DbUrl::Sqlite(path) => sqlite(path).await,
+        DbUrl::Postgres(options) => postgres(options).await,
+    }
+}
+
+async fn sqlite(path: &Path) -> Result<Opened, OpenError> {
+    let options = SqliteConnectOptions::new()
+        .filename(path)
+        .create_if_missing(true)
+        .journal_mode(SqliteJournalMode::Wal)
+        // An acknowledged write is never lost; speed comes from sharing commits.
+        .synchronous(SqliteSynchronous::Full)
+        .foreign_keys(true)
+        .busy_timeout(Duration::from_secs(5));
+    let one = SqlitePoolOptions::new().max_connections(1).min_connections(1);
+    let writer = one.connect_with(options.clone()).await.map_err(OpenError::Connect)?;
+    let mut conn = writer.acquire().await.map_err(OpenError::Connect)?;
+    rhyzome_sql::migrate_sqlite(&mut conn).await?;
+    drop(conn);
+    let four = SqlitePoolOptions::new().max_connections(4);
+    let readers = four.connect_with(options.read_only(true)).await.map_err(OpenError::Connect)?;
+    let bells = Bells::new(None);
+    Ok(Opened { readers: Readers::Lite(readers), writer: Writer::sqlite(writer, bells.clone()), bells })
+}
+
+async fn postgres(options: &PgConnectOptions) -> Result<Opened, OpenError> {
+    let pool = PgPoolOptions::new()
+        .max_connections(16)
+        .acquire_timeout(Duration::from_secs(10))
+        .connect_with(options.clone())
+        .await
+        .map_err(OpenError::Connect)?;
+    let mut conn = pool.acquire().await.map_err(OpenError::Connect)?;
+    rhyzome_sql::migrate_postgres(&mut conn).await?;
+    drop(conn);
+    let (sender, receiver) = mpsc::unbounded_channel();
+    let bells = Bells::new(Some(sender));
+    tokio::spawn(notify::send(pool.clone(), receiver));
+    tokio::spawn(notify::receive(pool.clone(), bells.clone()));
+    Ok(Opened { readers: Readers::Pg(pool.clone()), writer: Writer::Pg(pool), bells })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn three_ways_to_name_a_database() {
+        for text in ["sqlite:/a/b.db", "sqlite:///a/b.db"] {
+            let DbUrl::Sqlite(path) = text.parse().unwrap() else { panic!("{text}") };
+            assert_eq!(path, Path::new("/a/b.db"));
+        }
+        for text in
+            ["postgres://u@localhost:5433/rhyzome", "dbname=rhyzome host=/var/run/postgresql port=5433"]
+        {
+            let DbUrl::Postgres(options) = text.parse().unwrap() else { panic!("{text}") };
+            assert_eq!(options.get_database(), Some("rhyzome"));
+            assert_eq!(options.get_port(), 5433);
+        }
+        for bad in ["", "rhyzome", "dbname=x colour=red", "sqlite:"] {
+            assert!(bad.parse::<DbUrl>().is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,96 @@
+//! Room on nodes: taken in the transaction of the create, given back with the object. The sums stand in
+//! `node_state`, so that choosing costs as much as there are nodes, not as there are instances.
+
+use serde_json::Value;
+
+use super::db::{Tx, int, values};
+use super::objects;
+use super::objects::Reference;
+use crate::kernel::place::{Candidate, Needs, place};
+use crate::kernel::{Clash, Error, Relation, Stored};
+
+/// Takes room for an object; the id of its node. What it holds already is changed to the new needs.
+pub(super) async fn take(tx: &mut Tx, object: &mut Stored, needs: &Needs) -> Result<String, Error> {
+    let holder = object.core.id.clone();
+    let sql = "SELECT node, vcpus, memory_bytes, disk_bytes FROM placement WHERE holder = $1";
+    let held = tx.row(sql, values![&holder]).await?;
+    let mut pinned = needs.clone();
+    if let Some(row) = &held {
+        pinned.node = Some(row.text("node")?);
+        release(tx, &holder).await?;
+    }
+    tx.lock("placement").await?;
+    let candidates = candidates(tx).await?;
+    let node = place(&pinned, &candidates).map_err(Clash::NoCapacity)?;
+    tx.run(
+        "UPDATE node_state SET vcpus_used = vcpus_used + $2, memory_used = memory_used + $3, \
+         disk_used = disk_used + $4 WHERE node = $1",
+        values![&node, i64::from(needs.vcpus), int(needs.memory_bytes), int(needs.disk_bytes)],
+    )
+    .await?;
+    let sql =
+        "INSERT INTO placement (holder, node, vcpus, memory_bytes, disk_bytes) VALUES ($1, $2, $3, $4, $5)";
+    let sums = (i64::from(needs.vcpus), int(needs.memory_bytes), int(needs.disk_bytes));
+    tx.run(sql, values![&holder, &node, sums.0, sums.1, sums.2]).await?;
+    tx.run("DELETE FROM reference WHERE source = $1 AND field = 'node'", values![&holder]).await?;
+    let reference = Reference { field: "node".into(), target: node.clone(), relation: Relation::Uses };
+    objects::add_reference(tx, &holder, &reference).await?;
+    object.claims.entry("placement_epoch").or_insert(Value::from(1));
+    Ok(node)
+}
+
+/// Gives the room back.
+pub(super) async fn release(tx: &mut Tx, holder: &str) -> Result<(), Error> {
+    let sql = "DELETE FROM placement WHERE holder = $1 RETURNING node, vcpus, memory_bytes, disk_bytes";
+    let Some(row) = tx.row(sql, values![holder]).await? else { return Ok(()) };
+    tx.run(
+        "UPDATE node_state SET vcpus_used = vcpus_used - $2, memory_used = memory_used - $3, \
+         disk_used = disk_used - $4 WHERE node = $1",
+        values![row.text("node")?, row.int("vcpus")?, row.int("memory_bytes")?, row.int("disk_bytes")?],
+    )
+    .await?;
+    Ok(())
+}
+
+async fn candidates(tx: &mut Tx) -> Result<Vec<Candidate>, Error> {
+    let sql = "SELECT r.id, r.name, r.spec, r.status, s.connected, s.vcpus_used, s.memory_used, s.disk_used \
+               FROM live l JOIN resource r ON r.id = l.id JOIN node_state s ON s.node = l.id \
+               WHERE l.kind = 'node' ORDER BY l.name";
+    let rows = tx.rows(sql, &[]).await?;
+    let mut all = Vec::with_capacity(rows.len());
+    for row in rows {
+        let (spec, status): (Value, Value) = (row.json("spec")?, row.json("status")?);
+        let used = |name| row.int(name).map(|n| u64::try_from(n).unwrap_or(0));
+        all.push(Candidate {
+            id: row.text("id")?,
+            name: row.text("name")?,
+            online: row.truth("connected")?,
+            cordoned: spec["cordoned"].as_bool().unwrap_or(false),
+            guests: matches!(status["accelerator"].as_str(), Some("kvm" | "tcg")),
+            architecture: status["architecture"].as_str().unwrap_or_default().to_owned(),
+            vcpus: scaled(&status["vcpus"], &spec["vcpu_overcommit"]),
+            vcpus_used: used("vcpus_used")?,
+            memory_bytes: scaled(&status["memory_bytes"], &spec["memory_overcommit"]),
+            memory_used: used("memory_used")?,
+            disk_bytes: scaled(&status["disk_bytes"], &spec["disk_overcommit"]),
+            disk_used: used("disk_used")?,
+        });
+    }
+    Ok(all)
+}
+
+fn scaled(amount: &Value, ratio: &Value) -> u64 {
+    let exact = amount.as_f64().unwrap_or(0.0) * ratio.as_f64().unwrap_or(1.0);
+    exact.max(0.0) as u64
+}
+
+/// The row of sums that a node has from its first day.
+pub(super) async fn new_node(tx: &mut Tx, node: &str) -> Result<(), Error> {
+    tx.run(
+        "INSERT INTO node_state (node, sequence, session, server, connected, joined, vcpus_used, memory_used, \
+         disk_used) VALUES ($1, 0, 0, '', 0, 0, 0, 0, 0) ON CONFLICT DO NOTHING",
+        values![node],
+    )
+    .await?;
+    Ok(())
+}

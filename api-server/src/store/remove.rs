@@ -1,0 +1,100 @@
+//! Deleting: the name is free and "in use" is refused in the acknowledgement itself; the rest is a job.
+
+use super::change::{Asked, Written, changeable};
+use super::create::{Maker, finish};
+use super::db::{Tx, values};
+use super::jobs::Intent;
+use super::{Context, Store};
+use crate::kernel::error::UsedBy;
+use crate::kernel::{Clash, Error, Facts, Kind, Right, Stored, Verb};
+
+impl Store {
+    /// Takes an object away, and what it owns.
+    pub async fn remove(
+        &self,
+        right: &Right,
+        kind: &'static dyn Kind,
+        id: &str,
+        if_match: Option<i64>,
+        asked: &Asked,
+    ) -> Result<Written, Error> {
+        let (context, right, asked) = (self.context(), right.clone(), asked.clone());
+        let id = id.to_owned();
+        self.write(move |tx| {
+            let (context, right, asked, id) = (context.clone(), right.clone(), asked.clone(), id.clone());
+            Box::pin(async move {
+                let maker = Maker { caller: right.caller(), tenant: right.tenant(), asked: &asked };
+                let object = changeable(tx, &right, kind, &id, if_match).await?;
+                if object.core.protected {
+                    return Err(Clash::Protected.into());
+                }
+                remove(tx, &context, &maker, kind, object).await
+            })
+        })
+        .await
+    }
+}
+
+async fn remove(
+    tx: &mut Tx,
+    context: &Context,
+    maker: &Maker<'_>,
+    kind: &'static dyn Kind,
+    mut object: Stored,
+) -> Result<Written, Error> {
+    let id = object.core.id.clone();
+    let users = users(tx, &id).await?;
+    if !users.is_empty() {
+        return Err(Clash::InUse(users).into());
+    }
+    let owned = owned(tx, &id).await?;
+    tx.run("DELETE FROM reference WHERE source = $1", values![&id]).await?;
+    tx.run("DELETE FROM live WHERE id = $1", values![&id]).await?;
+    let plan = kind.remove(&object)?;
+    object.claims.extend(plan.values);
+    object.core.deleted_at = Some(context.env.now());
+    object.core.updated_at = context.env.now();
+    object.core.version += 1;
+    let intent = Intent::new(Verb::Remove, plan.steps);
+    let written = finish(tx, context, maker, object, intent, &Facts::default()).await?;
+    for (key, child) in owned {
+        if written.object.claims.get(&format!("keep_{key}")).and_then(serde_json::Value::as_bool)
+            == Some(true)
+        {
+            continue;
+        }
+        let child_kind = context.registry.get(&child.core.kind)?;
+        Box::pin(remove(tx, context, maker, child_kind, child)).await?;
+    }
+    Ok(written)
+}
+
+/// Who refers to an object, the first hundred.
+async fn users(tx: &mut Tx, id: &str) -> Result<Vec<UsedBy>, Error> {
+    let sql = "SELECT r.kind, r.id, r.name, r.tenant FROM reference f JOIN resource r ON r.id = f.source \
+               WHERE f.target = $1 ORDER BY r.id LIMIT 100";
+    let mut users = Vec::new();
+    for row in tx.rows(sql, values![id]).await? {
+        users.push(UsedBy {
+            kind: row.text("kind")?,
+            id: row.text("id")?,
+            name: row.text("name")?,
+            tenant: row.text("tenant")?,
+        });
+    }
+    users.dedup();
+    Ok(users)
+}
+
+/// What an object owns, by the keys of its claims.
+async fn owned(tx: &mut Tx, id: &str) -> Result<Vec<(String, Stored)>, Error> {
+    let sql = "SELECT field, target FROM reference WHERE source = $1 AND relation = 'owns' ORDER BY field";
+    let mut all = Vec::new();
+    for row in tx.rows(sql, values![id]).await? {
+        let key = row.text("field")?.trim_start_matches("child.").to_owned();
+        if let Some(child) = super::objects::by_id(tx, &row.text("target")?, true).await? {
+            all.push((key, child));
+        }
+    }
+    Ok(all)
+}

@@ -1,0 +1,204 @@
+//! What nodes say: reports on what they hold, and on themselves.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+
+use super::db::{Tx, values};
+use super::objects::{self, by_id, text};
+use super::{Bell, Context, Store, advance, assign};
+use crate::kernel::Error;
+
+/// One assignment as it is streamed to its node.
+#[derive(Clone, Debug)]
+pub struct AssignmentRow {
+    /// Id of the object.
+    pub object_id: String,
+    /// Its kind.
+    pub kind: String,
+    /// Its tenant.
+    pub tenant: String,
+    /// Its name.
+    pub name: String,
+    /// Rises when it is placed anew.
+    pub placement_epoch: i64,
+    /// Of its spec.
+    pub generation: i64,
+    /// Numbers the orders of the node.
+    pub sequence: i64,
+    /// True: let go of it.
+    pub remove: bool,
+    /// Ids of what must be held before.
+    pub needs: Vec<String>,
+    /// An encoded `rhyzome.v1.OrderBody`.
+    pub body: Vec<u8>,
+}
+
+/// A node's report on one object, its words taken out of the wire form that kinds read themselves.
+#[derive(Clone, Debug, Default)]
+pub struct NodeReport {
+    /// On what.
+    pub object_id: String,
+    /// Of the order that it speaks of.
+    pub placement_epoch: i64,
+    /// Of the order that it speaks of.
+    pub generation: i64,
+    /// `working`, `applied`, `failed`, `gone`.
+    pub state: String,
+    /// Why, or how far.
+    pub message: String,
+    /// No retry will help.
+    pub permanent: bool,
+    /// 0 to 100.
+    pub progress: i64,
+    /// What the node wrote, by file name.
+    pub rendered: BTreeMap<String, String>,
+    /// The whole report, an encoded `rhyzome.v1.Report`.
+    pub bytes: Vec<u8>,
+}
+
+impl Store {
+    /// The orders of a node above its cursor, first to last.
+    pub async fn assignments_after(
+        &self,
+        node: &str,
+        cursor: i64,
+        limit: i64,
+    ) -> Result<Vec<AssignmentRow>, Error> {
+        let sql = "SELECT a.object, r.kind, r.tenant, r.name, a.placement_epoch, a.generation, a.sequence, a.remove, \
+                   a.needs, a.body FROM assignment a JOIN resource r ON r.id = a.object \
+                   WHERE a.node = $1 AND a.sequence > $2 ORDER BY a.sequence LIMIT $3";
+        let rows = self.read().await?.rows(sql, values![node, cursor, limit]).await?;
+        let mut all = Vec::with_capacity(rows.len());
+        for row in rows {
+            all.push(AssignmentRow {
+                object_id: row.text("object")?,
+                kind: row.text("kind")?,
+                tenant: row.text("tenant")?,
+                name: row.text("name")?,
+                placement_epoch: row.int("placement_epoch")?,
+                generation: row.int("generation")?,
+                sequence: row.int("sequence")?,
+                remove: row.truth("remove")?,
+                needs: row.json("needs")?,
+                body: row.bytes("body")?,
+            });
+        }
+        Ok(all)
+    }
+
+    /// Keeps what a node says of an object. What speaks of an older order, or of nothing that was ordered
+    /// from it, is ignored.
+    pub async fn record_report(&self, node: &str, report: NodeReport) -> Result<(), Error> {
+        let (context, node) = (self.context(), node.to_owned());
+        self.write(move |tx| {
+            let (context, node, report) = (context.clone(), node.clone(), report.clone());
+            Box::pin(async move { keep(tx, &context, &node, report).await })
+        })
+        .await
+    }
+
+    /// Keeps what a node says of itself. `false` if nothing is new.
+    pub async fn record_node_status(&self, node: &str, said: Value) -> Result<bool, Error> {
+        let (context, node) = (self.context(), node.to_owned());
+        self.write(move |tx| {
+            let (context, node, said) = (context.clone(), node.clone(), said.clone());
+            Box::pin(async move { merge_status(tx, &context, &node, said).await })
+        })
+        .await
+    }
+
+    /// True if an assignment of this node needs these bytes.
+    pub async fn node_may_fetch(&self, node: &str, sha256: &str) -> Result<bool, Error> {
+        let sql = "SELECT r.status FROM assignment a JOIN resource r ON r.id = a.object \
+                   WHERE a.node = $1 AND r.kind = 'image'";
+        let rows = self.read().await?.rows(sql, values![node]).await?;
+        for row in rows {
+            let status: Value = row.json("status")?;
+            if status["sha256"].as_str() == Some(sha256) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+}
+
+async fn keep(tx: &mut Tx, context: &Context, node: &str, report: NodeReport) -> Result<(), Error> {
+    let id = &report.object_id;
+    let sql = format!(
+        "SELECT generation, placement_epoch, remove, state, message, progress, reported_generation, \
+         applied_generation, rendered FROM assignment WHERE node = $1 AND object = $2{}",
+        tx.for_update()
+    );
+    let Some(row) = tx.row(&sql, values![node, id]).await? else { return Ok(()) };
+    let old_order = report.placement_epoch < row.int("placement_epoch")?;
+    if old_order || report.generation < row.int("reported_generation")? {
+        return Ok(());
+    }
+    if report.state == "gone" {
+        if row.truth("remove")? {
+            assign::gone(tx, context, node, id).await?;
+            advance::wake(tx, context, id).await?;
+            tx.ring(Bell::Resource(id.clone()));
+        }
+        return Ok(());
+    }
+    let applied = if report.state == "applied" { report.generation } else { row.int("applied_generation")? };
+    let rendered = if report.rendered.is_empty() { row.text("rendered")? } else { text(&report.rendered) };
+    let news = row.text("state")? != report.state
+        || row.text("message")? != report.message
+        || row.int("progress")? != report.progress
+        || row.int("reported_generation")? != report.generation
+        || row.int("applied_generation")? != applied
+        || row.text("rendered")? != rendered;
+    if news {
+        tx.run(
+            "UPDATE assignment SET state = $3, message = $4, progress = $5, permanent = $6, \
+             reported_generation = $7, applied_generation = $8, rendered = $9 WHERE node = $1 AND object = $2",
+            values![
+                node,
+                id,
+                &report.state,
+                &report.message,
+                report.progress,
+                report.permanent,
+                report.generation,
+                applied,
+                rendered,
+            ],
+        )
+        .await?;
+        advance::wake(tx, context, id).await?;
+    }
+    observe(tx, context, &report).await
+}
+
+async fn observe(tx: &mut Tx, context: &Context, report: &NodeReport) -> Result<(), Error> {
+    let Some(mut object) = by_id(tx, &report.object_id, true).await? else { return Ok(()) };
+    let before = (object.status.clone(), object.core.phase.clone());
+    context.registry.get(&object.core.kind)?.observe(&mut object, &report.bytes)?;
+    object.core.phase = objects::phase_now(tx, context, &object).await?;
+    if before != (object.status.clone(), object.core.phase.clone()) {
+        objects::update_status(tx, &mut object).await?;
+    }
+    Ok(())
+}
+
+/// Merges what is said into the status of a node.
+pub(super) async fn merge_status(
+    tx: &mut Tx,
+    context: &Context,
+    node: &str,
+    said: Value,
+) -> Result<bool, Error> {
+    let Some(mut object) = by_id(tx, node, true).await? else { return Ok(false) };
+    let mut status = if object.status.is_object() { object.status.clone() } else { json!({}) };
+    json_patch::merge(&mut status, &said);
+    if status == object.status {
+        return Ok(false);
+    }
+    object.status = status;
+    object.core.phase = objects::phase_now(tx, context, &object).await?;
+    objects::update_status(tx, &mut object).await?;
+    Ok(true)
+}

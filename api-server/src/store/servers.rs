@@ -1,0 +1,70 @@
+//! Servers: each has a heartbeat row; what a dead one held is given up for it.
+
+use super::db::values;
+use super::{Store, nodes};
+use crate::kernel::Error;
+
+/// A server that has not written its heartbeat for so long is dead.
+pub const SERVER_LEASE_SECONDS: i64 = 15;
+
+impl Store {
+    /// This server is here.
+    pub async fn server_heartbeat(&self, id: &str) -> Result<(), Error> {
+        let (context, id) = (self.context(), id.to_owned());
+        self.write(move |tx| {
+            let (context, id) = (context.clone(), id.clone());
+            Box::pin(async move {
+                let sql = "INSERT INTO server (id, started_at, heartbeat_at) VALUES ($1, $2, $2) \
+                           ON CONFLICT (id) DO UPDATE SET heartbeat_at = excluded.heartbeat_at";
+                tx.run(sql, values![id, context.env.now()]).await?;
+                Ok(())
+            })
+        })
+        .await
+    }
+
+    /// Takes down the sessions of servers that are dead (`alone`: of all but this one). How many there were.
+    pub async fn bury_servers(&self, own: &str, alone: bool) -> Result<usize, Error> {
+        let (context, own) = (self.context(), own.to_owned());
+        self.write(move |tx| {
+            let (context, own) = (context.clone(), own.clone());
+            Box::pin(async move {
+                let seconds = if alone { 0 } else { -SERVER_LEASE_SECONDS };
+                let before = context.env.now().plus_seconds(seconds);
+                let sql = "DELETE FROM server WHERE heartbeat_at <= $1 AND id <> $2";
+                tx.run(sql, values![before, &own]).await?;
+                let sql = "UPDATE node_state SET connected = 0 WHERE connected = 1 AND server <> $1 \
+                           AND server NOT IN (SELECT id FROM server) RETURNING node";
+                let rows = tx.rows(sql, values![&own]).await?;
+                for row in &rows {
+                    nodes::offline(tx, &context, &row.text("node")?).await?;
+                }
+                Ok(rows.len())
+            })
+        })
+        .await
+    }
+
+    /// A value kept once for the whole cluster, made by `first` when there is none yet.
+    pub async fn meta(&self, key: &str, first: String) -> Result<String, Error> {
+        let key = key.to_owned();
+        self.write(move |tx| {
+            let (key, first) = (key.clone(), first.clone());
+            Box::pin(async move {
+                let sql = "INSERT INTO meta (key, value) VALUES ($1, $2) ON CONFLICT DO NOTHING";
+                tx.run(sql, values![&key, first]).await?;
+                let row = tx.row("SELECT value FROM meta WHERE key = $1", values![key]).await?;
+                Ok(row
+                    .ok_or_else(|| Error::Internal("a value just written is not there".into()))?
+                    .text("value")?)
+            })
+        })
+        .await
+    }
+
+    /// Raised when a backup is restored; an agent refuses a server with a lower one than it knows.
+    pub async fn db_epoch(&self) -> Result<i64, Error> {
+        let text = self.meta("db_epoch", "1".to_owned()).await?;
+        text.parse().map_err(|_| Error::Internal(format!("db_epoch `{text}` is not a number")))
+    }
+}

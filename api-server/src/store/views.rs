@@ -1,0 +1,394 @@
+//! What users see beside objects: jobs, revisions, rendered files, the content of images.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+
+use super::change::Asked;
+use super::create::Maker;
+use super::db::{Conn, Row, Tx, values};
+use super::objects;
+use super::{Bell, Context, Page, Store, advance, jobs};
+use crate::kernel::{Clash, Error, JobState, Kind, Right, Step, Stored, Timestamp, Verb};
+
+/// A job as users see it.
+#[derive(Clone, Debug, Serialize)]
+pub struct Job {
+    /// `job_...`.
+    pub id: String,
+    /// Whose; empty for operators' objects.
+    pub tenant: String,
+    /// Kind of its object.
+    pub kind: String,
+    /// Id of its object.
+    pub resource: String,
+    /// Name of its object when it was made.
+    pub resource_name: String,
+    /// `create`, `update`, `remove`, or an action.
+    pub verb: String,
+    /// `waiting`, `running`, `undoing`, `done`, `failed`, `cancelled`.
+    pub state: String,
+    /// The generation that it makes so.
+    pub generation: i64,
+    /// Index of the present step.
+    pub step: i64,
+    /// All steps.
+    pub steps: Vec<JobStep>,
+    /// Who asked.
+    pub actor: String,
+    /// With which credential.
+    pub credential: String,
+    /// Why, in the caller's words.
+    pub reason: Option<String>,
+    /// Of the request.
+    pub request_id: String,
+    /// When it was asked for.
+    pub created_at: Timestamp,
+    /// When its first step began.
+    pub started_at: Option<Timestamp>,
+    /// When it ended.
+    pub finished_at: Option<Timestamp>,
+    /// Why it failed or was cancelled.
+    pub problem: Option<String>,
+    /// What it could not take back.
+    pub left_behind: Vec<String>,
+}
+
+/// A step of a job.
+#[derive(Clone, Debug, Serialize)]
+pub struct JobStep {
+    /// From 0.
+    pub index: i64,
+    /// What it does.
+    pub what: Value,
+    /// `waiting`, `running`, `done`, `failed`, `undoing`, `undone`.
+    pub state: String,
+    /// How far, or why not.
+    pub message: String,
+    /// 0 to 100.
+    pub progress: i64,
+    /// When it began.
+    pub started_at: Option<Timestamp>,
+    /// When it ended.
+    pub finished_at: Option<Timestamp>,
+}
+
+/// Which jobs are asked for.
+#[derive(Clone, Debug, Default)]
+pub struct JobQuery {
+    /// Of this object (its id).
+    pub resource: Option<String>,
+    /// In this state.
+    pub state: Option<String>,
+    /// Go on before this one: the newest come first.
+    pub before: Option<String>,
+    /// At most so many.
+    pub limit: i64,
+}
+
+/// What an object was.
+#[derive(Clone, Debug, Serialize)]
+pub struct Revision {
+    /// Of the object, then.
+    pub version: i64,
+    /// Of its spec, then.
+    pub generation: i64,
+    /// Its name, then.
+    pub name: String,
+    /// Its tags, then.
+    pub tags: Value,
+    /// Its metadata, then.
+    pub metadata: Value,
+    /// Its spec, then.
+    pub spec: Value,
+    /// Who wrote it.
+    pub actor: String,
+    /// When.
+    pub at: Timestamp,
+}
+
+/// The bytes of an image, checked and stored.
+#[derive(Clone, Debug)]
+pub struct ImageContent {
+    /// Hex SHA-256 of the file.
+    pub sha256: String,
+    /// Of the file.
+    pub size_bytes: u64,
+    /// What a guest would see.
+    pub virtual_size_bytes: u64,
+    /// `qcow2`.
+    pub format: String,
+}
+
+const JOB_COLUMNS: &str = "id, tenant, kind, resource, resource_name, verb, state, generation, step, actor, \
+     credential, reason, request_id, created_at, started_at, finished_at, problem, left_behind";
+
+impl Store {
+    /// One job.
+    pub async fn job(&self, right: &Right, id: &str) -> Result<Job, Error> {
+        one_job(&mut self.read().await?, right, id).await
+    }
+
+    /// A page of jobs, the newest first, without their steps.
+    pub async fn jobs(&self, right: &Right, query: &JobQuery) -> Result<Page<Job>, Error> {
+        let mut conditions = Vec::new();
+        let mut values = Vec::new();
+        let tenant = (!right.all_tenants()).then(|| right.tenant().to_owned());
+        let wanted = [
+            ("tenant =", &tenant),
+            ("resource =", &query.resource),
+            ("state =", &query.state),
+            ("id <", &query.before),
+        ];
+        for (column, value) in wanted {
+            if let Some(value) = value {
+                values.push(value.as_str().into());
+                conditions.push(format!("{column} ${}", values.len()));
+            }
+        }
+        values.push(query.limit.into());
+        let filter =
+            if conditions.is_empty() { String::new() } else { format!("WHERE {}", conditions.join(" AND ")) };
+        let sql = format!("SELECT {JOB_COLUMNS} FROM job {filter} ORDER BY id DESC LIMIT ${}", values.len());
+        let rows = self.read().await?.rows(&sql, &values).await?;
+        let items = rows.iter().map(job).collect::<Result<Vec<_>, _>>()?;
+        let full = i64::try_from(items.len()).unwrap_or(i64::MAX) >= query.limit;
+        let next = items.last().filter(|_| full).map(|last| last.id.clone());
+        Ok(Page { items, next })
+    }
+
+    /// Ends a job that has not ended. A creation takes back what it did.
+    pub async fn cancel_job(&self, right: &Right, id: &str) -> Result<Job, Error> {
+        let (context, right, id) = (self.context(), right.clone(), id.to_owned());
+        self.write(move |tx| {
+            let (context, right, id) = (context.clone(), right.clone(), id.clone());
+            Box::pin(async move {
+                one_job(tx, &right, &id).await?;
+                cancel(tx, &context, &id).await?;
+                one_job(tx, &right, &id).await
+            })
+        })
+        .await
+    }
+
+    /// Asks again for what a failed or cancelled job was to do: a new job with the same steps.
+    pub async fn retry_job(&self, right: &Right, id: &str, asked: &Asked) -> Result<Job, Error> {
+        let (context, right, asked, id) = (self.context(), right.clone(), asked.clone(), id.to_owned());
+        self.write(move |tx| {
+            let (context, right, asked, id) = (context.clone(), right.clone(), asked.clone(), id.clone());
+            Box::pin(async move {
+                let maker = Maker { caller: right.caller(), tenant: right.tenant(), asked: &asked };
+                let old = one_job(tx, &right, &id).await?;
+                let new = retry(tx, &context, &maker, &old).await?;
+                one_job(tx, &right, &new).await
+            })
+        })
+        .await
+    }
+
+    /// What an object was, the newest first.
+    pub async fn revisions(
+        &self,
+        right: &Right,
+        kind: &'static dyn Kind,
+        id: &str,
+        limit: i64,
+        before: Option<i64>,
+    ) -> Result<Vec<Revision>, Error> {
+        let mut conn = self.read().await?;
+        let object = objects::find(&mut conn, right, kind, id).await?;
+        let sql = "SELECT version, generation, name, tags, metadata, spec, actor, at FROM revision \
+                   WHERE resource = $1 AND version < $2 ORDER BY version DESC LIMIT $3";
+        let rows = conn.rows(sql, values![&object.core.id, before.unwrap_or(i64::MAX), limit]).await?;
+        let mut all = Vec::new();
+        for row in rows {
+            all.push(Revision {
+                version: row.int("version")?,
+                generation: row.int("generation")?,
+                name: row.text("name")?,
+                tags: row.json("tags")?,
+                metadata: row.json("metadata")?,
+                spec: row.json("spec")?,
+                actor: row.text("actor")?,
+                at: row.time("at")?,
+            });
+        }
+        Ok(all)
+    }
+
+    /// What the nodes wrote for an object: by the node's name, by file name.
+    pub async fn rendered(
+        &self,
+        right: &Right,
+        kind: &'static dyn Kind,
+        id: &str,
+    ) -> Result<BTreeMap<String, BTreeMap<String, String>>, Error> {
+        let mut conn = self.read().await?;
+        let object = objects::find(&mut conn, right, kind, id).await?;
+        let sql = "SELECT r.name, a.rendered FROM assignment a JOIN resource r ON r.id = a.node WHERE a.object = $1";
+        let mut all = BTreeMap::new();
+        for row in conn.rows(sql, values![&object.core.id]).await? {
+            all.insert(row.text("name")?, row.json("rendered")?);
+        }
+        Ok(all)
+    }
+
+    /// The bytes of an image have arrived. The same again is nothing; others are refused.
+    pub async fn set_image_content(
+        &self,
+        right: &Right,
+        id: &str,
+        content: ImageContent,
+    ) -> Result<Stored, Error> {
+        let (context, right, id) = (self.context(), right.clone(), id.to_owned());
+        self.write(move |tx| {
+            let (context, right, id, content) = (context.clone(), right.clone(), id.clone(), content.clone());
+            Box::pin(async move { set_content(tx, &context, &right, &id, content).await })
+        })
+        .await
+    }
+
+    /// True if some image that has not gone has these bytes.
+    pub async fn image_content_wanted(&self, sha256: &str) -> Result<bool, Error> {
+        let sql = "SELECT status FROM resource r WHERE r.kind = 'image' AND r.gone_at IS NULL";
+        for row in self.read().await?.rows(sql, &[]).await? {
+            let status: Value = row.json("status")?;
+            if status["sha256"].as_str() == Some(sha256) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+}
+
+fn job(row: &Row) -> Result<Job, Error> {
+    Ok(Job {
+        id: row.text("id")?,
+        tenant: row.text("tenant")?,
+        kind: row.text("kind")?,
+        resource: row.text("resource")?,
+        resource_name: row.text("resource_name")?,
+        verb: row.text("verb")?,
+        state: row.text("state")?,
+        generation: row.int("generation")?,
+        step: row.int("step")?,
+        steps: Vec::new(),
+        actor: row.text("actor")?,
+        credential: row.text("credential")?,
+        reason: row.maybe_text("reason")?,
+        request_id: row.text("request_id")?,
+        created_at: row.time("created_at")?,
+        started_at: row.maybe_time("started_at")?,
+        finished_at: row.maybe_time("finished_at")?,
+        problem: row.maybe_text("problem")?,
+        left_behind: row.json("left_behind")?,
+    })
+}
+
+async fn one_job(conn: &mut Conn, right: &Right, id: &str) -> Result<Job, Error> {
+    let sql = format!("SELECT {JOB_COLUMNS} FROM job WHERE id = $1");
+    let found = conn.row(&sql, values![id]).await?.as_ref().map(job).transpose()?;
+    let mut job =
+        found.filter(|job| right.all_tenants() || job.tenant == right.tenant()).ok_or(Error::NotFound)?;
+    let sql = "SELECT idx, step, state, message, progress, started_at, finished_at FROM job_step \
+               WHERE job = $1 ORDER BY idx";
+    for row in conn.rows(sql, values![id]).await? {
+        job.steps.push(JobStep {
+            index: row.int("idx")?,
+            what: row.json("step")?,
+            state: row.text("state")?,
+            message: row.text("message")?,
+            progress: row.int("progress")?,
+            started_at: row.maybe_time("started_at")?,
+            finished_at: row.maybe_time("finished_at")?,
+        });
+    }
+    Ok(job)
+}
+
+async fn cancel(tx: &mut Tx, context: &Context, id: &str) -> Result<(), Error> {
+    let Some(job) = jobs::load(tx, id).await? else { return Err(Error::NotFound) };
+    match (&job.verb, job.state) {
+        (_, state) if state.is_final() => {
+            Err(Clash::WrongState(format!("the job is {} already", state.as_str())).into())
+        }
+        (Verb::Remove, _) => {
+            Err(Clash::WrongState("a removal cannot be cancelled: the name is free already".to_owned())
+                .into())
+        }
+        (Verb::Create, JobState::Waiting | JobState::Running) => {
+            let sql = "UPDATE job SET state = 'undoing', problem = 'cancelled', awaits = NULL, epoch = epoch + 1, \
+                       wake_at = $2 WHERE id = $1";
+            tx.run(sql, values![id, context.env.now()]).await?;
+            tx.ring(Bell::Jobs);
+            advance::advance(tx, context, id).await
+        }
+        (_, JobState::Undoing) => {
+            Err(Clash::WrongState("the job is taking back what it did already".to_owned()).into())
+        }
+        _ => {
+            jobs::end(tx, context, id, JobState::Cancelled, Some("cancelled")).await?;
+            objects::refresh_phase(tx, context, &job.resource).await
+        }
+    }
+}
+
+async fn retry(tx: &mut Tx, context: &Context, maker: &Maker<'_>, old: &Job) -> Result<String, Error> {
+    if !matches!(JobState::parse(&old.state), JobState::Failed | JobState::Cancelled) {
+        return Err(Clash::WrongState(format!(
+            "the job is {}; only what failed can be tried again",
+            old.state
+        ))
+        .into());
+    }
+    let object = objects::by_id(tx, &old.resource, true).await?.ok_or(Error::NotFound)?;
+    if object.core.generation != old.generation {
+        return Err(Clash::WrongState(
+            "the object has changed since: a later job has taken its place".to_owned(),
+        )
+        .into());
+    }
+    let steps: Vec<Step> =
+        old.steps.iter().filter_map(|step| serde_json::from_value(step.what.clone()).ok()).collect();
+    let intent = jobs::Intent::new(Verb::parse(&old.verb), steps);
+    let kind = context.registry.get(&object.core.kind)?;
+    let facts = super::facts::known(tx, kind, &object.spec).await?;
+    let id = jobs::submit(tx, context, maker, &object, intent, &facts).await?;
+    tx.run("UPDATE resource SET job = $2 WHERE id = $1", values![&object.core.id, &id]).await?;
+    objects::refresh_phase(tx, context, &object.core.id).await?;
+    Ok(id)
+}
+
+async fn set_content(
+    tx: &mut Tx,
+    context: &Context,
+    right: &Right,
+    id: &str,
+    content: ImageContent,
+) -> Result<Stored, Error> {
+    let kind = context.registry.get("image")?;
+    let mut object = objects::find_for_write(tx, right, kind, id).await?;
+    match object.status["sha256"].as_str() {
+        Some(sha256) if sha256 == content.sha256 => return Ok(object),
+        Some(_) => {
+            return Err(Clash::WrongState("the image has its content already; make a new image".into()).into());
+        }
+        None => {}
+    }
+    if object.spec["sha256"].as_str().is_some_and(|wanted| wanted != content.sha256) {
+        let reason = format!("the content has {}, not what was said when the image was made", content.sha256);
+        return Err(Error::field("spec.sha256", reason));
+    }
+    let mut status = object.status.as_object().cloned().unwrap_or_else(Map::new);
+    let said = json!({
+        "sha256": content.sha256, "size_bytes": content.size_bytes,
+        "virtual_size_bytes": content.virtual_size_bytes, "format": content.format,
+    });
+    status.extend(said.as_object().cloned().unwrap_or_default());
+    object.status = Value::Object(status);
+    objects::update_status(tx, &mut object).await?;
+    advance::wake(tx, context, &object.core.id).await?;
+    objects::refresh_phase(tx, context, &object.core.id).await?;
+    objects::by_id(tx, &object.core.id, false).await?.ok_or(Error::NotFound)
+}

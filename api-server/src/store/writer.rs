@@ -1,0 +1,187 @@
+//! The store's door: `write(closure)`.
+//!
+//! On PostgreSQL a transaction, tried again when the database says so. On SQLite one writer task that puts
+//! all waiting closures into one commit, a savepoint each, and answers after the fsync: acknowledged means
+//! durable, and 64 clients share one fsync.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use sqlx::{PgPool, SqlitePool};
+use tokio::sync::{mpsc, oneshot};
+
+use super::bells::Bells;
+use super::db::{Conn, DbError, RETRY_MARK, Tx};
+use crate::kernel::Error;
+
+/// The future of a closure that runs in a transaction.
+pub type TxFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, Error>> + Send + 'a>>;
+
+/// How often a PostgreSQL transaction is tried before its error is believed.
+const TRIES: u32 = 8;
+/// How many closures share one commit at most.
+const MOST_IN_ONE_COMMIT: usize = 64;
+
+/// Told once, after the commit: `Err` when the commit itself failed.
+type Finish = Box<dyn FnOnce(Result<(), Error>) + Send>;
+type Ran<'a> = Pin<Box<dyn Future<Output = (bool, Finish)> + Send + 'a>>;
+type Task = Box<dyn for<'a> FnOnce(&'a mut Tx) -> Ran<'a> + Send>;
+
+/// The door.
+#[derive(Clone)]
+pub(super) enum Writer {
+    Lite(mpsc::Sender<Task>),
+    Pg(PgPool),
+}
+
+impl Writer {
+    pub(super) fn sqlite(pool: SqlitePool, bells: Bells) -> Writer {
+        let (sender, receiver) = mpsc::channel(1024);
+        tokio::spawn(run(pool, receiver, bells));
+        Writer::Lite(sender)
+    }
+
+    pub(super) async fn write<T, F>(&self, bells: &Bells, work: F) -> Result<T, Error>
+    where
+        T: Send + 'static,
+        F: for<'a> Fn(&'a mut Tx) -> TxFuture<'a, T> + Send + Sync + 'static,
+    {
+        match self {
+            Writer::Lite(sender) => {
+                let (reply, answer) = oneshot::channel();
+                let work = Arc::new(work);
+                let task: Task = Box::new(move |tx| Box::pin(one(tx, work, reply)));
+                let closed = || Error::Unavailable("the server is shutting down".to_owned());
+                sender.send(task).await.map_err(|_| closed())?;
+                answer.await.map_err(|_| closed())?
+            }
+            Writer::Pg(pool) => postgres(pool, bells, work).await,
+        }
+    }
+}
+
+// === PostgreSQL ===
+
+async fn postgres<T, F>(pool: &PgPool, bells: &Bells, work: F) -> Result<T, Error>
+where
+    F: for<'a> Fn(&'a mut Tx) -> TxFuture<'a, T>,
+{
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        let conn = pool.acquire().await.map_err(|e| DbError::new("acquire", e))?;
+        let mut tx = Tx::new(Conn::Pg(conn));
+        tx.run("BEGIN", &[]).await?;
+        let mut outcome = work(&mut tx).await;
+        if outcome.is_ok()
+            && let Err(error) = tx.run("COMMIT", &[]).await
+        {
+            outcome = Err(error.into());
+        }
+        match outcome {
+            Ok(value) => {
+                tx.take_bells().into_iter().for_each(|bell| bells.ring(bell));
+                return Ok(value);
+            }
+            Err(error) => {
+                // A connection that cannot even roll back is closed by its pool; nothing to add.
+                let _ = tx.run("ROLLBACK", &[]).await;
+                if tries < TRIES && is_retry(&error) {
+                    continue;
+                }
+                return Err(error);
+            }
+        }
+    }
+}
+
+fn is_retry(error: &Error) -> bool {
+    matches!(error, Error::Internal(text) if text.starts_with(RETRY_MARK))
+}
+
+// === SQLite ===
+
+/// Runs one closure in a savepoint, and keeps what to answer for after the commit.
+async fn one<T, F>(tx: &mut Tx, work: Arc<F>, reply: oneshot::Sender<Result<T, Error>>) -> (bool, Finish)
+where
+    T: Send + 'static,
+    F: for<'a> Fn(&'a mut Tx) -> TxFuture<'a, T> + Send + Sync + 'static,
+{
+    let outcome = work(tx).await;
+    let good = outcome.is_ok();
+    let finish: Finish = Box::new(move |committed| {
+        // Whoever asked may have gone; the write stands all the same.
+        let _ = reply.send(committed.and(outcome));
+    });
+    (good, finish)
+}
+
+async fn run(pool: SqlitePool, mut tasks: mpsc::Receiver<Task>, bells: Bells) {
+    while let Some(first) = tasks.recv().await {
+        let mut batch = vec![first];
+        while batch.len() < MOST_IN_ONE_COMMIT {
+            match tasks.try_recv() {
+                Ok(task) => batch.push(task),
+                Err(_) => break,
+            }
+        }
+        commit_together(&pool, batch, &bells).await;
+    }
+}
+
+async fn commit_together(pool: &SqlitePool, batch: Vec<Task>, bells: &Bells) {
+    let conn = match pool.acquire().await {
+        Ok(conn) => conn,
+        // Dropping the tasks drops their reply channels: each caller hears that the store is not there.
+        Err(error) => return tracing::error!(%error, "no connection to the database"),
+    };
+    let mut tx = Tx::new(Conn::Lite(conn));
+    if let Err(error) = tx.run("BEGIN IMMEDIATE", &[]).await {
+        return tracing::error!(?error, "no transaction could be begun");
+    }
+    let mut finishes = Vec::with_capacity(batch.len());
+    for task in batch {
+        finishes.push(in_savepoint(&mut tx, task).await);
+    }
+    let committed = tx.run("COMMIT", &[]).await;
+    if let Err(error) = &committed {
+        tracing::error!(?error, "a commit failed");
+        let _ = tx.run("ROLLBACK", &[]).await;
+    }
+    let good = committed.is_ok();
+    for finish in finishes {
+        let outcome = if good {
+            Ok(())
+        } else {
+            Err(Error::Unavailable("the database could not keep the change; nothing was changed".to_owned()))
+        };
+        finish(outcome);
+    }
+    if good {
+        tx.take_bells().into_iter().for_each(|bell| bells.ring(bell));
+    }
+}
+
+async fn in_savepoint(tx: &mut Tx, task: Task) -> Finish {
+    let bells = tx.bells_rung();
+    if let Err(error) = tx.run("SAVEPOINT one", &[]).await {
+        return refuse(error);
+    }
+    let (good, finish) = task(tx).await;
+    if !good {
+        tx.forget_bells_after(bells);
+        if let Err(error) = tx.run("ROLLBACK TO one", &[]).await {
+            return refuse(error);
+        }
+    }
+    match tx.run("RELEASE one", &[]).await {
+        Ok(_) => finish,
+        Err(error) => refuse(error),
+    }
+}
+
+fn refuse(error: DbError) -> Finish {
+    tracing::error!(?error, "a savepoint failed");
+    Box::new(|_| ())
+}

@@ -1,0 +1,249 @@
+//! The link: one session with the server, kept for ever.
+//!
+//! # The seam
+//!
+//! The link knows the server and nothing of the node; the owner (ledger, reconcile, drivers) knows the node and
+//! nothing of gRPC. They meet in three places, and nowhere else:
+//!
+//! - **in**, server to owner: one channel of [`LinkEvent`]s, in order. First of each session comes
+//!   [`LinkEvent::Connected`]; the owner keeps its `db_epoch` in the ledger and then reports *everything* it
+//!   holds, node status included. Then come [`LinkEvent::Order`]s, which the owner keeps in the ledger before it
+//!   acts on them. An owner that does not read makes the server wait; nothing is dropped.
+//! - **out**, owner to server: [`LinkHandle::report`] and [`LinkHandle::node_status`], at any time, connected or
+//!   not. They never block: a newer report of an object replaces one that was not sent yet.
+//! - **asked**: [`LedgerView`], before each session: up to where the ledger has orders, and the highest
+//!   `db_epoch` it has seen. A server whose epoch is lower, or that is of another cluster, is refused.
+//!
+//! Beside that [`LinkHandle::fetch_blob`] gets an image's bytes, and a stream that the server wants lent is joined
+//! to a unix socket that [`LinkConfig::socket_of`] names. Both use connections of their own, so that no byte of
+//! them ever stands before an order.
+//!
+//! # What it promises
+//!
+//! It never gives up: after any end it dials again, 0.2 to 15 seconds later with jitter, or when the server's
+//! Goodbye says. It renews its certificate at two thirds of its life over the session. It has no opinion on orders.
+
+mod attach;
+mod backoff;
+mod blob;
+pub(crate) mod dial;
+mod outbox;
+mod renewal;
+mod session;
+
+use crate::identity::{IdentityError, IdentityFolder, LoadedIdentity};
+use backoff::Backoff;
+pub use blob::Blob;
+use outbox::Outbox;
+use rhyzome_proto::v1::{NodeStatus, Order, Report};
+use std::path::PathBuf;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+/// Names the unix socket behind a stream: called with the object's id and the purpose (`console`). The error is
+/// told to whoever asked for the stream.
+pub type SocketOf = Arc<dyn Fn(&str, &str) -> Result<PathBuf, String> + Send + Sync>;
+
+/// What the link needs to know.
+#[derive(Clone)]
+pub struct LinkConfig {
+    /// `host:port` of the server.
+    pub server: String,
+    /// The agent's folder; the identity is in it since the node joined.
+    pub state_dir: PathBuf,
+    /// This program's version.
+    pub agent_version: String,
+    /// Which boot of the machine this is.
+    pub boot_id: String,
+    /// Where the streams are that the server may want lent.
+    pub socket_of: SocketOf,
+}
+
+/// What the link asks of the ledger before each session.
+pub trait LedgerView: Send + Sync + 'static {
+    /// The highest order sequence that is kept. The server sends what is above it.
+    fn cursor(&self) -> u64;
+    /// The highest `db_epoch` ever obeyed.
+    fn db_epoch(&self) -> u64;
+}
+
+/// What the link tells the owner, in order.
+#[derive(Debug, Clone, PartialEq)]
+pub enum LinkEvent {
+    /// A session began: keep the epoch, then report everything.
+    Connected {
+        /// Of the server's database.
+        db_epoch: u64,
+        /// Rises with each session of this node.
+        session: u64,
+    },
+    /// What this node should hold, or let go: keep it, then act.
+    Order(Box<Order>),
+    /// All orders up to this sequence have been sent.
+    CaughtUp(u64),
+    /// The session ended, or none could be had; the link goes on trying by itself.
+    Disconnected {
+        /// One line for logs and for the node's status.
+        reason: String,
+    },
+}
+
+/// Why a session could not be had or ended.
+#[derive(Debug, thiserror::Error)]
+pub enum LinkError {
+    /// No connection, or it broke.
+    #[error("{0}")]
+    Connection(String),
+    /// The server said no.
+    #[error("the server refuses: {0}")]
+    Refused(String),
+    /// The server ended the session.
+    #[error("the server ended the session: {reason}")]
+    Goodbye {
+        /// The server's words.
+        reason: String,
+        /// When to come back.
+        after: Duration,
+    },
+    /// Nothing was heard for three heartbeats.
+    #[error("the server has been silent for {} s", .0.as_secs())]
+    Silent(Duration),
+    /// The server belongs to another cluster.
+    #[error(
+        "wrong-cluster: the server is of cluster {offered}, this node belongs to {own}; point the agent at its own cluster, or join again with an empty state folder"
+    )]
+    WrongCluster {
+        /// The node's own.
+        own: String,
+        /// The server's.
+        offered: String,
+    },
+    /// The server's database is older than what this node has obeyed: a backup restored without raising it.
+    #[error(
+        "older-database: the server's database epoch is {offered}, this node has obeyed {seen}; nothing is changed here until an operator raises the server's epoch"
+    )]
+    OlderDatabase {
+        /// Highest ever obeyed.
+        seen: u64,
+        /// The server's.
+        offered: u64,
+    },
+    /// The identity's files cannot be used.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// The server does not speak as agreed.
+    #[error("the server does not speak as agreed: {0}")]
+    Protocol(String),
+    /// The owner is gone: there is nobody to tell.
+    #[error("the agent is shutting down")]
+    OwnerGone,
+}
+
+/// The owner's end of the link. Cheap to clone.
+#[derive(Clone)]
+pub struct LinkHandle(Arc<Shared>);
+
+/// Keeps the session. [`Link::run`] ends only at shutdown.
+pub struct Link {
+    shared: Arc<Shared>,
+    ledger: Arc<dyn LedgerView>,
+    events: mpsc::Sender<LinkEvent>,
+}
+
+pub(crate) struct Shared {
+    config: LinkConfig,
+    folder: IdentityFolder,
+    current: RwLock<Arc<LoadedIdentity>>,
+    outbox: Outbox,
+}
+
+/// Events that wait for the owner before the server has to.
+const EVENTS: usize = 256;
+
+impl Link {
+    /// A link for a node that has joined, the owner's handle, and the owner's events.
+    pub fn new(
+        config: LinkConfig,
+        ledger: Arc<dyn LedgerView>,
+    ) -> Result<(Link, LinkHandle, mpsc::Receiver<LinkEvent>), LinkError> {
+        let folder = IdentityFolder::new(&config.state_dir);
+        let current = RwLock::new(Arc::new(folder.load()?));
+        let shared = Arc::new(Shared { config, folder, current, outbox: Outbox::default() });
+        let (events, received) = mpsc::channel(EVENTS);
+        let handle = LinkHandle(shared.clone());
+        Ok((Link { shared, ledger, events }, handle, received))
+    }
+
+    /// Dials, holds the session, dials again; until `shutdown`.
+    pub async fn run(self, shutdown: CancellationToken) {
+        shutdown.run_until_cancelled(self.keep()).await;
+    }
+
+    async fn keep(self) {
+        let mut backoff = Backoff::default();
+        loop {
+            let began = tokio::time::Instant::now();
+            let error = session::hold(&self).await;
+            let asked = match &error {
+                LinkError::OwnerGone => return,
+                LinkError::Goodbye { after, .. } => Some(*after),
+                _ => None,
+            };
+            let wait = backoff.next(began.elapsed(), asked, backoff::chance());
+            tracing::warn!(reason = %error, wait_ms = wait.as_millis(), "no session with the server; dialing again");
+            if self.events.send(LinkEvent::Disconnected { reason: error.to_string() }).await.is_err() {
+                return;
+            }
+            tokio::time::sleep(wait).await;
+        }
+    }
+
+    async fn tell(&self, event: LinkEvent) -> Result<(), LinkError> {
+        self.events.send(event).await.map_err(|_| LinkError::OwnerGone)
+    }
+}
+
+impl LinkHandle {
+    /// Tells the server what this node holds of one object. Never blocks; the newest of an object counts.
+    pub fn report(&self, report: Report) {
+        self.0.outbox.report(report);
+    }
+
+    /// Tells the server what this node is. Never blocks; the newest counts.
+    pub fn node_status(&self, status: NodeStatus) {
+        self.0.outbox.node_status(status);
+    }
+
+    /// The bytes of an image from `offset` on. Whoever asks verifies the digest at the end.
+    pub async fn fetch_blob(&self, sha256: &str, offset: u64) -> Result<Blob, LinkError> {
+        blob::fetch(&self.0, sha256, offset).await
+    }
+
+    /// Who this node is.
+    pub fn identity(&self) -> Arc<LoadedIdentity> {
+        self.0.identity()
+    }
+}
+
+impl Shared {
+    fn identity(&self) -> Arc<LoadedIdentity> {
+        self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Takes over what was just written to the identity's folder, for the next dial.
+    fn reload_identity(&self) -> Result<(), IdentityError> {
+        let loaded = Arc::new(self.folder.load()?);
+        *self.current.write().unwrap_or_else(PoisonError::into_inner) = loaded;
+        Ok(())
+    }
+
+    /// A new connection that shows the present certificate.
+    async fn dial(&self) -> Result<tonic::transport::Channel, LinkError> {
+        let current = self.identity();
+        let tls = rhyzome_pki::agent_client_config(&current.trust_pem, &current.identity)
+            .map_err(IdentityError::from)?;
+        dial::dial(&self.config.server, tls).await.map_err(LinkError::Connection)
+    }
+}

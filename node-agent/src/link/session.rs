@@ -1,0 +1,211 @@
+//! One session: from dialing to its end.
+use super::renewal::Renewal;
+use super::{Link, LinkError, LinkEvent, attach, backoff, dial};
+use rhyzome_proto::v1::control_client::ControlClient;
+use rhyzome_proto::v1::{
+    AgentMessage, Goodbye, Heartbeat, Hello, RenewRequest, RenewResponse, ServerMessage, Welcome,
+    WhoAmIRequest, agent_message, server_message,
+};
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::time::{Duration, SystemTime};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::task::AbortOnDropHandle;
+use tonic::Streaming;
+use tonic::transport::Channel;
+
+/// For each answer while a session begins.
+const ANSWER: Duration = Duration::from_secs(10);
+/// Messages that may wait for the network.
+const OUTGOING: usize = 32;
+/// Heartbeats outside this are the server's mistake.
+const HEARTBEAT_SECONDS: std::ops::RangeInclusive<u32> = 1..=300;
+
+/// Holds one session; the error is why it ended.
+pub(super) async fn hold(link: &Link) -> LinkError {
+    match begin(link).await {
+        Ok(session) => session.run(link).await,
+        Err(error) => error,
+    }
+}
+
+struct Session {
+    outgoing: mpsc::Sender<AgentMessage>,
+    incoming: Streaming<ServerMessage>,
+    heartbeat: Duration,
+}
+
+async fn answer<T>(
+    call: impl Future<Output = Result<T, tonic::Status>>,
+    server: &str,
+) -> Result<T, LinkError> {
+    match tokio::time::timeout(ANSWER, call).await {
+        Ok(Ok(answer)) => Ok(answer),
+        Ok(Err(status)) => Err(LinkError::Refused(dial::refusal(&status))),
+        Err(_) => Err(LinkError::Connection(format!("{server} does not answer"))),
+    }
+}
+
+async fn begin(link: &Link) -> Result<Session, LinkError> {
+    let config = &link.shared.config;
+    let mut client = ControlClient::new(link.shared.dial().await?);
+    check_cluster(link, &mut client).await?;
+    let (outgoing, messages) = mpsc::channel(OUTGOING);
+    let hello = Hello {
+        agent_version: config.agent_version.clone(),
+        boot_id: config.boot_id.clone(),
+        db_epoch: link.ledger.db_epoch(),
+        cursor: link.ledger.cursor(),
+    };
+    send(&outgoing, agent_message::Message::Hello(hello)).await?;
+    let response = answer(client.session(ReceiverStream::new(messages)), &config.server).await?;
+    let mut incoming = response.into_inner();
+    let first = answer(incoming.message(), &config.server).await?.and_then(|first| first.message);
+    let welcome = match first {
+        Some(server_message::Message::Welcome(welcome)) => welcome,
+        Some(server_message::Message::Goodbye(goodbye)) => return Err(farewell(goodbye)),
+        _ => return Err(LinkError::Protocol("its first message is no Welcome".into())),
+    };
+    check_welcome(link, &welcome)?;
+    tracing::info!(
+        session = welcome.session,
+        server_version = welcome.server_version,
+        "session with the server"
+    );
+    link.tell(LinkEvent::Connected { db_epoch: welcome.db_epoch, session: welcome.session }).await?;
+    Ok(Session { outgoing, incoming, heartbeat: Duration::from_secs(welcome.heartbeat_seconds.into()) })
+}
+
+/// The first call: under TLS 1.3 only now does a refused certificate show.
+async fn check_cluster(link: &Link, client: &mut ControlClient<Channel>) -> Result<(), LinkError> {
+    let who = answer(client.who_am_i(WhoAmIRequest {}), &link.shared.config.server).await?.into_inner();
+    same_cluster(link, who.cluster_id)
+}
+
+fn same_cluster(link: &Link, offered: String) -> Result<(), LinkError> {
+    let own = link.shared.identity().record.cluster_id.clone();
+    if own == offered { Ok(()) } else { Err(LinkError::WrongCluster { own, offered }) }
+}
+
+fn check_welcome(link: &Link, welcome: &Welcome) -> Result<(), LinkError> {
+    same_cluster(link, welcome.cluster_id.clone())?;
+    let seen = link.ledger.db_epoch();
+    if welcome.db_epoch < seen {
+        return Err(LinkError::OlderDatabase { seen, offered: welcome.db_epoch });
+    }
+    if !HEARTBEAT_SECONDS.contains(&welcome.heartbeat_seconds) {
+        return Err(LinkError::Protocol(format!("a heartbeat of {} s", welcome.heartbeat_seconds)));
+    }
+    Ok(())
+}
+
+fn farewell(goodbye: Goodbye) -> LinkError {
+    let after = Duration::from_millis(goodbye.reconnect_after_ms.into());
+    LinkError::Goodbye { reason: goodbye.reason, after }
+}
+
+async fn send(
+    outgoing: &mpsc::Sender<AgentMessage>,
+    message: agent_message::Message,
+) -> Result<(), LinkError> {
+    let gone = |_| LinkError::Connection("the session's stream is closed".into());
+    outgoing.send(AgentMessage { message: Some(message) }).await.map_err(gone)
+}
+
+impl Session {
+    async fn run(self, link: &Link) -> LinkError {
+        let times = link.shared.identity().times;
+        let renewal = Mutex::new(Renewal::of(times, backoff::chance()));
+        let Session { outgoing, incoming, heartbeat } = self;
+        // Two directions on one task: a slow owner never holds the heartbeat back.
+        let ended = tokio::select! {
+            ended = speak(link, &outgoing, heartbeat, &renewal) => ended,
+            ended = listen(link, incoming, heartbeat, &renewal) => ended,
+        };
+        match ended {
+            Ok(()) => LinkError::Connection("the server closed the session".into()),
+            Err(error) => error,
+        }
+    }
+}
+
+async fn speak(
+    link: &Link,
+    outgoing: &mpsc::Sender<AgentMessage>,
+    heartbeat: Duration,
+    renewal: &Mutex<Renewal>,
+) -> Result<(), LinkError> {
+    let mut beat = tokio::time::interval(heartbeat);
+    beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = beat.tick() => {
+                send(outgoing, agent_message::Message::Heartbeat(Heartbeat {})).await?;
+                let due = renewal.lock().unwrap_or_else(PoisonError::into_inner).is_due(SystemTime::now());
+                if due {
+                    let csr_pem = link.shared.folder.key()?.csr_pem().map_err(crate::identity::IdentityError::from)?;
+                    send(outgoing, agent_message::Message::Renew(RenewRequest { csr_pem })).await?;
+                }
+            }
+            // A message that is taken out and then not sent is reported again after the next Connected.
+            message = link.shared.outbox.next() => {
+                let gone = |_| LinkError::Connection("the session's stream is closed".into());
+                outgoing.send(message).await.map_err(gone)?;
+            }
+        }
+    }
+}
+
+async fn listen(
+    link: &Link,
+    mut incoming: Streaming<ServerMessage>,
+    heartbeat: Duration,
+    renewal: &Mutex<Renewal>,
+) -> Result<(), LinkError> {
+    let patience = heartbeat * 3;
+    // Streams end with their session: the server that asked for them is gone.
+    let mut lent: Vec<AbortOnDropHandle<()>> = Vec::new();
+    loop {
+        let message = match tokio::time::timeout(patience, incoming.message()).await {
+            Ok(Ok(Some(message))) => message.message,
+            Ok(Ok(None)) => return Ok(()),
+            Ok(Err(status)) => return Err(LinkError::Connection(dial::refusal(&status))),
+            Err(_) => return Err(LinkError::Silent(patience)),
+        };
+        match message {
+            Some(server_message::Message::Order(order)) => {
+                link.tell(LinkEvent::Order(Box::new(order))).await?
+            }
+            Some(server_message::Message::CaughtUp(up)) => {
+                link.tell(LinkEvent::CaughtUp(up.sequence)).await?
+            }
+            Some(server_message::Message::Renewed(renewed)) => take_over(link, renewed, renewal),
+            Some(server_message::Message::OpenStream(wanted)) => {
+                lent.retain(|stream| !stream.is_finished());
+                let stream = attach::lend(link.shared.clone(), wanted);
+                lent.push(AbortOnDropHandle::new(tokio::spawn(stream)));
+            }
+            Some(server_message::Message::Goodbye(goodbye)) => return Err(farewell(goodbye)),
+            // A newer server may say things that this agent does not know: they are not for it.
+            Some(server_message::Message::Heartbeat(_) | server_message::Message::Welcome(_)) | None => {}
+        }
+    }
+}
+
+/// A certificate that cannot be kept is logged, and asked for again; the present one is still good.
+fn take_over(link: &Link, renewed: RenewResponse, renewal: &Mutex<Renewal>) {
+    let kept = link
+        .shared
+        .folder
+        .keep_certificate(&renewed.certificate_chain_pem, &renewed.trust_pem)
+        .and_then(|()| link.shared.reload_identity());
+    match kept {
+        Ok(()) => {
+            let times = link.shared.identity().times;
+            *renewal.lock().unwrap_or_else(PoisonError::into_inner) = Renewal::of(times, backoff::chance());
+            tracing::info!("the node's certificate was renewed");
+        }
+        Err(error) => tracing::error!(%error, "the renewed certificate cannot be kept; asking again"),
+    }
+}

@@ -1,0 +1,96 @@
+//! Who is on the other end: reads the one name in a node's certificate that counts.
+use crate::{PkiError, encoding};
+use std::time::{Duration, SystemTime};
+use x509_parser::extensions::GeneralName;
+use x509_parser::prelude::{FromDer, X509Certificate};
+
+/// A node as its certificate names it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeIdentity {
+    /// The cluster that issued the certificate.
+    pub cluster_id: String,
+    /// The node.
+    pub node_id: String,
+    /// The certificate's serial number, lower-case hexadecimal.
+    pub serial: String,
+}
+
+/// From when to when a certificate is good.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CertificateTimes {
+    /// Not before.
+    pub not_before: SystemTime,
+    /// Not after.
+    pub not_after: SystemTime,
+}
+
+/// The URI that names a cluster's root.
+pub(crate) fn cluster_uri(cluster_id: &str) -> String {
+    format!("rhyzome://{cluster_id}")
+}
+
+/// The URI that names a server of a cluster.
+pub(crate) fn server_uri(cluster_id: &str) -> String {
+    format!("rhyzome://{cluster_id}/server")
+}
+
+/// The URI that names a node.
+pub(crate) fn node_uri(cluster_id: &str, node_id: &str) -> String {
+    format!("rhyzome://{cluster_id}/node/{node_id}")
+}
+
+/// An id that can stand in a URI without escaping.
+pub(crate) fn is_plain_id(id: &str) -> bool {
+    (1..=80).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-')
+}
+
+pub(crate) fn parse<'a>(der: &'a [u8]) -> Result<X509Certificate<'a>, PkiError> {
+    let (_, certificate) =
+        X509Certificate::from_der(der).map_err(|_| PkiError::Peer("it cannot be parsed".into()))?;
+    Ok(certificate)
+}
+
+pub(crate) fn uris(certificate: &X509Certificate<'_>) -> Result<Vec<String>, PkiError> {
+    let names = certificate
+        .subject_alternative_name()
+        .map_err(|_| PkiError::Peer("its subject alternative names cannot be parsed".into()))?;
+    Ok(names
+        .iter()
+        .flat_map(|names| &names.value.general_names)
+        .filter_map(|name| match name {
+            GeneralName::URI(uri) => Some((*uri).to_owned()),
+            _ => None,
+        })
+        .collect())
+}
+
+/// Reads the node's identity from a certificate whose chain TLS has verified already.
+pub fn peer_identity(cert_der: &[u8]) -> Result<NodeIdentity, PkiError> {
+    let certificate = parse(cert_der)?;
+    let uris = uris(&certificate)?;
+    let [uri] = uris.as_slice() else {
+        return Err(PkiError::Peer(format!("it must name exactly one URI, and names {}", uris.len())));
+    };
+    let named = uri
+        .strip_prefix("rhyzome://")
+        .and_then(|rest| rest.split_once("/node/"))
+        .filter(|(cluster, node)| is_plain_id(cluster) && is_plain_id(node));
+    let Some((cluster_id, node_id)) = named else {
+        return Err(PkiError::Peer(format!("{uri:?} is not the name of a node")));
+    };
+    Ok(NodeIdentity {
+        cluster_id: cluster_id.to_owned(),
+        node_id: node_id.to_owned(),
+        serial: encoding::hex(certificate.raw_serial()),
+    })
+}
+
+/// From when to when a certificate is good.
+pub fn certificate_times(cert_der: &[u8]) -> Result<CertificateTimes, PkiError> {
+    let certificate = parse(cert_der)?;
+    let at = |seconds: i64| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds.max(0).unsigned_abs());
+    Ok(CertificateTimes {
+        not_before: at(certificate.validity().not_before.timestamp()),
+        not_after: at(certificate.validity().not_after.timestamp()),
+    })
+}

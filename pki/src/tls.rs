@@ -1,0 +1,110 @@
+//! The four TLS configurations of the house, for rustls with ring.
+use crate::pin::PinnedRoot;
+use crate::{Identity, PkiError, encoding};
+use arc_swap::ArcSwap;
+use rustls::crypto::CryptoProvider;
+use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert, WebPkiClientVerifier};
+use rustls::sign::CertifiedKey;
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use std::sync::Arc;
+
+const H2: &[u8] = b"h2";
+const HTTP11: &[u8] = b"http/1.1";
+
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(rustls::crypto::ring::default_provider())
+}
+
+fn roots(trust_pem: &str) -> Result<RootCertStore, PkiError> {
+    let mut store = RootCertStore::empty();
+    for root in encoding::certificates(trust_pem, "the trusted roots")? {
+        store.add(root)?;
+    }
+    Ok(store)
+}
+
+/// The certificate that a server shows, exchangeable while it runs: connections that are open keep what
+/// they were made with, new ones see the new.
+pub struct ServerCertificate(ArcSwap<CertifiedKey>);
+
+impl std::fmt::Debug for ServerCertificate {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("ServerCertificate(..)")
+    }
+}
+
+impl ServerCertificate {
+    /// Begins with this identity.
+    pub fn new(identity: &Identity) -> Result<Arc<Self>, PkiError> {
+        Ok(Arc::new(Self(ArcSwap::new(identity.certified()?))))
+    }
+
+    /// Shows another identity from now on.
+    pub fn replace(&self, identity: &Identity) -> Result<(), PkiError> {
+        self.0.store(identity.certified()?);
+        Ok(())
+    }
+}
+
+impl ResolvesServerCert for ServerCertificate {
+    fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(self.0.load_full())
+    }
+}
+
+/// For the gRPC door: TLS 1.3, HTTP/2, a client certificate if the caller has one.
+///
+/// A certificate that is shown must be good; that one is shown at all is for each service to demand, as
+/// joining is the one that works without. Nothing is resumed: a peer that was revoked must knock again.
+pub fn grpc_server_config(
+    shown: Arc<ServerCertificate>,
+    trust_pem: &str,
+) -> Result<Arc<ServerConfig>, PkiError> {
+    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots(trust_pem)?), provider())
+        .allow_unauthenticated()
+        .build()
+        .map_err(|error| PkiError::invalid("the trusted roots", error.to_string()))?;
+    let mut config = ServerConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .with_client_cert_verifier(verifier)
+        .with_cert_resolver(shown);
+    config.alpn_protocols = vec![H2.to_vec()];
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
+    Ok(Arc::new(config))
+}
+
+/// For the REST door: TLS 1.2 or 1.3, HTTP/2 or 1.1, no client certificates.
+pub fn rest_server_config(shown: Arc<ServerCertificate>) -> Result<Arc<ServerConfig>, PkiError> {
+    let mut config = ServerConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()?
+        .with_no_client_auth()
+        .with_cert_resolver(shown);
+    config.alpn_protocols = vec![H2.to_vec(), HTTP11.to_vec()];
+    Ok(Arc::new(config))
+}
+
+/// For an agent: shows the node's identity, trusts these roots only. Dial as [`crate::SERVER_NAME`].
+pub fn agent_client_config(trust_pem: &str, identity: &Identity) -> Result<Arc<ClientConfig>, PkiError> {
+    let mut config = ClientConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .with_root_certificates(roots(trust_pem)?)
+        .with_client_auth_cert(identity.chain.clone(), identity.key.clone_key())?;
+    config.alpn_protocols = vec![H2.to_vec()];
+    config.resumption = rustls::client::Resumption::disabled();
+    Ok(Arc::new(config))
+}
+
+/// For a machine that joins: no identity yet, trusts the root with this SHA-256. Dial as
+/// [`crate::SERVER_NAME`].
+pub fn joining_client_config(root_fingerprint: &str) -> Result<Arc<ClientConfig>, PkiError> {
+    let verifier = Arc::new(PinnedRoot::new(root_fingerprint, provider())?);
+    let mut config = ClientConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .dangerous()
+        .with_custom_certificate_verifier(verifier)
+        .with_no_client_auth();
+    config.alpn_protocols = vec![H2.to_vec()];
+    config.resumption = rustls::client::Resumption::disabled();
+    Ok(Arc::new(config))
+}
