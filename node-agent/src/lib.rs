@@ -1,6 +1,7 @@
 //! The agent that makes a node hold what the control plane assigned to it.
 
 pub mod accelerator;
+pub mod agent;
 pub mod config;
 pub mod drivers;
 pub mod enroll;
