@@ -121,6 +121,9 @@ pub fn become_user(user: &str, own: &[&Path]) -> io::Result<Standing> {
     let mut groups = vec![account.gid];
     // /dev/kvm is the group's on both Debian and Alpine.
     groups.extend(Group::from_name("kvm")?.map(|group| group.gid));
+    for device in ["/dev/net/tun", "/dev/kvm"] {
+        lend(Path::new(device), &groups)?;
+    }
 
     drop_bounding(mask(KEPT))?;
     prctl(libc::PR_SET_KEEPCAPS, 1)?;
@@ -136,6 +139,17 @@ fn prepare_namespaces(group: Gid) -> io::Result<()> {
     netns::prepare_folder()?;
     chown(Path::new(netns::FOLDER), None, Some(group))?;
     fs::set_permissions(netns::FOLDER, fs::Permissions::from_mode(0o1775))
+}
+
+/// Lets the first of `groups` use a device, where nothing (udev, mdev) has let one of them already.
+fn lend(device: &Path, groups: &[Gid]) -> io::Result<()> {
+    let Ok(found) = fs::metadata(device) else { return Ok(()) };
+    let (mode, group) = (found.mode(), Gid::from_raw(found.gid()));
+    if mode & 0o006 == 0o006 || (mode & 0o060 == 0o060 && groups.contains(&group)) {
+        return Ok(());
+    }
+    chown(device, None, groups.first().copied())?;
+    fs::set_permissions(device, fs::Permissions::from_mode(mode & 0o7777 | 0o060))
 }
 
 /// Makes a folder and all in it the user's, unless it is already: then nothing in it is looked at.

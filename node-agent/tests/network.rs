@@ -139,7 +139,8 @@ fn guests_reach_the_outside_but_not_the_node() {
         guest.send(&frames::ping((guest.mac, gateway), guest.address, network.gateway));
         guest.wait("the gateway's echo", |frame| (frame[12..14] == [8, 0] && frame[23] == 1).then_some(()));
         let question = frames::dns_question("web-2.lan.example");
-        let asked = frames::udp((guest.mac, gateway), (guest.address, 4053), (network.gateway, 53), &question);
+        let asked =
+            frames::udp((guest.mac, gateway), (guest.address, 4053), (network.gateway, 53), &question);
         guest.send(&asked);
         guest.wait("the other guest's name", |frame| {
             let (_, to, answer) = frames::read_udp(frame)?;
@@ -209,7 +210,9 @@ fn what_was_done_by_hand_is_repaired() {
                 run(&["nft", "flush", "ruleset"]);
                 let pid = dnsmasq_pid(node.state.path(), &network.id);
                 run(&["kill", "-9", &pid.to_string()]);
-                eventually("dnsmasq is gone", || rhyzome_agent::host::process::ProcessId::of(pid as u32).is_none());
+                eventually("dnsmasq is gone", || {
+                    rhyzome_agent::host::process::ProcessId::of(pid as u32).is_none()
+                });
             },
         ];
         for (number, sabotage) in gone_by_hand.iter().enumerate() {

@@ -35,9 +35,21 @@ const PROGRAMS: &[Program] = &[
         debian: "qemu-system-x86",
         alpine: "qemu-system-x86_64",
     },
-    Program { name: "qemu-img", file: "qemu-img", version: "--version", debian: "qemu-utils", alpine: "qemu-img" },
+    Program {
+        name: "qemu-img",
+        file: "qemu-img",
+        version: "--version",
+        debian: "qemu-utils",
+        alpine: "qemu-img",
+    },
     Program { name: "nft", file: "nft", version: "--version", debian: "nftables", alpine: "nftables" },
-    Program { name: "dnsmasq", file: "dnsmasq", version: "--version", debian: "dnsmasq-base", alpine: "dnsmasq" },
+    Program {
+        name: "dnsmasq",
+        file: "dnsmasq",
+        version: "--version",
+        debian: "dnsmasq-base",
+        alpine: "dnsmasq",
+    },
 ];
 
 /// Where programs are. Not the environment: a service's PATH often lacks the folders for administration.
@@ -45,7 +57,11 @@ const FOLDERS: [&str; 6] = ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/
 
 /// The file of a program; its bare name if it is nowhere, so that starting it says so.
 pub fn program(file: &str) -> PathBuf {
-    FOLDERS.iter().map(|folder| Path::new(folder).join(file)).find(|path| path.is_file()).unwrap_or_else(|| file.into())
+    FOLDERS
+        .iter()
+        .map(|folder| Path::new(folder).join(file))
+        .find(|path| path.is_file())
+        .unwrap_or_else(|| file.into())
 }
 
 /// What to say when a program could not even be started.
@@ -134,7 +150,12 @@ fn landlock() -> Tool {
     const CREATE_RULESET_VERSION: u32 = 1;
     // SAFETY: with this flag the call takes no structure and answers a number.
     let version = unsafe {
-        libc::syscall(libc::SYS_landlock_create_ruleset, std::ptr::null::<u8>(), 0usize, CREATE_RULESET_VERSION)
+        libc::syscall(
+            libc::SYS_landlock_create_ruleset,
+            std::ptr::null::<u8>(),
+            0usize,
+            CREATE_RULESET_VERSION,
+        )
     };
     if version > 0 {
         Tool::found("landlock", format!("version {version}"))
@@ -145,15 +166,24 @@ fn landlock() -> Tool {
 
 /// Makes one of each kind of interface, and rules, in a namespace that nobody ever sees.
 fn network() -> Vec<Tool> {
-    const RIGHTS: &str = "start the agent as root (it drops what it does not need) or with CAP_NET_ADMIN and CAP_SYS_ADMIN";
+    const RIGHTS: &str =
+        "start the agent as root (it drops what it does not need) or with CAP_NET_ADMIN and CAP_SYS_ADMIN";
     let mut tools = Vec::new();
     let entered = netns::on_own_thread(|| {
         nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET)?;
         tools.push(Tool::of("bridge", make_link(Kind::Bridge), "the kernel needs the module bridge"));
         tools.push(Tool::of("veth", make_link(Kind::Veth), "the kernel needs the module veth"));
         tools.push(Tool::of("tap", netns::create_tap("probe-tap"), "the kernel needs the module tun"));
-        tools.push(Tool::of("nft-bridge", rules(BRIDGE_RULES), "the kernel needs nf_tables with family bridge"));
-        tools.push(Tool::of("nft-nat", rules(NAT_RULES), "the kernel needs nf_tables with nft_chain_nat and nft_masq"));
+        tools.push(Tool::of(
+            "nft-bridge",
+            rules(BRIDGE_RULES),
+            "the kernel needs nf_tables with family bridge",
+        ));
+        tools.push(Tool::of(
+            "nft-nat",
+            rules(NAT_RULES),
+            "the kernel needs nf_tables with nft_chain_nat and nft_masq",
+        ));
         Ok(())
     });
     tools.insert(0, Tool::of("netns", entered.and_then(|()| nameable()), RIGHTS));
@@ -209,7 +239,10 @@ mod tests {
     #[test]
     fn a_missing_program_is_one_line_with_its_packages() {
         let error = cannot_start("qemu-system-x86_64", &io::Error::from(io::ErrorKind::NotFound)).to_string();
-        assert!(error.contains("qemu-system-x86 (Debian)") && error.contains("qemu-system-x86_64 (Alpine)"), "{error}");
+        assert!(
+            error.contains("qemu-system-x86 (Debian)") && error.contains("qemu-system-x86_64 (Alpine)"),
+            "{error}"
+        );
         assert_eq!(error.lines().count(), 1);
         let gone = Program { name: "x", file: "no-such-program", version: "-V", debian: "d", alpine: "a" };
         assert!(!gone.probe().available);

@@ -1,5 +1,9 @@
 //! A machine of its own for each test, and guests that speak raw frames on a tap.
-#![allow(dead_code, clippy::unwrap_used, reason = "each test program uses its part, and a failure here fails the test")]
+#![allow(
+    dead_code,
+    clippy::unwrap_used,
+    reason = "each test program uses its part, and a failure here fails the test"
+)]
 
 pub mod frames;
 pub mod guest;

@@ -43,9 +43,8 @@ impl Service<'_> {
         let digest = digest(&configuration, &folder.join("drop-in"))?;
 
         let table = folder.join("leases");
-        let broken = fs::read_to_string(&table)
-            .ok()
-            .and_then(|text| resolver::without_broken_leases(&text, network));
+        let broken =
+            fs::read_to_string(&table).ok().and_then(|text| resolver::without_broken_leases(&text, network));
         if let Some(found) = found.filter(|found| found.process.is_alive()) {
             let right = found.namespace == self.cookie && found.configuration == digest;
             if right && broken.is_none() {
@@ -96,7 +95,10 @@ impl Service<'_> {
         let pid = read_pid(folder)
             .ok_or_else(|| io::Error::other("dnsmasq started, but left no pid file; see dnsmasq.log"))?;
         ProcessId::of(pid).ok_or_else(|| {
-            io::Error::other(format!("dnsmasq ended right after its start; see {}/dnsmasq.log", folder.display()))
+            io::Error::other(format!(
+                "dnsmasq ended right after its start; see {}/dnsmasq.log",
+                folder.display()
+            ))
         })
     }
 }

@@ -11,9 +11,7 @@ use ipnet::Ipv4Net;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
 use rtnetlink::packet_route::link::{InfoData, InfoVeth, LinkAttribute, LinkFlags, LinkMessage};
 use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute};
-use rtnetlink::{
-    Handle, LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder,
-};
+use rtnetlink::{Handle, LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io;
@@ -48,7 +46,9 @@ impl Live {
     pub fn taps(&self) -> impl Iterator<Item = &String> {
         self.links.keys().filter(|name| {
             // What is called differently was put there by someone else, and stays.
-            name.len() == 11 && name.starts_with('t') && name[1..].bytes().all(|byte| byte.is_ascii_hexdigit())
+            name.len() == 11
+                && name.starts_with('t')
+                && name[1..].bytes().all(|byte| byte.is_ascii_hexdigit())
         })
     }
 
@@ -99,7 +99,8 @@ impl Links {
                 AddressAttribute::Local(IpAddr::V4(address)) => Some(*address),
                 _ => None,
             });
-            if let Some(subnet) = local.and_then(|local| Ipv4Net::new(local, message.header.prefix_len).ok()) {
+            if let Some(subnet) = local.and_then(|local| Ipv4Net::new(local, message.header.prefix_len).ok())
+            {
                 let index = message.header.index;
                 found.push((message, index, subnet));
             }
@@ -271,7 +272,11 @@ impl Links {
         }
         let address = self.handle.address().add(index, IpAddr::V4(subnet.addr()), subnet.prefix_len());
         match address.execute().await {
-            Err(rtnetlink::Error::NetlinkError(error)) if error.to_io().kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            Err(rtnetlink::Error::NetlinkError(error))
+                if error.to_io().kind() == io::ErrorKind::AlreadyExists =>
+            {
+                Ok(())
+            }
             other => other.map_err(failed),
         }
     }
@@ -305,7 +310,10 @@ fn is_missing(error: &rtnetlink::Error) -> bool {
 }
 
 fn gone(name: &str) -> io::Error {
-    io::Error::new(io::ErrorKind::NotFound, format!("interface {name} was taken away while it was being set up"))
+    io::Error::new(
+        io::ErrorKind::NotFound,
+        format!("interface {name} was taken away while it was being set up"),
+    )
 }
 
 fn failure(doing: impl std::fmt::Display, error: &rtnetlink::Error) -> io::Error {

@@ -73,7 +73,8 @@ impl NetworkDriver {
 
     /// Makes the node hold exactly this.
     pub async fn apply(&self, network: &DesiredNetwork) -> Result<AppliedNetwork, DriverError> {
-        plan::check(network).map_err(|why| DriverError::Permanent(format!("network {}: {why}", network.id)))?;
+        plan::check(network)
+            .map_err(|why| DriverError::Permanent(format!("network {}: {why}", network.id)))?;
         let network = network.clone();
         self.blocking(network.id.clone(), move |shared| shared.apply(&network)).await
     }
@@ -103,7 +104,8 @@ impl NetworkDriver {
             let _alone = lock(&busy);
             work(&shared).map_err(|error| DriverError::io(format!("network {id}"), &error))
         });
-        done.await.unwrap_or_else(|error| Err(DriverError::Retry(format!("the network driver stopped: {error}"))))
+        done.await
+            .unwrap_or_else(|error| Err(DriverError::Retry(format!("the network driver stopped: {error}"))))
     }
 }
 
@@ -152,7 +154,8 @@ impl Shared {
             let served = scope.spawn(|| service.ensure(network, before.resolver.as_ref()));
             let filtered = filter_frames(&inside, &namespace, ruleset, before.applied.as_ref());
             let served = served.join().unwrap_or_else(|_| Err(io::Error::other("starting dnsmasq panicked")));
-            let protected = protected.join().unwrap_or_else(|_| Err(io::Error::other("protecting the node panicked")));
+            let protected =
+                protected.join().unwrap_or_else(|_| Err(io::Error::other("protecting the node panicked")));
             (filtered, protected, served)
         });
         // What one of them achieved is remembered even if the other failed.
@@ -173,7 +176,12 @@ impl Shared {
     }
 
     /// The way out: the one remembered, or a new one that nobody else has.
-    fn uplink(&self, network: &DesiredNetwork, record: &mut Record, inside: &Inside) -> io::Result<Option<Uplink>> {
+    fn uplink(
+        &self,
+        network: &DesiredNetwork,
+        record: &mut Record,
+        inside: &Inside,
+    ) -> io::Result<Option<Uplink>> {
         record.nat = network.nat;
         if !network.nat {
             return Ok(None);
@@ -185,7 +193,9 @@ impl Shared {
             let node = inside.runtime.block_on(inside.node.observe())?;
             let slot = plan::choose_slot(&network.id, &taken, &node.addresses());
             record.slot = Some(slot.ok_or_else(|| {
-                io::Error::other("all of 100.64.0.0/10 is in use on this node, so the network gets no way out")
+                io::Error::other(
+                    "all of 100.64.0.0/10 is in use on this node, so the network gets no way out",
+                )
             })?);
             record.save(&names::network_folder(&self.state, &network.id))?;
         }
@@ -328,7 +338,8 @@ fn rendered(folder: &Path, script: String) -> BTreeMap<String, String> {
 /// The node's own resolvers. Where a local one stands before them (systemd-resolved), those that it asks itself.
 fn node_resolvers() -> Vec<IpAddr> {
     let files = ["/etc/resolv.conf", "/run/systemd/resolve/resolv.conf"];
-    let read = |file| fs::read_to_string(file).map(|text| resolver::usable_resolvers(&text)).unwrap_or_default();
+    let read =
+        |file| fs::read_to_string(file).map(|text| resolver::usable_resolvers(&text)).unwrap_or_default();
     files.into_iter().map(read).find(|found| !found.is_empty()).unwrap_or_default()
 }
 

@@ -65,8 +65,9 @@ impl Filter {
         sendto(self.0.as_raw_fd(), &request, &NetlinkAddr::new(0, 0), MsgFlags::empty())?;
         let mut answer = [0u8; 512];
         let length = recv(self.0.as_raw_fd(), &mut answer, MsgFlags::empty())?;
-        parse_generation(&answer[..length])
-            .ok_or_else(|| io::Error::other("the kernel does not count nftables transactions: is nf_tables there?"))
+        parse_generation(&answer[..length]).ok_or_else(|| {
+            io::Error::other("the kernel does not count nftables transactions: is nf_tables there?")
+        })
     }
 }
 

@@ -73,7 +73,8 @@ impl Record {
 /// while a user waits for an instance.
 pub fn write(file: &Path, text: &str) -> io::Result<()> {
     let new = beside(file);
-    let named = |error: io::Error| io::Error::new(error.kind(), format!("writing {}: {error}", file.display()));
+    let named =
+        |error: io::Error| io::Error::new(error.kind(), format!("writing {}: {error}", file.display()));
     fs::write(&new, text).map_err(named)?;
     match fs::remove_file(file) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(named(error)),

@@ -125,14 +125,19 @@ pub fn check(network: &DesiredNetwork) -> Result<(), String> {
             } else {
                 continue;
             };
-            return Err(format!("{whose}: {twice} already belongs to nic {} of {}", other.nic, other.instance_id));
+            return Err(format!(
+                "{whose}: {twice} already belongs to nic {} of {}",
+                other.nic, other.instance_id
+            ));
         }
     }
     Ok(())
 }
 
 fn is_host_of(cidr: Ipv4Net, address: Ipv4Addr) -> bool {
-    cidr.contains(&address) && address != cidr.network() && (cidr.prefix_len() > 30 || address != cidr.broadcast())
+    cidr.contains(&address)
+        && address != cidr.network()
+        && (cidr.prefix_len() > 30 || address != cidr.broadcast())
 }
 
 fn is_label(text: &str) -> bool {

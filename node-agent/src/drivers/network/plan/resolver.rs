@@ -136,8 +136,7 @@ pub fn without_broken_leases(table: &str, network: &DesiredNetwork) -> Option<St
             .any(|port| port.mac.eq_ignore_ascii_case(mac) && port.address.to_string() == address)
     };
     let stale = |line: &str| leases(line).any(|(mac, address)| !holds(mac, address));
-    table
-        .lines()
-        .any(stale)
-        .then(|| table.lines().filter(|line| !stale(line)).fold(String::new(), |text, line| text + line + "\n"))
+    table.lines().any(stale).then(|| {
+        table.lines().filter(|line| !stale(line)).fold(String::new(), |text, line| text + line + "\n")
+    })
 }
