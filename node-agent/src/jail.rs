@@ -2,6 +2,7 @@
 //! that guests and strangers have written.
 
 use crate::drivers::DriverError;
+use crate::host::tools;
 use landlock::{
     ABI, Access, AccessFs, PathBeneath, PathFd, Ruleset, RulesetAttr, RulesetCreatedAttr, RulesetStatus,
 };
@@ -47,12 +48,12 @@ fn run_confined(
 ) -> Result<(), DriverError> {
     confine(read, write)
         .map_err(|error| DriverError::Retry(format!("{program}: cannot confine: {error}")))?;
-    let mut command = Command::new(program);
+    let mut command = Command::new(tools::program(program));
     command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
     limit(&mut command);
     let mut child = command
         .spawn()
-        .map_err(|error| DriverError::Retry(format!("cannot run {program} (package qemu-utils): {error}")))?;
+        .map_err(|error| DriverError::Retry(tools::cannot_start(program, &error).to_string()))?;
     let failed = |error: io::Error| DriverError::io(program, &error);
     let said = await_end(&mut child, DEADLINE).map_err(failed)?;
     match said {

@@ -133,6 +133,16 @@ impl Ledger {
         of_epoch.map(|order| order.sequence).max().unwrap_or(0).max(kept)
     }
 
+    /// Remembers the epoch of the database that this node obeys from now on.
+    pub fn raise_epoch(&mut self, db_epoch: u64) -> Result<(), LedgerError> {
+        if db_epoch <= self.db_epoch() {
+            return Ok(());
+        }
+        // Sequences of another epoch say nothing about this one's.
+        (self.meta.db_epoch, self.meta.cursor) = (db_epoch, 0);
+        self.write_meta()
+    }
+
     /// All orders, by object.
     pub fn orders(&self) -> &BTreeMap<String, Order> {
         &self.orders
@@ -301,6 +311,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let mut ledger = Ledger::open(folder.path()).unwrap();
         take(&mut ledger, order("a", 2, 3, 500)).unwrap();
+        ledger.raise_epoch(2).unwrap();
+        assert_eq!((ledger.db_epoch(), ledger.cursor()), (2, 0));
         take(&mut ledger, Order { db_epoch: 2, ..order("a", 1, 1, 7) }).unwrap();
         assert_eq!((ledger.db_epoch(), ledger.cursor()), (2, 7));
     }

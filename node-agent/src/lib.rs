@@ -1,5 +1,8 @@
 //! The agent that makes a node hold what the control plane assigned to it.
 
+pub mod accelerator;
+pub mod agent;
+pub mod config;
 pub mod drivers;
 pub mod enroll;
 pub mod files;
@@ -9,6 +12,7 @@ pub mod jail;
 pub mod ledger;
 pub mod link;
 pub mod names;
+pub mod node;
 pub mod owner;
 pub mod privileges;
 pub mod reconcile;

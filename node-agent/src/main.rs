@@ -1,2 +1,154 @@
 //! The agent that makes a node hold what the control plane assigned to it.
-fn main() {}
+
+use clap::{Parser, Subcommand};
+use rhyzome_agent::config::{Config, Settings};
+use rhyzome_agent::enroll::{Joined, join};
+use rhyzome_agent::host::tools;
+use rhyzome_agent::{agent, privileges, setup};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use tokio_util::sync::CancellationToken;
+
+/// Makes this machine a node of a Rhyzome cluster: runs its guests, disks and networks as ordered.
+#[derive(Debug, Parser)]
+#[command(name = "rhyzome-agent", version, args_conflicts_with_subcommands = false)]
+struct Command {
+    /// The configuration file [default: rhyzome-agent.json here, then in /etc/rhyzome]
+    #[arg(long, global = true, env = "RHYZOME_AGENT_CONFIG")]
+    config: Option<PathBuf>,
+    #[command(flatten)]
+    settings: Settings,
+    #[command(subcommand)]
+    verb: Option<Verb>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Runs the agent (what it does without a word, too)
+    Run,
+    /// Joins a cluster: trades a token for this node's certificate
+    Join {
+        /// The node's name, as the token was made for
+        #[arg(long, env = "RHYZOME_AGENT_NAME")]
+        name: String,
+        /// The join token
+        #[arg(long, env = "RHYZOME_AGENT_TOKEN", hide_env_values = true)]
+        token: String,
+    },
+    /// Prepares this machine: packages, user, service; prints what it does
+    Setup {
+        /// Only print it
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Tries every tool that the agent needs, and prints what is there and what is missing
+    Check,
+    /// Prints the version
+    Version,
+}
+
+/// The exit code for a configuration that cannot be used.
+const MISUSE: u8 = 2;
+
+fn main() -> ExitCode {
+    let command = Command::parse();
+    let config = match Config::load(command.settings, command.config.as_deref(), std::env::vars()) {
+        Ok(config) => config,
+        Err(error) => {
+            eprintln!("rhyzome-agent: {error}");
+            return ExitCode::from(MISUSE);
+        }
+    };
+    match perform(command.verb.unwrap_or(Verb::Run), config) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("rhyzome-agent: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn perform(verb: Verb, config: Config) -> anyhow::Result<ExitCode> {
+    match verb {
+        Verb::Version => println!("rhyzome-agent {}", env!("CARGO_PKG_VERSION")),
+        Verb::Check => return Ok(check()),
+        Verb::Setup { dry_run } => setup::run(dry_run, &mut std::io::stdout())?,
+        Verb::Run => run(config)?,
+        Verb::Join { name, token } => {
+            let Some(server) = config.server.clone() else {
+                eprintln!("rhyzome-agent: join needs --server HOST:PORT");
+                return Ok(ExitCode::from(MISUSE));
+            };
+            prepare(&config)?;
+            match runtime()?.block_on(join(&server, &token, &name, &config.state_dir))? {
+                Joined::Now(node) => println!("joined as node {} ({})", node.node_name, node.node_id),
+                Joined::Already(node) => println!("is node {} already ({})", node.node_name, node.node_id),
+            }
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn check() -> ExitCode {
+    let tools = tools::probe();
+    for tool in &tools {
+        println!("{:<12} {:<8} {}", tool.name, if tool.available { "ok" } else { "MISSING" }, tool.detail);
+    }
+    // Without KVM guests are emulated; everything else is needed.
+    let is_fine = tools.iter().all(|tool| tool.available || matches!(tool.name, "kvm" | "landlock"));
+    if is_fine { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Makes the agent's folder and becomes its user. Only before the first thread: rights belong to threads.
+fn prepare(config: &Config) -> anyhow::Result<privileges::Standing> {
+    use std::os::unix::fs::DirBuilderExt;
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&config.state_dir).map_err(|error| {
+        anyhow::anyhow!("{}: {error}; choose another with --state-dir", config.state_dir.display())
+    })?;
+    Ok(privileges::become_user(&config.user, &[&config.state_dir])?)
+}
+
+fn run(config: Config) -> anyhow::Result<()> {
+    log_to_stderr(&config)?;
+    let standing = prepare(&config)?;
+    if standing.is_warning() {
+        tracing::warn!("{standing}");
+    } else {
+        tracing::info!("{standing}");
+    }
+    runtime()?.block_on(async {
+        let shutdown = CancellationToken::new();
+        let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+        let asked = shutdown.clone();
+        tokio::spawn(async move {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = tokio::signal::ctrl_c() => {}
+            }
+            asked.cancel();
+        });
+        agent::run(config, shutdown).await
+    })
+}
+
+/// Small: the agent waits most of the time, and should take little memory meanwhile.
+fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .max_blocking_threads(16)
+        .thread_keep_alive(std::time::Duration::from_secs(5))
+        .enable_all()
+        .build()
+}
+
+fn log_to_stderr(config: &Config) -> anyhow::Result<()> {
+    let filter: tracing_subscriber::EnvFilter =
+        config.log.parse().map_err(|error| anyhow::anyhow!("log {:?}: {error}", config.log))?;
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    if config.log_json {
+        log.json().init();
+    } else {
+        log.init();
+    }
+    Ok(())
+}

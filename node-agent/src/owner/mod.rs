@@ -13,6 +13,7 @@ use crate::drivers::image::ImageDriver;
 use crate::drivers::instance::InstanceDriver;
 use crate::drivers::network::NetworkDriver;
 use crate::ledger::Ledger;
+use crate::link::LinkEvent;
 use crate::reconcile::{Action, Decision, Kind, Orders, View, plan};
 use crate::report::{self, Failure};
 use act::{Done, act};
@@ -22,7 +23,7 @@ use rhyzome_proto::v1::{Order, Report};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
@@ -53,23 +54,23 @@ pub struct Drivers {
 /// What the owner is told from outside.
 #[derive(Debug)]
 pub enum Event {
-    /// The link has a session: everything is to be reported.
-    Connected,
-    /// The link has none.
-    Disconnected,
     /// What guests are started with: "kvm" or "tcg".
     Accelerator(String),
     /// What this node cannot hold, and the line that says which tool is missing.
     Missing(BTreeMap<Kind, String>),
 }
 
+/// Takes a report to the link. Never blocks.
+pub type Teller = Arc<dyn Fn(Report) + Send + Sync>;
+
 /// Where the owner's words come from and go to.
-#[derive(Debug)]
 pub struct Wires {
-    /// Orders, from the link.
-    pub orders: mpsc::Receiver<Order>,
+    /// Sessions and orders, from the link.
+    pub link: mpsc::Receiver<LinkEvent>,
     /// Reports, to the link.
-    pub reports: mpsc::UnboundedSender<Report>,
+    pub teller: Teller,
+    /// Told whenever a session began: the node's own status is to be sent again.
+    pub session: Arc<Notify>,
     /// News from the rest of the agent.
     pub events: mpsc::UnboundedReceiver<Event>,
     /// Instances to look at again: the instance driver's bell.
@@ -151,11 +152,11 @@ impl Owner {
         loop {
             let wake = self.advance().await;
             tokio::select! {
-                count = self.wires.orders.recv_many(&mut batch, 256) => {
+                count = self.wires.link.recv_many(&mut batch, 256) => {
                     if count == 0 {
                         return;
                     }
-                    self.take(std::mem::take(&mut batch)).await;
+                    self.hear_link(std::mem::take(&mut batch)).await;
                 }
                 Some(back) = self.back.1.recv() => self.came_back(back),
                 Some(id) = self.wires.bell.recv() => self.look_at_instance(&id).await,
@@ -170,8 +171,45 @@ impl Owner {
         }
     }
 
+    /// What the link said, in order; orders that follow one another are taken together.
+    async fn hear_link(&mut self, batch: Vec<LinkEvent>) {
+        let mut orders = Vec::new();
+        for event in batch {
+            if let LinkEvent::Order(order) = event {
+                orders.push(*order);
+                continue;
+            }
+            self.take(std::mem::take(&mut orders)).await;
+            match event {
+                LinkEvent::Connected { db_epoch, .. } => self.connected(db_epoch),
+                LinkEvent::Disconnected { .. } => {
+                    self.connected = None;
+                    self.gone_told.clear();
+                }
+                LinkEvent::CaughtUp(_) | LinkEvent::Order(_) => {}
+            }
+        }
+        self.take(orders).await;
+    }
+
+    /// Everything is to be reported again.
+    fn connected(&mut self, db_epoch: u64) {
+        let mut ledger = self.ledger.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Err(error) = ledger.raise_epoch(db_epoch) {
+            tracing::error!(%error, "cannot remember the database's epoch");
+        }
+        drop(ledger);
+        self.connected = Some(Instant::now());
+        self.told.clear();
+        self.gone_told.clear();
+        self.wires.session.notify_one();
+    }
+
     /// Orders that arrived together become durable together; nothing is done before that.
     async fn take(&mut self, batch: Vec<Order>) {
+        if batch.is_empty() {
+            return;
+        }
         let ledger = self.ledger.clone();
         let taken = tokio::task::spawn_blocking(move || {
             let mut ledger = ledger.lock().unwrap_or_else(PoisonError::into_inner);
@@ -267,15 +305,6 @@ impl Owner {
 
     fn hear(&mut self, event: Event) {
         match event {
-            Event::Connected => {
-                self.connected = Some(Instant::now());
-                self.told.clear();
-                self.gone_told.clear();
-            }
-            Event::Disconnected => {
-                self.connected = None;
-                self.gone_told.clear();
-            }
             Event::Accelerator(name) => self.known.world.accelerator = name,
             Event::Missing(missing) => self.known.world.missing = missing,
         }
@@ -441,8 +470,7 @@ impl Owner {
 
     fn send(&self, report: Report) {
         if self.connected.is_some() {
-            // A link that has gone away takes the agent with it; nobody is left to tell.
-            let _ = self.wires.reports.send(report);
+            (self.wires.teller)(report);
         }
     }
 }

@@ -8,6 +8,7 @@ use rhyzome_agent::drivers::instance::InstanceDriver;
 use rhyzome_agent::drivers::instance::process::{Identity, host_boot_id};
 use rhyzome_agent::drivers::network::NetworkDriver;
 use rhyzome_agent::ledger::Ledger;
+use rhyzome_agent::link::LinkEvent;
 use rhyzome_agent::owner::{Drivers, Event, Owner, Wires};
 use rhyzome_proto::v1::order_body::Body;
 use rhyzome_proto::v1::report::Body as ReportBody;
@@ -64,7 +65,7 @@ impl Node {
             Box::pin(async move { Ok(futures_util::stream::iter([Ok(rest)]).boxed()) })
         });
         let (ring, bell) = mpsc::unbounded_channel();
-        let (orders, orders_in) = mpsc::channel(16);
+        let (link, link_in) = mpsc::channel(16);
         let (reports_out, reports) = mpsc::unbounded_channel();
         let (events, events_in) = mpsc::unbounded_channel();
         let drivers = Drivers {
@@ -74,11 +75,12 @@ impl Node {
             instances: Arc::new(InstanceDriver::new(state, ring)),
         };
         events.send(Event::Accelerator("tcg".into())).unwrap();
-        events.send(Event::Connected).unwrap();
+        link.try_send(LinkEvent::Connected { db_epoch: 1, session: 1 }).unwrap();
         let ledger = Arc::new(Mutex::new(Ledger::open(state).unwrap()));
-        let wires = Wires { orders: orders_in, reports: reports_out, events: events_in, bell };
+        let teller = Arc::new(move |report| drop(reports_out.send(report)));
+        let wires = Wires { link: link_in, teller, session: Arc::default(), events: events_in, bell };
         let owner = tokio::spawn(Owner::new(ledger, drivers, wires, host_boot_id()).run());
-        Agent { owner, orders, reports }
+        Agent { owner, link, reports }
     }
 
     pub fn image(&mut self) -> Order {
@@ -179,7 +181,7 @@ impl Drop for Node {
 
 pub struct Agent {
     owner: JoinHandle<()>,
-    orders: mpsc::Sender<Order>,
+    link: mpsc::Sender<LinkEvent>,
     reports: mpsc::UnboundedReceiver<Report>,
 }
 
@@ -189,7 +191,7 @@ impl Agent {
     }
 
     pub async fn order(&self, order: Order) {
-        self.orders.send(order).await.unwrap();
+        self.link.send(LinkEvent::Order(Box::new(order))).await.unwrap();
     }
 
     async fn report(&mut self, what: &str, mut is_it: impl FnMut(&Report) -> bool) -> Report {

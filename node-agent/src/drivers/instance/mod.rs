@@ -15,7 +15,7 @@ mod guest;
 mod start;
 
 pub use boot::BootRecord;
-pub use start::Start;
+pub use start::{Start, program};
 
 use crate::drivers::DriverError;
 use crate::{files, names};

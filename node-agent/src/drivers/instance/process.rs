@@ -1,6 +1,7 @@
 //! QEMU as a process of the node: started so that it outlives the agent, found again without mistaking another
 //! process for it, watched without polling.
 
+use crate::privileges;
 use nix::libc;
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -145,32 +146,9 @@ fn prepare(command: &mut Command, pid_file: RawFd, keep: Vec<RawFd>) {
                     return Err(io::Error::last_os_error());
                 }
             }
-            drop_capabilities()
+            privileges::drop_all_in_child()
         });
     }
-}
-
-/// Empties the bounding set (so that not even uid 0 gains any by exec) and forbids new privileges.
-#[allow(unsafe_code)]
-fn drop_capabilities() -> io::Result<()> {
-    // SAFETY: plain system calls with integer arguments and a pointer to two zeroed local structs.
-    unsafe {
-        for capability in 0..64 {
-            // Without CAP_SETPCAP there is no bounding set to empty; with an own user exec gains nothing anyway.
-            libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0);
-        }
-        libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0);
-        if libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == -1 {
-            return Err(io::Error::last_os_error());
-        }
-        // Version 3 of the capability header, this thread; effective, permitted and inheritable all empty.
-        let header: [u32; 2] = [0x2008_0522, 0];
-        let none = [0_u32; 6];
-        if libc::syscall(libc::SYS_capset, header.as_ptr(), none.as_ptr()) == -1 {
-            return Err(io::Error::last_os_error());
-        }
-    }
-    Ok(())
 }
 
 /// Writes "PID START_TICKS" of the calling process, on the stack alone.

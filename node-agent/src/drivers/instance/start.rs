@@ -4,6 +4,7 @@ use super::argv::{self, Machine};
 use super::process::{Identity, Launch, last_line, launch};
 use super::{BootRecord, InstanceDriver, seed};
 use crate::drivers::DriverError;
+use crate::host::tools;
 use crate::{files, names};
 use std::fs;
 use std::io;
@@ -147,8 +148,9 @@ fn run(state: &Path, start: &Start) -> Result<Identity, DriverError> {
 }
 
 /// QEMU's program for guests of this agent's architecture.
-pub(crate) fn program() -> String {
-    format!("qemu-system-{}", argv::ARCHITECTURE)
+pub fn program() -> String {
+    let file = format!("qemu-system-{}", argv::ARCHITECTURE);
+    tools::program(&file).to_string_lossy().into_owned()
 }
 
 /// The operator's own arguments: files in order of name, lines in order.

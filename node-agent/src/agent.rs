@@ -1,0 +1,165 @@
+//! Puts the agent together: ledger, drivers, owner, link, and the node's status.
+
+use crate::accelerator::{self, Accelerator};
+use crate::config::Config;
+use crate::drivers::DriverError;
+use crate::drivers::disk::DiskDriver;
+use crate::drivers::image::{BlobSource, ImageDriver};
+use crate::drivers::instance::process::host_boot_id;
+use crate::drivers::instance::{InstanceDriver, argv, program};
+use crate::drivers::network::NetworkDriver;
+use crate::host::tools::{self, Tool};
+use crate::identity::IdentityFolder;
+use crate::ledger::Ledger;
+use crate::link::{Blob, LedgerView, Link, LinkConfig, LinkError, LinkHandle};
+use crate::owner::{Drivers, Event, Owner, Wires};
+use crate::{names, node};
+use futures_util::StreamExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::sync::{Notify, mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+/// Between two words on the node's own status.
+const STATUS_EVERY: Duration = Duration::from_secs(60);
+
+struct SharedLedger(Arc<Mutex<Ledger>>);
+
+impl LedgerView for SharedLedger {
+    fn cursor(&self) -> u64 {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).cursor()
+    }
+
+    fn db_epoch(&self) -> u64 {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).db_epoch()
+    }
+}
+
+/// What was found out about this machine since the start.
+#[derive(Debug, Clone, Default)]
+struct Machine {
+    tools: Vec<Tool>,
+    accelerator: Option<Accelerator>,
+}
+
+/// Runs the agent until `shutdown`. Guests go on.
+pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
+    let state = config.state_dir.clone();
+    let ledger = Arc::new(Mutex::new(Ledger::open(&state)?));
+    let record = IdentityFolder::new(&state).record()?.ok_or_else(|| {
+        anyhow::anyhow!("{} holds no identity: run `rhyzome-agent join` first", state.display())
+    })?;
+    let link_config = LinkConfig {
+        server: config.server.clone().unwrap_or_else(|| record.server.clone()),
+        state_dir: state.clone(),
+        agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+        boot_id: host_boot_id(),
+        socket_of: socket_of(&state),
+    };
+    tracing::info!(node = record.node_name, server = link_config.server, state = %state.display(), "agent starts");
+    let (link, handle, link_events) = Link::new(link_config, Arc::new(SharedLedger(ledger.clone())))?;
+
+    let (ring, bell) = mpsc::unbounded_channel();
+    let (events, heard) = mpsc::unbounded_channel();
+    let session = Arc::new(Notify::new());
+    let drivers = Drivers {
+        images: Arc::new(ImageDriver::new(&state, blob_source(handle.clone()))),
+        disks: Arc::new(DiskDriver::new(&state)),
+        networks: NetworkDriver::new(&state),
+        instances: Arc::new(InstanceDriver::new(&state, ring)),
+    };
+    let teller = {
+        let handle = handle.clone();
+        Arc::new(move |report| handle.report(report))
+    };
+    let wires = Wires { link: link_events, teller, session: session.clone(), events: heard, bell };
+    let owner = tokio::spawn(Owner::new(ledger, drivers, wires, host_boot_id()).run());
+    let (found, machine) = watch::channel(Machine::default());
+    tokio::spawn(tell_status(state, handle, session, machine));
+    tokio::spawn(find_out(config, events, found));
+
+    tokio::select! {
+        () = link.run(shutdown) => {}
+        ended = owner => anyhow::bail!("the agent's loop ended: {ended:?}"),
+    }
+    tracing::info!("agent ends; guests go on");
+    Ok(())
+}
+
+/// Tries the tools, then the accelerator: some seconds at worst, beside everything else.
+async fn find_out(config: Config, events: mpsc::UnboundedSender<Event>, found: watch::Sender<Machine>) {
+    let tools = tokio::task::spawn_blocking(tools::probe).await.unwrap_or_default();
+    for tool in tools.iter().filter(|tool| !tool.available) {
+        tracing::warn!(tool = tool.name, "{}", tool.detail);
+    }
+    let _ = events.send(Event::Missing(node::missing(&tools)));
+    found.send_modify(|machine| machine.tools.clone_from(&tools));
+    let qemu = tools.iter().find(|tool| tool.name == "qemu" && tool.available);
+    let version = qemu.map(|tool| tool.detail.as_str());
+    let chosen = accelerator::choose(config.accelerator, &program(), version, &config.state_dir).await;
+    if chosen.name == "kvm" {
+        tracing::info!(accelerator = chosen.name, reason = chosen.reason, "accelerator");
+    } else {
+        tracing::warn!(accelerator = chosen.name, reason = chosen.reason, "accelerator");
+    }
+    if chosen.name != "none" {
+        let _ = events.send(Event::Accelerator(chosen.name.clone()));
+    }
+    found.send_modify(|machine| machine.accelerator = Some(chosen));
+}
+
+async fn tell_status(
+    state: PathBuf,
+    link: LinkHandle,
+    session: Arc<Notify>,
+    mut machine: watch::Receiver<Machine>,
+) {
+    let mut timer = tokio::time::interval(STATUS_EVERY);
+    loop {
+        tokio::select! {
+            () = session.notified() => {}
+            _ = timer.tick() => {}
+            changed = machine.changed() => if changed.is_err() {
+                // All is found out; only the others remain.
+                tokio::select! {
+                    () = session.notified() => {}
+                    _ = timer.tick() => {}
+                }
+            }
+        }
+        let known = machine.borrow().clone();
+        link.node_status(node::status(&state, known.accelerator.as_ref(), &known.tools));
+    }
+}
+
+/// Images come over the link.
+fn blob_source(link: LinkHandle) -> BlobSource {
+    Arc::new(move |sha256, offset| {
+        let link = link.clone();
+        Box::pin(async move {
+            let blob = link.fetch_blob(&sha256, offset).await.map_err(retry)?;
+            Ok(futures_util::stream::try_unfold(blob, next_chunk).boxed())
+        })
+    })
+}
+
+async fn next_chunk(mut blob: Blob) -> Result<Option<(bytes::Bytes, Blob)>, DriverError> {
+    Ok(blob.next().await.map_err(retry)?.map(|chunk| (chunk, blob)))
+}
+
+fn retry(error: LinkError) -> DriverError {
+    DriverError::Retry(format!("fetch image: {error}"))
+}
+
+/// The streams that a server may want lent.
+fn socket_of(state: &Path) -> crate::link::SocketOf {
+    let state = state.to_owned();
+    Arc::new(move |object_id, purpose| {
+        if purpose != "console" || !names::is_safe_id(object_id) {
+            return Err(format!("this node lends no {purpose:?} of {object_id:?}"));
+        }
+        let socket = argv::socket(&state, object_id, "console.sock");
+        if socket.exists() { Ok(socket) } else { Err(format!("{object_id} does not run on this node")) }
+    })
+}
