@@ -9,8 +9,24 @@ use crate::units;
 
 /// Flags that every verb has; a field of such a name is set by `--set`.
 const TAKEN: [&str; 18] = [
-    "name", "tag", "untag", "metadata", "protected", "spec", "set", "unset", "wait", "timeout", "global", "tenant",
-    "output", "url", "token", "ca", "help", "version",
+    "name",
+    "tag",
+    "untag",
+    "metadata",
+    "protected",
+    "spec",
+    "set",
+    "unset",
+    "wait",
+    "timeout",
+    "global",
+    "tenant",
+    "output",
+    "url",
+    "token",
+    "ca",
+    "help",
+    "version",
 ];
 
 /// A field of a spec that has a flag.
@@ -65,7 +81,9 @@ pub fn fields(kinds: &Kinds, spec: &Value) -> Vec<Field> {
         let alias = if long != flag {
             Some(long)
         } else {
-            (form == Form::Texts).then(|| long.trim_end_matches('s').to_owned()).filter(|short| *short != flag)
+            (form == Form::Texts)
+                .then(|| long.trim_end_matches('s').to_owned())
+                .filter(|short| *short != flag)
         };
         let about = [&raw["description"], &schema["description"]].into_iter().find_map(Value::as_str);
         let words = schema["enum"].as_array().into_iter().flatten().filter_map(Value::as_str);
@@ -83,7 +101,8 @@ pub fn fields(kinds: &Kinds, spec: &Value) -> Vec<Field> {
 
 /// `memory_bytes` as `memory`, `stop_deadline_seconds` as `stop-deadline`.
 fn flag(property: &str) -> String {
-    let stem = property.strip_suffix("_bytes").or_else(|| property.strip_suffix("_seconds")).unwrap_or(property);
+    let stem =
+        property.strip_suffix("_bytes").or_else(|| property.strip_suffix("_seconds")).unwrap_or(property);
     stem.replace('_', "-")
 }
 
@@ -112,9 +131,13 @@ pub fn read(form: Form, texts: &[String]) -> Result<Value, String> {
         Form::Text => text_or_file(text).map(Value::from),
         Form::Size => units::size(text).map(Value::from),
         Form::Seconds => units::seconds(text).map(Value::from),
-        Form::Integer => text.parse::<i64>().map(Value::from).map_err(|_| format!("`{text}` is no whole number")),
+        Form::Integer => {
+            text.parse::<i64>().map(Value::from).map_err(|_| format!("`{text}` is no whole number"))
+        }
         Form::Number => text.parse::<f64>().map(Value::from).map_err(|_| format!("`{text}` is no number")),
-        Form::Bool => text.parse::<bool>().map(Value::from).map_err(|_| format!("`{text}` is not true or false")),
+        Form::Bool => {
+            text.parse::<bool>().map(Value::from).map_err(|_| format!("`{text}` is not true or false"))
+        }
         Form::Texts => texts.iter().map(|text| text_or_file(text).map(Value::from)).collect(),
         Form::Json => Ok(serde_json::from_str(text).unwrap_or_else(|_| Value::from(text))),
     }
@@ -141,7 +164,12 @@ pub fn json_object(text: &str) -> Result<Map<String, Value>, String> {
 }
 
 /// Sets `nics.lan.address=10.0.0.9` in a spec; the schema says what the text means.
-pub fn set(kinds: &Kinds, schema: &Value, spec: &mut Map<String, Value>, assignment: &str) -> Result<(), String> {
+pub fn set(
+    kinds: &Kinds,
+    schema: &Value,
+    spec: &mut Map<String, Value>,
+    assignment: &str,
+) -> Result<(), String> {
     let Some((path, text)) = assignment.split_once('=') else {
         return Err(format!("`{assignment}` must be PATH=VALUE, such as nics.lan.address=10.0.0.9"));
     };

@@ -36,14 +36,18 @@ async fn main() -> ExitCode {
 /// What to do next.
 fn hint(error: &anyhow::Error) -> Option<&'static str> {
     match error.downcast_ref::<Error>()? {
-        Error::Unreachable { .. } => {
-            Some("is the server running? `rhyzome-api` starts one; --url or RHYZOME_URL says where another one is")
-        }
+        Error::Unreachable { .. } => Some(
+            "is the server running? `rhyzome-api` starts one; --url or RHYZOME_URL says where another one is",
+        ),
         Error::Unexpected { .. } => Some("is this the address of a Rhyzome API?"),
         Error::Problem(problem) => match problem.word() {
-            "unauthenticated" => Some("give a token: --token, RHYZOME_TOKEN, or the folder of a server: RHYZOME_HOME"),
+            "unauthenticated" => {
+                Some("give a token: --token, RHYZOME_TOKEN, or the folder of a server: RHYZOME_HOME")
+            }
             "protected" => Some("`rhyzome <kind> edit NAME --protected=false` takes the protection away"),
-            "no-capacity" => Some("`rhyzome node list` shows the nodes; `rhyzome node invite NAME` brings another one"),
+            "no-capacity" => {
+                Some("`rhyzome node list` shows the nodes; `rhyzome node invite NAME` brings another one")
+            }
             "stale" => Some("somebody else changed it meanwhile: look at it again"),
             _ => None,
         },

@@ -18,7 +18,8 @@ pub struct Surroundings {
 impl Surroundings {
     /// That of this process.
     pub fn of_process() -> Surroundings {
-        let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+        let variable =
+            |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
         if let Some(home) = variable("RHYZOME_HOME") {
             // Said: then no other is meant.
             return Surroundings { folders: vec![home] };
@@ -80,7 +81,10 @@ fn found_in(folder: &Path) -> anyhow::Result<Option<Found>> {
 
 fn read(file: &Path) -> anyhow::Result<String> {
     std::fs::read_to_string(file).with_context(|| {
-        format!("{} cannot be read (run as the server's user, or give --url, --token and --ca)", file.display())
+        format!(
+            "{} cannot be read (run as the server's user, or give --url, --token and --ca)",
+            file.display()
+        )
     })
 }
 
@@ -92,7 +96,9 @@ mod tests {
 
     fn with(arguments: &[&str], folders: &[&Path]) -> anyhow::Result<Settings> {
         let arguments = ["rhyzome", "whoami"].iter().chain(arguments);
-        let matches = crate::command::command(&Kinds::known()).mut_args(|arg| arg.env(None::<&str>)).get_matches_from(arguments);
+        let matches = crate::command::command(&Kinds::known())
+            .mut_args(|arg| arg.env(None::<&str>))
+            .get_matches_from(arguments);
         let folders = folders.iter().map(|folder| folder.to_path_buf()).collect();
         settings(&matches, &Surroundings { folders })
     }

@@ -2,8 +2,14 @@
 
 use jiff::Timestamp;
 
-const UNITS: [(&str, u64); 6] =
-    [("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30), ("TiB", 1 << 40), ("PiB", 1 << 50), ("EiB", 1 << 60)];
+const UNITS: [(&str, u64); 6] = [
+    ("KiB", 1 << 10),
+    ("MiB", 1 << 20),
+    ("GiB", 1 << 30),
+    ("TiB", 1 << 40),
+    ("PiB", 1 << 50),
+    ("EiB", 1 << 60),
+];
 
 /// `512MiB`, `2G`, `1.5 GiB`, `1GB` or plain bytes, in bytes.
 pub fn size(text: &str) -> Result<u64, String> {

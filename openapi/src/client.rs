@@ -67,7 +67,9 @@ impl Client {
         let mut roots = Vec::new();
         if let Some(pem) = &settings.ca_pem {
             let unusable = |why: String| refuse(format!("the CA file holds no usable certificate: {why}"));
-            roots = CertificateDer::pem_slice_iter(pem).collect::<Result<_, _>>().map_err(|e| unusable(e.to_string()))?;
+            roots = CertificateDer::pem_slice_iter(pem)
+                .collect::<Result<_, _>>()
+                .map_err(|e| unusable(e.to_string()))?;
             if roots.is_empty() {
                 return Err(unusable("it is empty".into()));
             }
@@ -121,7 +123,8 @@ impl Client {
         loop {
             let wanted = most.map_or(1000, |most| (most - items.len()).min(1000)).to_string();
             let pairs = query.iter().map(|(key, value)| (key.as_str(), value.as_str()));
-            let pairs = pairs.chain([("limit", wanted.as_str())]).chain(page.iter().map(|p| ("page", p.as_str())));
+            let pairs =
+                pairs.chain([("limit", wanted.as_str())]).chain(page.iter().map(|p| ("page", p.as_str())));
             let one: Page<T> = self.get(&with_query(path, pairs)).await?;
             items.extend(one.items);
             page = one.next;
@@ -161,7 +164,8 @@ impl Client {
         let request = self.request("GET", &path)?.timeout(Duration::from_secs(seconds + CALL_SECONDS));
         let answer = self.send(&path, request).await?;
         // Some servers answer the job, some the job within something.
-        let body = if answer.body["job"].is_object() { answer.body["job"].clone() } else { answer.body.clone() };
+        let body =
+            if answer.body["job"].is_object() { answer.body["job"].clone() } else { answer.body.clone() };
         typed(&path, Answer { body, ..answer })
     }
 
@@ -209,7 +213,8 @@ impl Client {
     async fn send(&self, path: &str, request: reqwest::RequestBuilder) -> Result<Answer, Error> {
         let response = request.send().await.map_err(|e| Error::unreachable(self.url(), &e))?;
         let status = response.status();
-        let header = |name| response.headers().get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
+        let header =
+            |name| response.headers().get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
         let (etag, content_type) = (header(ETAG), header(CONTENT_TYPE).unwrap_or_default());
         let text = response.text().await.map_err(|e| Error::unreachable(self.url(), &e))?;
         if !status.is_success() {

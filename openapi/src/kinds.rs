@@ -71,7 +71,9 @@ impl Kinds {
             kind.of_operators |= !of_tenants;
         }
         for (path, item) in &paths {
-            let Some((plural, _)) = path.split_once("/{id}/").and_then(|(root, _)| collection(root)) else { continue };
+            let Some((plural, _)) = path.split_once("/{id}/").and_then(|(root, _)| collection(root)) else {
+                continue;
+            };
             let Some(kind) = kinds.get_mut(plural) else { continue };
             let rest = path.split_once("/{id}/").map_or("", |(_, rest)| rest);
             add_path(kind, &document, rest, item);
@@ -115,7 +117,8 @@ fn add_path(kind: &mut Kind, document: &Value, rest: &str, item: &Value) {
             // One path for all verbs: they are the values of its parameter.
             let parameters = [&item["parameters"], &item["post"]["parameters"]];
             let parameters = parameters.into_iter().filter_map(Value::as_array).flatten();
-            let words = parameters.filter_map(|p| resolve(document, &p["schema"], 0)["enum"].as_array()).flatten();
+            let words =
+                parameters.filter_map(|p| resolve(document, &p["schema"], 0)["enum"].as_array()).flatten();
             for verb in words.filter_map(Value::as_str) {
                 add_verb(kind, verb, "");
             }
@@ -157,9 +160,12 @@ fn spec<'a>(document: &'a Value, item: &'a Value) -> Option<(&'a str, Value)> {
 
 /// One line about a kind: that of its tag, or of its POST.
 fn about(document: &Value, kind: &str, item: &Value) -> Option<String> {
-    let named = |tag: &&Value| tag["name"].as_str().is_some_and(|name| name == kind || item["post"]["tags"][0] == name);
+    let named = |tag: &&Value| {
+        tag["name"].as_str().is_some_and(|name| name == kind || item["post"]["tags"][0] == name)
+    };
     let tag = document["tags"].as_array().into_iter().flatten().find(named);
-    let text = tag.and_then(|tag| tag["description"].as_str()).or_else(|| item["post"]["summary"].as_str())?;
+    let text =
+        tag.and_then(|tag| tag["description"].as_str()).or_else(|| item["post"]["summary"].as_str())?;
     Some(text.lines().next().unwrap_or_default().to_owned())
 }
 
