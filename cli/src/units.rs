@@ -106,7 +106,7 @@ mod tests {
         assert_eq!((seconds("90"), seconds("2m"), seconds("1h")), (Ok(90), Ok(120), Ok(3600)));
         assert!(seconds("soon").is_err());
         let now = "2026-11-21T03:00:00Z".parse().unwrap();
-        assert_eq!(age("2026-11-21T02:57:00.5Z", now), "2m");
+        assert_eq!(age("2026-11-21T02:57:00.5Z", now), "3m");
         assert_eq!(age("2026-11-18T03:00:00Z", now), "3d");
     }
 
