@@ -1,10 +1,13 @@
 //! The agent that makes a node hold what the control plane assigned to it.
 
 pub mod drivers;
+pub mod enroll;
 pub mod files;
 pub mod host;
+pub mod identity;
 pub mod jail;
 pub mod ledger;
+pub mod link;
 pub mod names;
 pub mod owner;
 pub mod privileges;
