@@ -6,6 +6,7 @@
 pub mod app;
 pub mod auth;
 pub mod blobs;
+pub mod channel;
 pub mod config;
 pub mod jobs;
 pub mod kernel;
