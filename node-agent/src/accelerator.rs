@@ -109,7 +109,10 @@ async fn run(program: &str, accelerator: &str, disk: &Path) -> Result<(), String
         .args(["-machine", &format!("q35,accel={accelerator},usb=off")])
         .args(["-cpu", if accelerator == "kvm" { "host" } else { "max" }])
         .args(["-m", "32", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"])
-        .args(["-blockdev", &format!("driver=raw,node-name=d,read-only=on,file.driver=file,file.filename={file}")])
+        .args([
+            "-blockdev",
+            &format!("driver=raw,node-name=d,read-only=on,file.driver=file,file.filename={file}"),
+        ])
         .args(["-device", "virtio-blk-pci,drive=d,bootindex=0"])
         .args(["-chardev", "stdio,id=c,signal=off", "-serial", "chardev:c"])
         .stdin(Stdio::null())

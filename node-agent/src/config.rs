@@ -127,9 +127,7 @@ fn read(path: &Path) -> Result<Settings, ConfigError> {
     serde_json::from_slice(&bytes).map_err(|error| failed(error.to_string()))
 }
 
-fn from_variables(
-    variables: impl IntoIterator<Item = (String, String)>,
-) -> Result<Settings, ConfigError> {
+fn from_variables(variables: impl IntoIterator<Item = (String, String)>) -> Result<Settings, ConfigError> {
     let mut settings = Settings::default();
     for (key, value) in variables {
         let Some(name) = key.strip_prefix(PREFIX) else { continue };
@@ -168,7 +166,8 @@ mod tests {
     fn flags_come_before_variables_before_the_file() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("config.json");
-        std::fs::write(&file, r#"{"server":"file:1","log":"file","user":"file","accelerator":"kvm"}"#).unwrap();
+        std::fs::write(&file, r#"{"server":"file:1","log":"file","user":"file","accelerator":"kvm"}"#)
+            .unwrap();
         let flags = Settings { log: Some("flag".into()), ..Settings::default() };
         let given =
             variables(&[("RHYZOME_AGENT_SERVER", "variable:1"), ("RHYZOME_AGENT_LOG", "x"), ("PATH", "/")]);

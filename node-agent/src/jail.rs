@@ -46,7 +46,8 @@ fn run_confined(
     read: &[PathBuf],
     write: &[PathBuf],
 ) -> Result<(), DriverError> {
-    confine(read, write).map_err(|error| DriverError::Retry(format!("{program}: cannot confine: {error}")))?;
+    confine(read, write)
+        .map_err(|error| DriverError::Retry(format!("{program}: cannot confine: {error}")))?;
     let mut command = Command::new(tools::program(program));
     command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
     limit(&mut command);

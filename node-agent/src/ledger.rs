@@ -26,7 +26,9 @@ pub enum LedgerError {
         error: io::Error,
     },
     /// Not a file of ours, or of a newer program.
-    #[error("ledger: {path}: {reason}; move it away to start without it, the server then sends all orders again")]
+    #[error(
+        "ledger: {path}: {reason}; move it away to start without it, the server then sends all orders again"
+    )]
     Unreadable {
         /// The file.
         path: String,
@@ -58,6 +60,9 @@ pub enum Refused {
     #[error("bad-id: {0:?} cannot be an object id")]
     BadId(String),
 }
+
+/// An order, and whether it was taken.
+pub type Answer = (Order, Result<(), Refused>);
 
 /// An object that is gone, remembered until the server has surely heard so.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -153,7 +158,7 @@ impl Ledger {
 
     /// Takes orders that arrived together: each is checked, then all that are taken become durable with one
     /// sync of the folder. Answers for each whether it was taken.
-    pub fn take(&mut self, orders: Vec<Order>) -> Result<Vec<(Order, Result<(), Refused>)>, LedgerError> {
+    pub fn take(&mut self, orders: Vec<Order>) -> Result<Vec<Answer>, LedgerError> {
         let mut answers = Vec::with_capacity(orders.len());
         let objects = self.folder.join("objects");
         let mut written = false;
@@ -169,9 +174,11 @@ impl Ledger {
             if answer.is_ok() && self.orders.get(&order.object_id) != Some(&order) {
                 let entry = Entry { version: VERSION, order: order.clone() };
                 let path = objects.join(format!("{}.json", order.object_id));
-                let bytes = serde_json::to_vec_pretty(&entry).map_err(|error| failed("render", error.into()))?;
+                let bytes =
+                    serde_json::to_vec_pretty(&entry).map_err(|error| failed("render", error.into()))?;
                 files::write_durable(&path, &bytes).map_err(|error| failed("write an order", error))?;
                 self.orders.insert(order.object_id.clone(), order.clone());
+                self.meta.gone.remove(&order.object_id);
                 written = true;
             }
             answers.push((order, answer));
@@ -268,14 +275,7 @@ mod tests {
     use super::*;
 
     fn order(id: &str, placement_epoch: u64, generation: u64, sequence: u64) -> Order {
-        Order {
-            object_id: id.into(),
-            db_epoch: 1,
-            placement_epoch,
-            generation,
-            sequence,
-            ..Order::default()
-        }
+        Order { object_id: id.into(), db_epoch: 1, placement_epoch, generation, sequence, ..Order::default() }
     }
 
     fn take(ledger: &mut Ledger, order: Order) -> Result<(), Refused> {

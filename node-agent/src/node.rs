@@ -20,7 +20,8 @@ pub fn status(state: &Path, accelerator: Option<&Accelerator>, tools: &[Tool]) -
         hostname: line("/proc/sys/kernel/hostname"),
         agent_version: env!("CARGO_PKG_VERSION").to_owned(),
         architecture: std::env::consts::ARCH.to_owned(),
-        vcpus: std::thread::available_parallelism().map_or(1, |count| u32::try_from(count.get()).unwrap_or(1)),
+        vcpus: std::thread::available_parallelism()
+            .map_or(1, |count| u32::try_from(count.get()).unwrap_or(1)),
         memory_bytes: memory_bytes(&fs::read_to_string("/proc/meminfo").unwrap_or_default()),
         disk_bytes,
         disk_available_bytes,
@@ -41,10 +42,8 @@ pub fn status(state: &Path, accelerator: Option<&Accelerator>, tools: &[Tool]) -
 
 /// Kinds that this node cannot hold, and the line that says which tool is missing.
 pub fn missing(tools: &[Tool]) -> BTreeMap<Kind, String> {
-    let needs: [(Kind, &[&str]); 2] = [
-        (Kind::Instance, &["qemu"]),
-        (Kind::Network, &["nft", "dnsmasq", "tun", "netns", "bridge", "tap"]),
-    ];
+    let needs: [(Kind, &[&str]); 2] =
+        [(Kind::Instance, &["qemu"]), (Kind::Network, &["nft", "dnsmasq", "tun", "netns", "bridge", "tap"])];
     let lacking = |names: &[&str]| {
         let tool = tools.iter().find(|tool| names.contains(&tool.name) && !tool.available)?;
         Some(format!("missing-capability {}: {}", tool.name, tool.detail))

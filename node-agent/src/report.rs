@@ -29,9 +29,7 @@ pub fn of(
     let (state, message, permanent) = match (decision, failure) {
         (Decision::Held, _) => (ReportState::Applied, String::new(), false),
         (Decision::Refuse { reason, permanent }, _) => (ReportState::Failed, reason.clone(), *permanent),
-        (Decision::Do(_), Some(failure)) => {
-            (ReportState::Failed, failure.message.clone(), failure.permanent)
-        }
+        (Decision::Do(_), Some(failure)) => (ReportState::Failed, failure.message.clone(), failure.permanent),
         (Decision::Do(action), None) => (ReportState::Working, doing(action).to_owned(), false),
         (Decision::Wait { reason, .. }, _) => (ReportState::Working, reason.clone(), false),
     };
@@ -170,7 +168,11 @@ mod tests {
     use crate::drivers::instance::{BootRecord, ObservedProcess};
     use rhyzome_proto::v1::OrderBody;
 
-    fn power(instance: &InstanceOrder, decision: &Decision, seen: Option<ObservedInstance>) -> InstanceReport {
+    fn power(
+        instance: &InstanceOrder,
+        decision: &Decision,
+        seen: Option<ObservedInstance>,
+    ) -> InstanceReport {
         let body = Some(OrderBody { body: Some(Body::Instance(instance.clone())) });
         let order = Order { object_id: "inst".into(), body, ..Order::default() };
         let mut world = World::default();
@@ -183,7 +185,8 @@ mod tests {
 
     #[test]
     fn power_is_told_as_it_is() {
-        let on = InstanceOrder { power: Power::On.into(), vcpus: 2, boot_epoch: 1, ..InstanceOrder::default() };
+        let on =
+            InstanceOrder { power: Power::On.into(), vcpus: 2, boot_epoch: 1, ..InstanceOrder::default() };
         let booted = InstanceOrder { vcpus: 1, ..on.clone() };
         let boot = BootRecord::new(&booted, 7, "tcg", "boot", 5);
         let process = Some(ObservedProcess { pid: 42, paused: false });

@@ -89,11 +89,15 @@ impl ImageDriver {
             .map_err(|error| DriverError::Retry(format!("verify image: {error}")))?
     }
 
-    async fn fetch(&self, order: &ImageOrder, part: &Path, mut progress: Progress) -> Result<(), DriverError> {
+    async fn fetch(
+        &self,
+        order: &ImageOrder,
+        part: &Path,
+        mut progress: Progress,
+    ) -> Result<(), DriverError> {
         let failed = |error: io::Error| DriverError::io(format!("write {}", part.display()), &error);
         fs::create_dir_all(self.state.join("images")).map_err(failed)?;
-        let mut file =
-            OpenOptions::new().append(true).create(true).mode(0o600).open(part).map_err(failed)?;
+        let mut file = OpenOptions::new().append(true).create(true).mode(0o600).open(part).map_err(failed)?;
         let mut have = file.metadata().map_err(failed)?.len();
         if have > order.size_bytes {
             file.set_len(0).map_err(failed)?;
@@ -109,7 +113,10 @@ impl ImageDriver {
             have += chunk.len() as u64;
             if have > order.size_bytes {
                 files::remove_if_there(part).map_err(failed)?;
-                return Err(DriverError::Retry(format!("image is longer than its {} bytes", order.size_bytes)));
+                return Err(DriverError::Retry(format!(
+                    "image is longer than its {} bytes",
+                    order.size_bytes
+                )));
             }
             file.write_all(&chunk).map_err(failed)?;
             if have - told >= PROGRESS_STEP {
@@ -161,8 +168,9 @@ fn accept(order: &ImageOrder, limits: &Limits, part: &Path, path: &Path) -> Resu
     }
     match order.format.as_str() {
         "qcow2" => {
-            let info = inspect_qcow2(&mut file, limits)
-                .map_err(|refusal| DriverError::Permanent(refuse(format!("image refused: {refusal}")).to_string()))?;
+            let info = inspect_qcow2(&mut file, limits).map_err(|refusal| {
+                DriverError::Permanent(refuse(format!("image refused: {refusal}")).to_string())
+            })?;
             let (is, told) = (info.virtual_size_bytes, order.virtual_size_bytes);
             if told != 0 && is != told {
                 return Err(DriverError::Permanent(format!("image is of {is} virtual bytes, not {told}")));

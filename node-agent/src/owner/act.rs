@@ -34,7 +34,13 @@ pub(super) struct Done {
     pub seen: Vec<Seen>,
 }
 
-pub(super) async fn act(drivers: &Drivers, id: &str, action: Action, now_ms: u64, progress: Progress) -> Done {
+pub(super) async fn act(
+    drivers: &Drivers,
+    id: &str,
+    action: Action,
+    now_ms: u64,
+    progress: Progress,
+) -> Done {
     let mut seen = Vec::new();
     let result = match action {
         Action::FetchImage(order) => {
@@ -90,7 +96,12 @@ pub(super) async fn act(drivers: &Drivers, id: &str, action: Action, now_ms: u64
     Done { result, seen }
 }
 
-async fn act_on_instance(drivers: &Drivers, id: &str, action: Action, now_ms: u64) -> Result<(), DriverError> {
+async fn act_on_instance(
+    drivers: &Drivers,
+    id: &str,
+    action: Action,
+    now_ms: u64,
+) -> Result<(), DriverError> {
     let instances = &drivers.instances;
     match action {
         Action::Start { boot, paused } => {

@@ -25,9 +25,11 @@ pub(super) fn removal(view: View<'_>, id: &str) -> Decision {
     });
     for (network_id, order) in networks {
         let was_on_it = view.orders.get(id).is_some_and(|order| is_on(order, network_id));
-        let has_port = view.world.in_force.get(network_id).is_some_and(|network| {
-            network.ports.iter().any(|port| port.instance_id == id)
-        });
+        let has_port = view
+            .world
+            .in_force
+            .get(network_id)
+            .is_some_and(|network| network.ports.iter().any(|port| port.instance_id == id));
         if has_port || (was_on_it && !network::is_in_force(view, network_id, order)) {
             return Decision::wait(format!("waits for {network_id} to let go of it"));
         }

@@ -207,9 +207,7 @@ fn obstacle(view: View<'_>, id: &str) -> Option<String> {
         return Some(format!("waits for {id}, which is being removed"));
     }
     let is_held = match order.body.as_ref().and_then(|body| body.body.as_ref()) {
-        Some(Body::Image(image)) => {
-            view.world.images.get(&image.sha256).is_some_and(|image| image.is_whole)
-        }
+        Some(Body::Image(image)) => view.world.images.get(&image.sha256).is_some_and(|image| image.is_whole),
         Some(Body::Disk(_)) => view.world.disks.contains_key(id),
         Some(Body::Network(network)) => network::is_in_force(view, id, network),
         // What is not known here cannot be waited for: its own refusal says so.

@@ -1,8 +1,6 @@
 use super::*;
 use crate::drivers::instance::{BootRecord, ObservedProcess};
-use rhyzome_proto::v1::{
-    InstanceDisk, InstanceNic, InstanceOrder, NetworkOrder, OrderBody, Power, StopMode,
-};
+use rhyzome_proto::v1::{InstanceDisk, InstanceNic, InstanceOrder, NetworkOrder, OrderBody, Power, StopMode};
 
 const NOW: u64 = 1_000_000_000;
 

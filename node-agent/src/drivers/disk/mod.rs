@@ -84,7 +84,8 @@ impl DiskDriver {
         let Some((disk, found)) = self.look(&path)? else {
             return create(&path, order.size_bytes, base, backing.as_deref());
         };
-        let expected = backing.as_deref().map_or_else(String::new, |path| path.to_string_lossy().into_owned());
+        let expected =
+            backing.as_deref().map_or_else(String::new, |path| path.to_string_lossy().into_owned());
         if found.backing != expected {
             let text = format!("{} stands on {:?}, not on {expected:?}", path.display(), found.backing);
             return Err(DriverError::Permanent(text));
@@ -101,11 +102,10 @@ impl DiskDriver {
 
     async fn grow(&self, path: &Path, size_bytes: u64) -> Result<(), DriverError> {
         let folder = path.parent().unwrap_or(path).to_owned();
-        let arguments =
-            ["resize", "-q", "-f", "qcow2"].map(ToOwned::to_owned).into_iter().chain([
-                path.to_string_lossy().into_owned(),
-                size_bytes.to_string(),
-            ]);
+        let arguments = ["resize", "-q", "-f", "qcow2"]
+            .map(ToOwned::to_owned)
+            .into_iter()
+            .chain([path.to_string_lossy().into_owned(), size_bytes.to_string()]);
         jail::run("qemu-img", arguments.collect(), vec![self.state.join("images")], vec![folder]).await
     }
 

@@ -32,7 +32,8 @@ pub fn render(size_bytes: u64, backing: Option<Backing<'_>>) -> Result<Vec<u8>, 
     let l1_clusters = (l1_entries * 8).div_ceil(CLUSTER);
     let clusters = 3 + l1_clusters;
     // One refcount block counts 32768 clusters; the L1 table of the largest disk allowed takes a few hundred.
-    let l1_entries = u32::try_from(l1_entries).ok().filter(|_| clusters <= 1024).ok_or("disk is too large")?;
+    let l1_entries =
+        u32::try_from(l1_entries).ok().filter(|_| clusters <= 1024).ok_or("disk is too large")?;
     if size_bytes == 0 || !size_bytes.is_multiple_of(512) {
         return Err(format!("{size_bytes} bytes is not a whole number of 512 byte sectors"));
     }

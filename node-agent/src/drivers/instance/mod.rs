@@ -85,10 +85,10 @@ impl InstanceDriver {
             return None;
         }
         let boot = BootRecord::read(&folder.join("boot.json"));
-        let process = self.guest(id).await.map(|guest| ObservedProcess {
-            pid: guest.identity.pid,
-            paused: guest.is_paused(),
-        });
+        let process = self
+            .guest(id)
+            .await
+            .map(|guest| ObservedProcess { pid: guest.identity.pid, paused: guest.is_paused() });
         Some(ObservedInstance { id: id.to_owned(), boot, process })
     }
 
@@ -153,20 +153,16 @@ impl InstanceDriver {
     /// Grows a disk under a running guest.
     pub async fn resize_disk(&self, id: &str, disk_id: &str, size_bytes: u64) -> Result<(), DriverError> {
         let boot = BootRecord::read(&self.folder(id).join("boot.json"));
-        let index =
-            boot.and_then(|boot| boot.order.disks.iter().position(|disk| disk.disk_id == disk_id)).ok_or_else(
-                || DriverError::Retry(format!("{id} was not booted with {disk_id}; grown at its next stop")),
-            )?;
+        let index = boot
+            .and_then(|boot| boot.order.disks.iter().position(|disk| disk.disk_id == disk_id))
+            .ok_or_else(|| {
+                DriverError::Retry(format!("{id} was not booted with {disk_id}; grown at its next stop"))
+            })?;
         let arguments = json!({"node-name": argv::disk_node(index), "size": size_bytes});
         self.command(id, "block_resize", arguments).await
     }
 
-    async fn command(
-        &self,
-        id: &str,
-        name: &str,
-        arguments: serde_json::Value,
-    ) -> Result<(), DriverError> {
+    async fn command(&self, id: &str, name: &str, arguments: serde_json::Value) -> Result<(), DriverError> {
         let Some(guest) = self.guest(id).await else {
             return Err(DriverError::Retry(format!("{name}: no QEMU runs for {id}")));
         };

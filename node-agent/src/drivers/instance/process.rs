@@ -108,9 +108,8 @@ pub struct Launch<'a> {
 /// The pid file is written between fork and exec: there is no moment at which the program runs and a restarted
 /// agent could not find it.
 pub fn launch(launch: &Launch<'_>) -> io::Result<Identity> {
-    let private = |path: &Path| {
-        OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)
-    };
+    let private =
+        |path: &Path| OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path);
     let output = private(launch.output)?;
     let pid_file = private(launch.pid_file)?;
     let mut command = Command::new(launch.program);
@@ -123,9 +122,9 @@ pub fn launch(launch: &Launch<'_>) -> io::Result<Identity> {
     prepare(&mut command, pid_file.as_raw_fd(), launch.keep.to_vec());
     // Not waited for here: `Exit` reaps it, and init does if this agent is gone by then.
     #[allow(clippy::zombie_processes)]
-    let child = command.spawn().map_err(|error| {
-        io::Error::new(error.kind(), format!("cannot run {}: {error}", launch.program))
-    })?;
+    let child = command
+        .spawn()
+        .map_err(|error| io::Error::new(error.kind(), format!("cannot run {}: {error}", launch.program)))?;
     let identity = Identity::read(launch.pid_file);
     identity.filter(|identity| identity.pid == child.id()).ok_or_else(|| {
         io::Error::other(format!("{} was not written by process {}", launch.pid_file.display(), child.id()))
