@@ -3,6 +3,16 @@
 //! The rooms, and who may know whom, are in `docs/architecture.md`; a test reads our own use-lines and
 //! fails on an arrow that must not exist.
 
+pub mod app;
+pub mod auth;
+pub mod blobs;
+pub mod channel;
+pub mod config;
+pub mod environment;
+pub mod images_folder;
+pub mod jobs;
 pub mod kernel;
+pub mod process;
 pub mod resources;
+pub mod rest;
 pub mod store;

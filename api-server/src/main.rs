@@ -1,2 +1,101 @@
-//! The control plane: REST API, jobs, and the channel to the agents.
-fn main() {}
+//! `rhyzome-api`: the control plane.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use rhyzome_api::app::{self, Role};
+use rhyzome_api::config::Config;
+use rhyzome_api::{process, resources, rest};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+/// The control plane of Rhyzome: REST API, jobs, and the door for the agents.
+///
+/// No configuration is needed: without any, everything is kept under ./var/rhyzome, and REST is served on
+/// http://127.0.0.1:8440.
+#[derive(Parser)]
+#[command(name = "rhyzome-api", version, after_help = EXAMPLES)]
+struct Arguments {
+    /// The configuration file [default: rhyzome-api.json here, then in /etc/rhyzome]
+    #[arg(long, short, value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Open both doors (what happens without a word)
+    All,
+    /// Open the REST door only (PostgreSQL)
+    Http,
+    /// Open the agents' door only (PostgreSQL)
+    Grpc,
+    /// Print the API's document (OpenAPI 3.1)
+    Openapi,
+}
+
+const EXAMPLES: &str = "Examples:
+  rhyzome-api
+  RHYZOME_DB='dbname=rhyzome host=/var/run/postgresql' rhyzome-api
+  rhyzome-api --config /etc/rhyzome/rhyzome-api.json http";
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let role = match arguments.command {
+        None | Some(Command::All) => Role::All,
+        Some(Command::Http) => Role::Http,
+        Some(Command::Grpc) => Role::Grpc,
+        Some(Command::Openapi) => {
+            print!("{}", rest::document(&resources::registry()));
+            return ExitCode::SUCCESS;
+        }
+    };
+    let config = match Config::load(arguments.config.as_deref(), std::env::vars()) {
+        Ok(config) => config,
+        Err(error) => return refuse(&error.to_string()),
+    };
+    if let Err(error) = process::leave_root(&config.user, &config.data) {
+        return refuse(&error);
+    }
+    tracing_subscriber::fmt()
+        .with_env_filter(
+            tracing_subscriber::EnvFilter::try_from_env("RUST_LOG").unwrap_or_else(|_| "info".into()),
+        )
+        .with_writer(std::io::stderr)
+        .init();
+    match serve(config, role) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => refuse(&format!("{error:#}")),
+    }
+}
+
+fn refuse(line: &str) -> ExitCode {
+    eprintln!("rhyzome-api: {line}");
+    ExitCode::from(2)
+}
+
+fn serve(config: Config, role: Role) -> anyhow::Result<()> {
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(workers()).enable_all().build()?;
+    runtime.block_on(async {
+        let stop = CancellationToken::new();
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let on_signal = stop.clone();
+        tokio::spawn(async move {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            tracing::info!("told to stop");
+            on_signal.cancel();
+        });
+        app::run(config, role, stop).await
+    })
+}
+
+fn workers() -> usize {
+    std::thread::available_parallelism().map_or(2, |count| count.get().clamp(2, 16))
+}

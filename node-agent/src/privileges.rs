@@ -4,7 +4,7 @@
 //! - `CAP_NET_ADMIN`: interfaces, taps, nftables, forwarding in a namespace; dnsmasq: answers to clients without an
 //!   address;
 //! - `CAP_SYS_ADMIN`: making, naming (a mount) and entering network namespaces;
-//! - `CAP_NET_BIND_SERVICE`, `CAP_NET_RAW`: only handed on to dnsmasq (ports 53 and 67, raw answers).
+//! - `CAP_NET_BIND_SERVICE`: only handed on to dnsmasq (ports 53 and 67).
 //!
 //! QEMU and qemu-img get none.
 
@@ -30,8 +30,6 @@ pub enum Right {
     NetBindService = 10,
     /// `CAP_NET_ADMIN`
     NetAdmin = 12,
-    /// `CAP_NET_RAW`
-    NetRaw = 13,
     /// `CAP_SYS_ADMIN`
     SysAdmin = 21,
 }
@@ -43,14 +41,13 @@ impl Right {
             Right::SetGid => "CAP_SETGID",
             Right::NetBindService => "CAP_NET_BIND_SERVICE",
             Right::NetAdmin => "CAP_NET_ADMIN",
-            Right::NetRaw => "CAP_NET_RAW",
             Right::SysAdmin => "CAP_SYS_ADMIN",
         }
     }
 }
 
 /// What the agent keeps.
-pub const KEPT: &[Right] = &[Right::NetAdmin, Right::SysAdmin, Right::NetBindService, Right::NetRaw];
+pub const KEPT: &[Right] = &[Right::NetAdmin, Right::SysAdmin, Right::NetBindService];
 
 /// As whom the agent goes on.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -282,7 +282,7 @@ RestartSec=2
 # Guests and what serves them go on while the agent is stopped or upgraded.
 KillMode=process
 # The last five are given up as soon as it has become the user {USER}.
-CapabilityBoundingSet=CAP_NET_ADMIN CAP_SYS_ADMIN CAP_NET_BIND_SERVICE CAP_NET_RAW CAP_SETUID CAP_SETGID CAP_SETPCAP CAP_CHOWN CAP_DAC_OVERRIDE
+CapabilityBoundingSet=CAP_NET_ADMIN CAP_SYS_ADMIN CAP_NET_BIND_SERVICE CAP_SETUID CAP_SETGID CAP_SETPCAP CAP_CHOWN CAP_DAC_OVERRIDE
 NoNewPrivileges=yes
 LimitNOFILE=65536
 TasksMax=infinity

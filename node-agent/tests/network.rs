@@ -217,6 +217,7 @@ fn what_was_done_by_hand_is_repaired() {
         ];
         for (number, sabotage) in gone_by_hand.iter().enumerate() {
             sabotage();
+            println!("sabotage {number}");
             node.driver.apply(&network).await.unwrap();
             let mut one = Guest::new(&network, &network.ports[0]);
             let mut other = Guest::new(&network, &network.ports[1]);

@@ -15,7 +15,8 @@ pub(crate) const NODE_LIFE: Duration = DAY;
 pub(crate) const SERVER_LIFE: Duration = Duration::from_secs(30 * DAY.as_secs());
 const ROOT_LIFE: Duration = Duration::from_secs(20 * 365 * DAY.as_secs());
 const INTERMEDIATE_LIFE: Duration = Duration::from_secs(10 * 365 * DAY.as_secs());
-/// Clocks differ: a new certificate is already good on a machine that is this far behind.
+/// Clocks differ: a new certificate is already good on a machine that is this far behind (or a tenth of its
+/// life, if that is less: two thirds of it are to be left when it is new).
 const BACKDATE: Duration = Duration::from_secs(5 * 60);
 /// A request with a P-256 key has a few hundred bytes.
 const MAX_REQUEST_BYTES: usize = 8 * 1024;
@@ -75,7 +76,7 @@ fn authority_params(
 fn bare_params(now: SystemTime, life: Duration) -> Result<CertificateParams, PkiError> {
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
-    params.not_before = OffsetDateTime::from(now - BACKDATE);
+    params.not_before = OffsetDateTime::from(now - BACKDATE.min(life / 10));
     params.not_after = OffsetDateTime::from(now + life);
     params.serial_number = Some(SerialNumber::from_slice(&random_serial()?));
     Ok(params)

@@ -30,7 +30,9 @@ pub enum Dialect {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A newer program has been here.
-    #[error("the database has schema version {found}, this program knows up to {known}: start the newer program")]
+    #[error(
+        "the database has schema version {found}, this program knows up to {known}: start the newer program"
+    )]
     Newer {
         /// In the database.
         found: i64,

@@ -1,1 +1,5 @@
-//! Black box and in-process tests of the whole.
+//! What the tests of the whole share: databases of both kinds, waiting for conditions.
+
+pub mod postgres;
+pub mod wait;
+pub mod world;

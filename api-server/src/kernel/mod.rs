@@ -6,6 +6,7 @@ pub mod env;
 pub mod error;
 pub mod facts;
 pub mod job;
+pub mod join;
 pub mod kind;
 pub mod name;
 pub mod phase;

@@ -389,3 +389,12 @@ pub(super) async fn wake(tx: &mut Tx, context: &Context, object: &str) -> Result
     }
     Ok(())
 }
+
+/// Takes the jobs that wait for this object as far as they go, in the same transaction.
+pub(super) async fn advance_waiting(tx: &mut Tx, context: &Context, object: &str) -> Result<(), Error> {
+    let sql = "SELECT id FROM job WHERE awaits = $1 AND finished_at IS NULL ORDER BY id";
+    for row in tx.rows(sql, values![object]).await? {
+        advance(tx, context, &row.text("id")?).await?;
+    }
+    Ok(())
+}

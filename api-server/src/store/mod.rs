@@ -35,7 +35,7 @@ use std::sync::Arc;
 
 pub use bells::{Bell, Bells};
 pub use change::{Asked, NewObject, Written};
-pub use nodes::{JoinRefusal, NodeInvite};
+pub use nodes::{JoinRefusal, NodeHead, NodeInvite, SessionStanding};
 pub use open::{DbUrl, OpenError};
 pub use reads::{ListQuery, Page};
 pub use report::{AssignmentRow, NodeReport};

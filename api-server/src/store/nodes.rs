@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::db::{Tx, values};
-use super::{Context, Store, objects, placement, report};
+use super::{Bell, Context, Store, objects, placement, report};
 use crate::kernel::{Error, Right, Timestamp};
 
 /// The kind that has a row of sums and sessions beside its resource.
@@ -33,6 +33,28 @@ pub enum JoinRefusal {
     /// It was made for a node of another name.
     #[error("the join token is for a node of another name")]
     WrongName,
+}
+
+/// Where a session stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SessionStanding {
+    /// It is the newest of its node, and its certificate is good.
+    Newest,
+    /// A newer one has begun, here or at another server.
+    Superseded,
+    /// The node's certificates were revoked, or the node is gone.
+    Revoked,
+}
+
+/// How far a node's orders and sessions have come.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeHead {
+    /// Which node.
+    pub node: String,
+    /// Its newest session.
+    pub session: i64,
+    /// Its highest order.
+    pub sequence: i64,
 }
 
 impl Store {
@@ -100,7 +122,9 @@ impl Store {
                 let node = objects::find(tx, &right, context.registry.get(KIND)?, &id).await?;
                 let sql = "UPDATE certificate SET revoked_at = $2 WHERE node = $1 AND revoked_at IS NULL \
                            RETURNING serial";
-                let rows = tx.rows(sql, values![node.core.id, context.env.now()]).await?;
+                let rows = tx.rows(sql, values![&node.core.id, context.env.now()]).await?;
+                // Whoever holds the node's stream looks again, and ends it.
+                tx.ring(Bell::Node(node.core.id));
                 Ok(rows.iter().map(|row| row.text("serial")).collect::<Result<_, _>>()?)
             })
         })
@@ -118,10 +142,43 @@ impl Store {
                 let row = tx.row(sql, values![&node, server]).await?.ok_or(Error::NotFound)?;
                 let said = json!({"connected": true, "connected_at": context.env.now()});
                 report::merge_status(tx, &context, &node, said).await?;
+                // Whoever holds an older session of this node looks again, and ends it.
+                tx.ring(Bell::Node(node));
                 Ok(row.int("session")?)
             })
         })
         .await
+    }
+
+    /// Where a session stands among others of its node, and the certificate that it was begun with.
+    pub async fn session_standing(
+        &self,
+        node: &str,
+        session: i64,
+        serial: &str,
+    ) -> Result<SessionStanding, Error> {
+        if self.certificate_refused(serial, node).await? {
+            return Ok(SessionStanding::Revoked);
+        }
+        let sql = "SELECT session FROM node_state WHERE node = $1";
+        let row = self.read().await?.row(sql, values![node]).await?.ok_or(Error::NotFound)?;
+        let newest = row.int("session")? == session;
+        Ok(if newest { SessionStanding::Newest } else { SessionStanding::Superseded })
+    }
+
+    /// For the net under the bells: the newest session and the highest order of each node whose session is, as
+    /// far as the database knows, at this server.
+    pub async fn node_heads(&self, server: &str) -> Result<Vec<NodeHead>, Error> {
+        let sql = "SELECT node, session, sequence FROM node_state WHERE server = $1 AND connected = 1";
+        let rows = self.read().await?.rows(sql, values![server]).await?;
+        let head = |row: &super::db::Row| -> Result<NodeHead, Error> {
+            Ok(NodeHead {
+                node: row.text("node")?,
+                session: row.int("session")?,
+                sequence: row.int("sequence")?,
+            })
+        };
+        rows.iter().map(head).collect()
     }
 
     /// Ends a session, unless a newer one has begun.

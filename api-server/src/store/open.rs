@@ -146,7 +146,7 @@ async fn sqlite(path: &Path) -> Result<Opened, OpenError> {
 async fn postgres(options: &PgConnectOptions) -> Result<Opened, OpenError> {
     let pool = PgPoolOptions::new()
         .max_connections(16)
-        .acquire_timeout(Duration::from_secs(10))
+        .acquire_timeout(Duration::from_secs(30))
         .connect_with(options.clone())
         .await
         .map_err(OpenError::Connect)?;

@@ -372,7 +372,9 @@ async fn set_content(
     match object.status["sha256"].as_str() {
         Some(sha256) if sha256 == content.sha256 => return Ok(object),
         Some(_) => {
-            return Err(Clash::WrongState("the image has its content already; make a new image".into()).into());
+            return Err(
+                Clash::WrongState("the image has its content already; make a new image".into()).into()
+            );
         }
         None => {}
     }
@@ -388,7 +390,8 @@ async fn set_content(
     status.extend(said.as_object().cloned().unwrap_or_default());
     object.status = Value::Object(status);
     objects::update_status(tx, &mut object).await?;
-    advance::wake(tx, context, &object.core.id).await?;
+    // Its job ends here and now, so that an instance made in the next moment need not wait for it.
+    advance::advance_waiting(tx, context, &object.core.id).await?;
     objects::refresh_phase(tx, context, &object.core.id).await?;
     objects::by_id(tx, &object.core.id, false).await?.ok_or(Error::NotFound)
 }

@@ -3,6 +3,7 @@
 use std::net::Ipv4Addr;
 
 pub type Mac = [u8; 6];
+pub type End = (Ipv4Addr, u16);
 pub const BROADCAST: Mac = [0xff; 6];
 
 pub fn mac(text: &str) -> Mac {
@@ -67,7 +68,7 @@ fn checksum(bytes: &[u8]) -> u16 {
 }
 
 /// A datagram's source, destination and payload, if the frame is one.
-pub fn read_udp(frame: &[u8]) -> Option<((Ipv4Addr, u16), (Ipv4Addr, u16), &[u8])> {
+pub fn read_udp(frame: &[u8]) -> Option<(End, End, &[u8])> {
     if frame.len() < 42 || frame[12..14] != [8, 0] || frame[23] != 17 {
         return None;
     }

@@ -17,9 +17,8 @@ use std::time::Duration;
 /// How long dnsmasq may take to end when asked.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// What dnsmasq needs: ports below 1024, answers to clients that have no address yet, and raw packets.
-const RIGHTS: &[privileges::Right] =
-    &[privileges::Right::NetBindService, privileges::Right::NetAdmin, privileges::Right::NetRaw];
+/// What dnsmasq needs: ports below 1024, and answers to clients that have no address yet. It pings nobody.
+const RIGHTS: &[privileges::Right] = &[privileges::Right::NetBindService, privileges::Right::NetAdmin];
 
 /// The process that serves, and what has to be done for it to serve the right things.
 pub struct Service<'a> {
@@ -27,6 +26,8 @@ pub struct Service<'a> {
     pub namespace: &'a str,
     /// Its cookie.
     pub cookie: u64,
+    /// The index of its bridge.
+    pub bridge: u32,
     /// The network's files.
     pub setting: Setting<'a>,
 }
@@ -46,7 +47,9 @@ impl Service<'_> {
         let broken =
             fs::read_to_string(&table).ok().and_then(|text| resolver::without_broken_leases(&text, network));
         if let Some(found) = found.filter(|found| found.process.is_alive()) {
-            let right = found.namespace == self.cookie && found.configuration == digest;
+            let right = found.namespace == self.cookie
+                && found.bridge == self.bridge
+                && found.configuration == digest;
             if right && broken.is_none() {
                 if !(reservations || names) || found.process.signal(Signal::SIGHUP)? {
                     return Ok(found.clone());
@@ -63,7 +66,7 @@ impl Service<'_> {
             write(&table, &kept)?;
         }
         let process = self.start()?;
-        Ok(Resolver { process, namespace: self.cookie, configuration: digest })
+        Ok(Resolver { process, namespace: self.cookie, bridge: self.bridge, configuration: digest })
     }
 
     fn start(&self) -> io::Result<ProcessId> {

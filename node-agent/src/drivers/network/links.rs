@@ -110,14 +110,14 @@ impl Links {
 
     /// Bridge, gateway address and the namespace's end of the way out; taps come down and without frames.
     ///
-    /// `make_taps` makes the missing ones: that is an ioctl, done on a thread inside the namespace.
+    /// Answers the bridge's index. `make_taps` makes the missing ones: that is an ioctl, done on a thread inside the namespace.
     pub async fn build(
         &self,
         live: &Live,
         network: &DesiredNetwork,
         uplink: Option<Uplink>,
         make_taps: impl FnOnce(&[&str]) -> io::Result<()>,
-    ) -> io::Result<()> {
+    ) -> io::Result<u32> {
         if let Some(link) = live.links.get("lo").filter(|link| !link.up) {
             self.up("lo", link.index).await?;
         }
@@ -150,7 +150,7 @@ impl Links {
                 self.set(tap, message).await?;
             }
         }
-        Ok(())
+        Ok(bridge.index)
     }
 
     async fn build_inner_end(&self, live: &Live, uplink: Option<Uplink>) -> io::Result<()> {

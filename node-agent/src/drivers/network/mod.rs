@@ -133,7 +133,7 @@ impl Shared {
             // Before anything uses it, so that no other network chooses the same.
             record.save(&folder)?;
         }
-        let live = inside.build(&namespace, live, network, uplink)?;
+        let (live, bridge) = inside.build(&namespace, live, network, uplink)?;
 
         let ruleset = Ruleset::of_network(network, uplink);
         let script = ruleset.script();
@@ -141,6 +141,7 @@ impl Shared {
         let service = dnsmasq::Service {
             namespace: &namespace,
             cookie: inside.cookie,
+            bridge,
             setting: resolver::Setting {
                 folder: &folder,
                 lease_seconds: self.lease_seconds,
@@ -273,14 +274,15 @@ impl Inside {
         Ok(Self { runtime, node, links, filter, cookie })
     }
 
-    /// Everything but rules, dnsmasq, and taps that let frames through. Answers what was seen of it at last.
+    /// Everything but rules, dnsmasq, and taps that let frames through. Answers what was seen of it at last,
+    /// and the bridge's index.
     fn build(
         &self,
         namespace: &str,
         live: Live,
         network: &DesiredNetwork,
         uplink: Option<Uplink>,
-    ) -> io::Result<Live> {
+    ) -> io::Result<(Live, u32)> {
         self.runtime.block_on(async {
             let mut live = live;
             match uplink {
@@ -294,8 +296,8 @@ impl Inside {
             let make_taps = |missing: &[&str]| {
                 netns::run_in(namespace, || missing.iter().try_for_each(|tap| netns::create_tap(tap)))
             };
-            self.links.build(&live, network, uplink, make_taps).await?;
-            Ok(live)
+            let bridge = self.links.build(&live, network, uplink, make_taps).await?;
+            Ok((live, bridge))
         })
     }
 }
@@ -311,15 +313,17 @@ fn filter_frames(
 ) -> io::Result<Option<Applied>> {
     let generation = inside.filter.generation()?;
     let known = before.filter(|before| before.namespace == inside.cookie && before.generation == generation);
-    let script = match known {
+    let difference = match known {
         Some(known) if known.ruleset == ruleset => return Ok(Some(known.clone())),
         Some(known) => ruleset.difference(&known.ruleset),
-        // The first transaction makes it 2.
-        None if generation == 1 => Some(ruleset.definition()),
         None => None,
     };
-    let script = script.unwrap_or_else(|| ruleset.script());
-    netns::run_in(namespace, || nft::run(&script))?;
+    netns::run_in(namespace, || match difference {
+        Some(difference) => nft::run_until_live(&difference, &inside.filter, generation),
+        // The first transaction of a namespace makes it 2: before it there is nothing to take away.
+        None if generation == 1 => nft::run(&ruleset.definition()),
+        None => nft::run(&ruleset.script()),
+    })?;
     let after = inside.filter.generation()?;
     let alone = after == generation.wrapping_add(1);
     Ok(alone.then_some(Applied { namespace: inside.cookie, generation: after, ruleset }))

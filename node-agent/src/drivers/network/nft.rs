@@ -10,7 +10,8 @@ use nix::sys::socket::{
 };
 use std::io::{self, Write as _};
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 /// A socket to the packet filter of one namespace: the one of the thread that opened it.
 pub struct Filter(OwnedFd);
@@ -103,7 +104,28 @@ pub fn list(table: &str) -> io::Result<Option<String>> {
     }
 }
 
+/// The same, but answers as soon as `filter` has counted one transaction more than `generation`.
+///
+/// nft itself ends only after a grace period of the kernel (some 8 ms) that concerns what was taken away, not what holds.
+/// For a namespace that nobody else is known to write to: another's transaction would be taken for this one.
+pub fn run_until_live(script: &str, filter: &Filter, generation: u32) -> io::Result<()> {
+    let mut child = start(&["-f", "-"], script)?;
+    while child.try_wait()?.is_none() {
+        if filter.generation()? == generation.wrapping_add(1) {
+            // Someone has to take note of its end.
+            std::thread::Builder::new().name("nft".into()).spawn(move || child.wait())?;
+            return Ok(());
+        }
+        std::thread::sleep(Duration::from_micros(200));
+    }
+    finish(child).map(drop)
+}
+
 fn call(words: &[&str], input: &str) -> io::Result<String> {
+    finish(start(words, input)?)
+}
+
+fn start(words: &[&str], input: &str) -> io::Result<Child> {
     let mut child = Command::new(tools::program("nft"))
         .args(words)
         .stdin(Stdio::piped())
@@ -115,6 +137,10 @@ fn call(words: &[&str], input: &str) -> io::Result<String> {
         // A broken pipe means that nft has already given up; what it says then is the better error.
         let _ = stdin.write_all(input.as_bytes());
     }
+    Ok(child)
+}
+
+fn finish(child: Child) -> io::Result<String> {
     let output = child.wait_with_output()?;
     if output.status.success() {
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());

@@ -45,6 +45,8 @@ pub struct Resolver {
     pub process: ProcessId,
     /// The cookie of the namespace that it was started in.
     pub namespace: u64,
+    /// The index of the bridge that its sockets are bound to: another bridge of the same name is deaf to it.
+    pub bridge: u32,
     /// A digest of the configuration that it was started with.
     pub configuration: String,
 }

@@ -1,0 +1,262 @@
+//! The App: makes clock, random numbers, store and everything around it, and hands each what it needs.
+
+use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use anyhow::{Context as _, bail};
+use futures_util::future::BoxFuture;
+use rhyzome_pki::{Authority, Identity, ServerCertificate, rest_server_config, write_private};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::auth::{Authenticators, OperatorToken};
+use crate::blobs::Blobs;
+use crate::channel::{Channel, ChannelContext, Streams};
+use crate::config::Config;
+use crate::environment::system_env;
+use crate::kernel::{Caller, Clash, Error, Scope};
+use crate::rest::{ConsoleEnds, ConsoleHub, Joining, RestContext, RestLimits};
+use crate::store::{Asked, DbUrl, NewObject, Store};
+use crate::{images_folder, jobs, resources, rest};
+
+/// Which doors this process opens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Both.
+    All,
+    /// REST.
+    Http,
+    /// The agents'.
+    Grpc,
+}
+
+/// How long requests may go on after the server was told to stop.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// Runs a server until `stop`.
+pub async fn run(config: Config, role: Role, stop: CancellationToken) -> anyhow::Result<()> {
+    let url: DbUrl = config.db.parse()?;
+    let alone = matches!(url, DbUrl::Sqlite(_));
+    if alone && role != Role::All {
+        bail!(
+            "on SQLite there is one process: start `rhyzome-api` without a word, or name a PostgreSQL in `db`"
+        );
+    }
+    private_folder(&config.data)?;
+    let env = system_env();
+    let store = Store::open(&url, env.clone(), resources::registry()).await?;
+    let server = env.id("srv");
+    store.server_heartbeat(&server).await?;
+    store.bury_servers(&server, alone).await?;
+    seed(&store).await?;
+    let authority = Arc::new(authority(&config)?);
+    let limits =
+        rhyzome_imagefmt::Limits { max_file_size_bytes: config.image_max_bytes, ..Default::default() };
+    let folder = config.data.join("blobs");
+    private_folder(&folder)?;
+    let blobs = Blobs::open(&folder, limits, env.clone()).context("the folder of image bytes")?;
+    let streams = Streams::new();
+    let tasks = TaskTracker::new();
+    tasks.spawn(jobs::run(store.clone(), stop.clone()));
+    tasks.spawn(jobs::sweep(store.clone(), server.clone(), folder.clone(), stop.clone()));
+    if let Some(folder) = config.images_folder.clone() {
+        tasks.spawn(images_folder::watch(store.clone(), blobs.clone(), folder, stop.clone()));
+    }
+    if role != Role::Http {
+        let listener = tokio::net::TcpListener::bind(config.grpc)
+            .await
+            .with_context(|| format!("`grpc.listen`: {} cannot be listened on", config.grpc))?;
+        let context = ChannelContext {
+            store: store.clone(),
+            authority: authority.clone(),
+            server_id: server,
+            names: names(config.grpc, &config.grpc_names),
+            blobs: folder,
+            streams: streams.clone(),
+        };
+        tracing::info!(address = %listener.local_addr()?, "agents may dial in");
+        let serving = Channel::serve(listener, context, stop.clone());
+        tasks.spawn(or_stop(serving, stop.clone(), "the agents' door"));
+    }
+    if role != Role::Grpc {
+        let context = rest_context(&config, store, &authority, blobs, streams)?;
+        let serving = serve_rest(config, context, authority, stop.clone())?;
+        tasks.spawn(or_stop(serving, stop.clone(), "the REST door"));
+    }
+    stop.cancelled().await;
+    tasks.close();
+    // Whoever is still busy then is cut off: every write is a transaction, and every start a recovery.
+    let _ = tokio::time::timeout(GRACE + Duration::from_secs(2), tasks.wait()).await;
+    Ok(())
+}
+
+/// A door that falls shut takes the whole server down, loudly: half a server is worse than none.
+async fn or_stop(
+    serving: impl Future<Output = anyhow::Result<()>>,
+    stop: CancellationToken,
+    what: &'static str,
+) {
+    if let Err(error) = serving.await {
+        tracing::error!(error = format!("{error:#}"), "{what} failed");
+    }
+    stop.cancel();
+}
+
+fn authority(config: &Config) -> anyhow::Result<Authority> {
+    let authority = match &config.pki {
+        Some(files) => {
+            let authority = Authority::from_files(&files.cert, &files.key)?;
+            let root = std::fs::read_to_string(&files.ca).context("`pki.ca`")?;
+            if !rhyzome_pki::fingerprints(&root)?.contains(&authority.fingerprint()) {
+                bail!("`pki.cert` does not lead to the root in `pki.ca`");
+            }
+            authority
+        }
+        None => Authority::open_or_create(&config.data.join("pki"), SystemTime::now())?,
+    };
+    Ok(authority.with_node_life(Duration::from_secs(config.leaf_seconds)))
+}
+
+// === REST ===
+
+struct ConsolesOfChannel(Streams);
+
+impl ConsoleHub for ConsolesOfChannel {
+    fn open<'a>(&'a self, node: &'a str, object: &'a str) -> BoxFuture<'a, Result<ConsoleEnds, Error>> {
+        Box::pin(async move {
+            let lent = self.0.open_console(node, object).await;
+            lent.map_err(|error| Error::Unavailable(error.to_string()))
+        })
+    }
+}
+
+fn rest_context(
+    config: &Config,
+    store: Store,
+    authority: &Authority,
+    blobs: Blobs,
+    streams: Streams,
+) -> anyhow::Result<RestContext> {
+    let token = OperatorToken::load_or_create(&config.data.join(TOKEN_FILE), store.env())?;
+    let host = config.grpc_names.first().cloned().unwrap_or_else(|| reachable(config.grpc.ip()).to_string());
+    let host = if host.contains(':') { format!("[{host}]") } else { host };
+    Ok(RestContext {
+        store,
+        authenticators: Authenticators::new(vec![Arc::new(token)]),
+        blobs,
+        consoles: Arc::new(ConsolesOfChannel(streams)),
+        limits: RestLimits::default(),
+        joining: Joining {
+            root_sha256: authority.fingerprint(),
+            url: format!("https://{host}:{}", config.grpc.port()),
+        },
+    })
+}
+
+const TOKEN_FILE: &str = "operator.token";
+const CA_FILE: &str = "ca.pem";
+
+/// Binds the door and tells local clients where it is; what it serves comes with the future.
+fn serve_rest(
+    config: Config,
+    context: RestContext,
+    authority: Arc<Authority>,
+    stop: CancellationToken,
+) -> anyhow::Result<impl Future<Output = anyhow::Result<()>>> {
+    let listener = TcpListener::bind(config.http)
+        .with_context(|| format!("`http.listen`: {} cannot be listened on", config.http))?;
+    listener.set_nonblocking(true)?;
+    let address = listener.local_addr()?;
+    // TLS, unless nobody but this machine can listen in.
+    let certificate = match &config.http_certificate {
+        Some((cert, key)) => Some(Identity::from_files(cert, key)?),
+        None if address.ip().is_loopback() => None,
+        None => Some(authority.issue_server(&names(address, &config.http_names), SystemTime::now())?),
+    };
+    let tls =
+        certificate.map(|identity| rest_server_config(ServerCertificate::new(&identity)?)).transpose()?;
+    let scheme = if tls.is_some() { "https" } else { "http" };
+    let url = format!("{scheme}://{}", SocketAddr::new(reachable(address.ip()), address.port()));
+    tell_clients(&config.data, &url, &authority.trust_pem())?;
+    tracing::info!(%url, pages = %format!("{url}/docs"), "the REST API is served");
+    let app = rest::router(context).into_make_service_with_connect_info::<SocketAddr>();
+    Ok(async move {
+        let handle = axum_server::Handle::new();
+        let stopping = handle.clone();
+        tokio::spawn(async move {
+            stop.cancelled().await;
+            stopping.graceful_shutdown(Some(GRACE));
+        });
+        match tls {
+            Some(tls) => {
+                let tls = axum_server::tls_rustls::RustlsConfig::from_config(tls);
+                axum_server::from_tcp_rustls(listener, tls)?.handle(handle).serve(app).await?;
+            }
+            None => axum_server::from_tcp(listener)?.handle(handle).serve(app).await?,
+        }
+        Ok(())
+    })
+}
+
+/// Writes what a client on this machine needs: address, where the token is, whom to trust.
+fn tell_clients(data: &Path, url: &str, trust_pem: &str) -> anyhow::Result<()> {
+    let data = std::fs::canonicalize(data)?;
+    write_private(&data.join(CA_FILE), trust_pem.as_bytes())?;
+    let told = serde_json::json!({
+        "url": url, "token_file": data.join(TOKEN_FILE), "ca_file": data.join(CA_FILE),
+    });
+    write_private(&data.join("client.json"), format!("{told:#}\n").as_bytes())?;
+    Ok(())
+}
+
+fn private_folder(path: &Path) -> anyhow::Result<()> {
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .with_context(|| format!("the folder {} cannot be made", path.display()))
+}
+
+/// Names for a certificate: those configured, and the address itself unless it stands for all.
+fn names(listens: SocketAddr, configured: &[String]) -> Vec<String> {
+    let mut names = configured.to_vec();
+    names.push(reachable(listens.ip()).to_string());
+    names.push("localhost".to_owned());
+    names.dedup();
+    names
+}
+
+/// Where a client on this machine reaches a listener.
+fn reachable(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(v4) if v4.is_unspecified() => IpAddr::from([127, 0, 0, 1]),
+        IpAddr::V6(v6) if v6.is_unspecified() => IpAddr::from(std::net::Ipv6Addr::LOCALHOST),
+        other => other,
+    }
+}
+
+// === the first start ===
+
+/// What a first start makes: machine types, a pool, a tenant. Once per database: what an operator deletes
+/// stays deleted.
+pub async fn seed(store: &Store) -> Result<(), Error> {
+    let mine = store.env().id("seed");
+    if store.meta("seeded", mine.clone()).await? != mine {
+        return Ok(());
+    }
+    let asked = Asked { request_id: "first-start".into(), ..Asked::default() };
+    for (kind, name, spec) in resources::seeds() {
+        let kind = store.registry().get(kind)?;
+        debug_assert_ne!(kind.meta().scope, Scope::Tenant);
+        let right = Caller::system().may("create", kind.meta().kind, "")?;
+        let body = NewObject { name: Some(name.to_owned()), spec, ..NewObject::default() };
+        match store.create(&right, kind, body, &asked).await {
+            Ok(_) | Err(Error::Clash(Clash::NameTaken(_))) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}

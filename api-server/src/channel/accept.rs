@@ -1,0 +1,58 @@
+//! Connections: each does its handshake in a task of its own, so that a slow stranger delays nobody.
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, mpsc};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+use tokio_stream::Stream;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+
+const HANDSHAKE: Duration = Duration::from_secs(10);
+/// Handshakes at once; more wait in the kernel's queue.
+const HANDSHAKES: usize = 1024;
+
+/// Connections whose handshake is done.
+pub(super) fn incoming(
+    listener: TcpListener,
+    tls: Arc<rustls::ServerConfig>,
+    shutdown: CancellationToken,
+) -> impl Stream<Item = std::io::Result<TlsStream<TcpStream>>> {
+    let (done, connections) = mpsc::channel(64);
+    tokio::spawn(shutdown.run_until_cancelled_owned(accept(listener, TlsAcceptor::from(tls), done)));
+    ReceiverStream::new(connections)
+}
+
+async fn accept(
+    listener: TcpListener,
+    tls: TlsAcceptor,
+    done: mpsc::Sender<std::io::Result<TlsStream<TcpStream>>>,
+) {
+    let places = Arc::new(Semaphore::new(HANDSHAKES));
+    while let Ok(place) = places.clone().acquire_owned().await {
+        let (tcp, peer) = match listener.accept().await {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                // Out of file descriptors, or a peer that gave up: neither ends the door.
+                tracing::warn!(%error, "a connection could not be accepted");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                continue;
+            }
+        };
+        let (tls, done) = (tls.clone(), done.clone());
+        tokio::spawn(async move {
+            let _place = place;
+            // Without it small messages wait for each other; a socket that refuses this is going away anyway.
+            let _ = tcp.set_nodelay(true);
+            match tokio::time::timeout(HANDSHAKE, tls.accept(tcp)).await {
+                Ok(Ok(connection)) => {
+                    // The server has stopped when nobody receives.
+                    let _ = done.send(Ok(connection)).await;
+                }
+                Ok(Err(error)) => tracing::info!(%peer, %error, "handshake refused"),
+                Err(_) => tracing::info!(%peer, "handshake took too long"),
+            }
+        });
+    }
+}

@@ -1,0 +1,45 @@
+//! Enrolment: trades a join token and a signing request for a certificate.
+use super::caller::status_of;
+use super::{ChannelContext, timestamp};
+use rhyzome_pki::{Authority, sha256_hex};
+use rhyzome_proto::v1::enrollment_server::Enrollment;
+use rhyzome_proto::v1::{JoinRequest, JoinResponse};
+use std::sync::Arc;
+use tonic::{Request, Response, Status};
+
+pub(super) struct Enroll(pub(super) Arc<ChannelContext>);
+
+#[tonic::async_trait]
+impl Enrollment for Enroll {
+    async fn join(&self, request: Request<JoinRequest>) -> Result<Response<JoinResponse>, Status> {
+        let context = &self.0;
+        let from = request.remote_addr().map(|address| address.to_string()).unwrap_or_default();
+        let request = request.into_inner();
+        // First what costs the token nothing: a bad request must not use it up.
+        Authority::check_csr(&request.csr_pem)
+            .map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let hash = sha256_hex(request.token.as_bytes());
+        let redeemed = context.store.redeem_join_token(&hash, &request.node_name).await;
+        let node = match redeemed.map_err(|error| status_of(&error))? {
+            Ok(node) => node,
+            Err(reason) => {
+                tracing::warn!(node = request.node_name, from, %reason, "a machine may not join");
+                // Whether a token exists, was used, or is another node's is nobody's business who has none.
+                return Err(Status::permission_denied(
+                    "this join token is not good for this node (unknown, used, expired, or made for another name); ask an operator for a new one",
+                ));
+            }
+        };
+        let signed = context.authority.sign_node_csr(&request.csr_pem, &node, context.now());
+        let leaf = signed.map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let recorded = context.store.record_certificate(&leaf.serial_hex, &node, timestamp(leaf.not_after));
+        recorded.await.map_err(|error| status_of(&error))?;
+        tracing::info!(node, name = request.node_name, from, agent = request.agent_version, "a node joined");
+        Ok(Response::new(JoinResponse {
+            node_id: node,
+            cluster_id: context.authority.cluster_id().to_owned(),
+            certificate_chain_pem: leaf.chain_pem,
+            trust_pem: context.authority.trust_pem(),
+        }))
+    }
+}

@@ -1,0 +1,126 @@
+//! The channel: the only place that knows gRPC. Agents dial in with mutual TLS, and stay.
+//!
+//! - `accept`: TLS, one task per connection. `caller`: who calls, from the certificate.
+//! - `enroll`: the one service without a certificate. `control`: all other calls.
+//! - `session`: orders out, reports in, for one node. `sessions`: all that this server holds, and their bells.
+//! - `blobs`: an image's bytes. `streams`: consoles, lent by agents, for whoever asks.
+//!
+//! Nobody calls it to say that there is something to send: it hears bells, looks into the store, and looks
+//! again every few seconds anyway. Revocation and "the newest session wins" take the same way, so that they
+//! work across servers.
+
+mod accept;
+mod blobs;
+mod caller;
+mod control;
+mod enroll;
+mod flood;
+mod report;
+mod session;
+mod sessions;
+mod streams;
+
+use crate::kernel::Timestamp;
+use crate::store::Store;
+use anyhow::Context;
+use rhyzome_pki::{Authority, ServerCertificate, grpc_server_config};
+use rhyzome_proto::v1::control_server::ControlServer;
+use rhyzome_proto::v1::enrollment_server::EnrollmentServer;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+pub use streams::{Lent, StreamError, Streams};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+use tonic::transport::Server;
+
+/// A message of an agent is never longer; a report's rendered files are the longest.
+const LONGEST_MESSAGE: usize = 4 << 20;
+/// A request to join holds a token, a name and a signing request.
+const LONGEST_JOIN: usize = 64 << 10;
+/// How long calls may go on after the server was told to stop.
+const GRACE: Duration = Duration::from_secs(5);
+/// The server's own certificate is made anew this often; it lives 30 days.
+const NEW_CERTIFICATE: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// What the channel works with.
+pub struct ChannelContext {
+    /// Where everything is.
+    pub store: Store,
+    /// Signs nodes' certificates and the server's own.
+    pub authority: Arc<Authority>,
+    /// This server among others.
+    pub server_id: String,
+    /// Names and addresses under which agents reach this server.
+    pub names: Vec<String>,
+    /// The folder with images' bytes, each named by its SHA-256.
+    pub blobs: PathBuf,
+    /// Keep a clone: streams that nodes lend are asked for there.
+    pub streams: Streams,
+}
+
+impl ChannelContext {
+    /// Now, by the App's clock.
+    fn now(&self) -> SystemTime {
+        let micros = u64::try_from(self.store.env().now().0).unwrap_or(0);
+        SystemTime::UNIX_EPOCH + Duration::from_micros(micros)
+    }
+}
+
+/// A system time as the store keeps it.
+fn timestamp(time: SystemTime) -> Timestamp {
+    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    Timestamp(i64::try_from(since.as_micros()).unwrap_or(i64::MAX))
+}
+
+/// The gRPC door.
+pub struct Channel;
+
+impl Channel {
+    /// Serves agents until `shutdown`; then tells each when to come back.
+    pub async fn serve(
+        listener: TcpListener,
+        context: ChannelContext,
+        shutdown: CancellationToken,
+    ) -> anyhow::Result<()> {
+        let context = Arc::new(context);
+        let shown = ServerCertificate::new(&context.authority.issue_server(&context.names, context.now())?)?;
+        let tls = grpc_server_config(shown.clone(), &context.authority.trust_pem())?;
+        let db_epoch = context.store.db_epoch().await?;
+        let incoming = accept::incoming(listener, tls, shutdown.clone());
+        let _renewing = AbortOnDropHandle::new(tokio::spawn(renew(context.clone(), shown)));
+        let _bells = AbortOnDropHandle::new(tokio::spawn(sessions::hear(context.clone())));
+        let control = control::Control { context: context.clone(), db_epoch };
+        let server = Server::builder()
+            .http2_keepalive_interval(Some(Duration::from_secs(30)))
+            .max_concurrent_streams(Some(64))
+            .add_service(
+                EnrollmentServer::new(enroll::Enroll(context.clone()))
+                    .max_decoding_message_size(LONGEST_JOIN),
+            )
+            .add_service(ControlServer::new(control).max_decoding_message_size(LONGEST_MESSAGE))
+            .serve_with_incoming_shutdown(incoming, shutdown.clone().cancelled_owned());
+        let farewell = async {
+            shutdown.cancelled().await;
+            context.streams.sessions().say_goodbye(context.store.env());
+            tokio::time::sleep(GRACE).await;
+        };
+        tokio::select! {
+            served = server => served.context("the gRPC door failed"),
+            () = farewell => Ok(()),
+        }
+    }
+}
+
+/// Keeps the server's own certificate fresh. One that cannot be made now is tried again; the old one is good
+/// for weeks.
+async fn renew(context: Arc<ChannelContext>, shown: Arc<ServerCertificate>) {
+    loop {
+        tokio::time::sleep(NEW_CERTIFICATE).await;
+        let made = context.authority.issue_server(&context.names, context.now());
+        if let Err(error) = made.and_then(|identity| shown.replace(&identity)) {
+            tracing::error!(%error, "the server's certificate could not be renewed");
+        }
+    }
+}

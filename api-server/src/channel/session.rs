@@ -1,0 +1,265 @@
+//! One session of one node: orders out, reports in, side by side, so that neither ever waits for the other.
+use super::caller::Caller;
+use super::control::VERSION;
+use super::flood::Allowance;
+use super::report::{self, insist, signed, unsigned};
+use super::sessions::{Place, superseded};
+use super::{ChannelContext, timestamp};
+use crate::store::SessionStanding;
+use rhyzome_pki::sha256_hex;
+use rhyzome_proto::v1::{
+    AgentMessage, CaughtUp, Goodbye, Heartbeat, Hello, RenewResponse, ServerMessage, Welcome, agent_message,
+    server_message,
+};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tonic::{Status, Streaming};
+
+const HEARTBEAT: Duration = Duration::from_secs(10);
+/// For the agent's Hello.
+const FIRST: Duration = Duration::from_secs(10);
+/// For an agent that does not read to take our Goodbye.
+const LAST: Duration = Duration::from_secs(1);
+/// Orders that are read from the store at once.
+const PAGE: i64 = 64;
+/// After a refusal that only an operator can lift.
+const COME_BACK_LATE_MS: u32 = 15_000;
+
+type Outgoing = mpsc::Sender<Result<ServerMessage, Status>>;
+
+/// How a session ends: with a word to the agent, or without, as it is gone.
+enum End {
+    Say(Goodbye),
+    Gone,
+}
+
+fn goodbye(reason: impl Into<String>, reconnect_after_ms: u32) -> End {
+    End::Say(Goodbye { reason: reason.into(), reconnect_after_ms })
+}
+
+struct Session {
+    context: Arc<ChannelContext>,
+    caller: Caller,
+    number: i64,
+    db_epoch: i64,
+    outgoing: Outgoing,
+}
+
+/// Runs a session to its end.
+pub(super) async fn run(
+    context: Arc<ChannelContext>,
+    db_epoch: i64,
+    caller: Caller,
+    mut incoming: Streaming<AgentMessage>,
+    outgoing: Outgoing,
+) {
+    let Some(hello) = first(&mut incoming).await else {
+        return farewell(&outgoing, goodbye("the first message must be Hello, within 10 s", 1_000)).await;
+    };
+    let opened = tokio::select! {
+        opened = insist("session", || context.store.open_session(&caller.node, &context.server_id)) => opened,
+        // An agent that has gone while the database was away must not take the place of its next session.
+        () = outgoing.closed() => return,
+    };
+    let Some(number) = opened else {
+        return farewell(&outgoing, goodbye("the session could not be opened", COME_BACK_LATE_MS)).await;
+    };
+    let session = Session { context, caller, number, db_epoch, outgoing };
+    let end = match session.context.streams.sessions().enter(&session.caller.node, number) {
+        Some(place) => session.hold(place, hello, incoming).await,
+        None => End::Say(superseded()),
+    };
+    let reason = match &end {
+        End::Say(goodbye) => goodbye.reason.clone(),
+        End::Gone => "the connection ended".to_owned(),
+    };
+    tracing::info!(node = session.caller.node, session = number, reason, "session ended");
+    farewell(&session.outgoing, end).await;
+    drop(session.outgoing);
+    let (store, node) = (&session.context.store, &session.caller.node);
+    insist("end of session", || store.close_session(node, number)).await;
+}
+
+async fn first(incoming: &mut Streaming<AgentMessage>) -> Option<Hello> {
+    match tokio::time::timeout(FIRST, incoming.message()).await {
+        Ok(Ok(Some(AgentMessage { message: Some(agent_message::Message::Hello(hello)) }))) => Some(hello),
+        _ => None,
+    }
+}
+
+async fn farewell(outgoing: &Outgoing, end: End) {
+    if let End::Say(goodbye) = end {
+        let message = ServerMessage { message: Some(server_message::Message::Goodbye(goodbye)) };
+        // An agent that does not read it finds the stream closed instead.
+        let _ = outgoing.send_timeout(Ok(message), LAST).await;
+    }
+}
+
+impl Session {
+    async fn send(&self, message: server_message::Message) -> Result<(), End> {
+        self.outgoing.send(Ok(ServerMessage { message: Some(message) })).await.map_err(|_| End::Gone)
+    }
+
+    async fn hold(&self, mut place: Place, hello: Hello, incoming: Streaming<AgentMessage>) -> End {
+        tracing::info!(
+            node = self.caller.node,
+            session = self.number,
+            agent = hello.agent_version,
+            "session began"
+        );
+        let welcome = Welcome {
+            cluster_id: self.context.authority.cluster_id().to_owned(),
+            db_epoch: unsigned(self.db_epoch),
+            session: unsigned(self.number),
+            heartbeat_seconds: u32::try_from(HEARTBEAT.as_secs()).unwrap_or(10),
+            server_version: VERSION.to_owned(),
+        };
+        if self.send(server_message::Message::Welcome(welcome)).await.is_err() {
+            return End::Gone;
+        }
+        // Sequences count anew in a restored database: a cursor from another epoch means nothing here.
+        let cursor = if signed(hello.db_epoch) == self.db_epoch { signed(hello.cursor) } else { 0 };
+        let (_, nobody) = mpsc::channel(1);
+        let openings = std::mem::replace(&mut place.openings, nobody);
+        tokio::select! {
+            end = self.order(&place, cursor) => end,
+            end = self.listen(incoming) => end,
+            end = self.lend(openings) => end,
+            goodbye = place.ended() => End::Say(goodbye),
+            () = self.outgoing.closed() => End::Gone,
+        }
+    }
+
+    /// Streams what the node should hold above `sent`, and whenever a bell rings, what is new.
+    async fn order(&self, place: &Place, mut sent: i64) -> End {
+        let mut caught_up = false;
+        loop {
+            if let Some(end) = self.standing().await {
+                return end;
+            }
+            let before = sent;
+            if let Err(end) = self.send_above(place, &mut sent).await {
+                return end;
+            }
+            if !caught_up || sent > before {
+                caught_up = true;
+                let up = CaughtUp { sequence: unsigned(sent) };
+                if let Err(end) = self.send(server_message::Message::CaughtUp(up)).await {
+                    return end;
+                }
+            }
+            place.look().await;
+        }
+    }
+
+    async fn send_above(&self, place: &Place, sent: &mut i64) -> Result<(), End> {
+        let (store, node) = (&self.context.store, &self.caller.node);
+        loop {
+            place.sent(*sent);
+            let rows = insist("orders", || store.assignments_after(node, *sent, PAGE)).await;
+            let Some(rows) = rows.filter(|rows| !rows.is_empty()) else { return Ok(()) };
+            for row in rows {
+                let (sequence, object) = (row.sequence, row.object_id.clone());
+                match report::order(row, self.db_epoch) {
+                    Ok(order) => self.send(server_message::Message::Order(order)).await?,
+                    Err(error) => tracing::error!(%error, object, "an order cannot be read and is not sent"),
+                }
+                *sent = sequence;
+            }
+        }
+    }
+
+    /// Whether this session still is the node's newest, with a certificate that is still good.
+    async fn standing(&self) -> Option<End> {
+        let (store, caller) = (&self.context.store, &self.caller);
+        let standing =
+            insist("standing", || store.session_standing(&caller.node, self.number, &caller.serial)).await;
+        match standing {
+            Some(SessionStanding::Newest) => None,
+            Some(SessionStanding::Superseded) => Some(End::Say(superseded())),
+            Some(SessionStanding::Revoked) => Some(goodbye("this node was revoked", COME_BACK_LATE_MS)),
+            None => Some(goodbye("the session cannot be looked up", COME_BACK_LATE_MS)),
+        }
+    }
+
+    async fn lend(&self, mut openings: mpsc::Receiver<rhyzome_proto::v1::OpenStream>) -> End {
+        while let Some(wanted) = openings.recv().await {
+            if let Err(end) = self.send(server_message::Message::OpenStream(wanted)).await {
+                return end;
+            }
+        }
+        // A newer session has taken this one's place; it is told so by `ended`.
+        std::future::pending().await
+    }
+
+    async fn listen(&self, mut incoming: Streaming<AgentMessage>) -> End {
+        let patience = HEARTBEAT * 3;
+        let began = Instant::now();
+        let mut allowance = Allowance::new();
+        let mut not_after = self.caller.not_after;
+        loop {
+            let message = match tokio::time::timeout(patience, incoming.message()).await {
+                Ok(Ok(Some(message))) => message.message,
+                Ok(Ok(None) | Err(_)) => return End::Gone,
+                Err(_) => return goodbye("nothing was heard for three heartbeats", 1_000),
+            };
+            if !allowance.take(began.elapsed()) {
+                tracing::warn!(node = self.caller.node, "an agent floods the server and is cut off");
+                return goodbye("too many messages; this agent is cut off for a while", COME_BACK_LATE_MS);
+            }
+            if self.context.now() > not_after {
+                return goodbye("the certificate has expired and was not renewed", COME_BACK_LATE_MS);
+            }
+            match self.hear(message).await {
+                Ok(Some(renewed)) => not_after = renewed,
+                Ok(None) => {}
+                Err(end) => return end,
+            }
+        }
+    }
+
+    /// One message; after a renewal, when the new certificate ends.
+    async fn hear(&self, message: Option<agent_message::Message>) -> Result<Option<SystemTime>, End> {
+        match message {
+            Some(agent_message::Message::Report(report)) => {
+                report::keep(&self.context, &self.caller.node, report).await;
+            }
+            Some(agent_message::Message::Node(status)) => {
+                report::keep_status(&self.context, &self.caller.node, status).await;
+            }
+            Some(agent_message::Message::Heartbeat(_)) => {
+                let beat = server_message::Message::Heartbeat(Heartbeat {});
+                // A full queue says as well that this server is alive.
+                let _ = self.outgoing.try_send(Ok(ServerMessage { message: Some(beat) }));
+            }
+            Some(agent_message::Message::Renew(request)) => return self.renew(&request.csr_pem).await,
+            // A newer agent may say what this server does not know.
+            Some(agent_message::Message::Hello(_)) | None => {}
+        }
+        Ok(None)
+    }
+
+    async fn renew(&self, csr_pem: &str) -> Result<Option<SystemTime>, End> {
+        let (context, node) = (&self.context, &self.caller.node);
+        let leaf = match context.authority.sign_node_csr(csr_pem, node, context.now()) {
+            Ok(leaf) => leaf,
+            Err(error) => return Err(goodbye(error.to_string(), COME_BACK_LATE_MS)),
+        };
+        let (serial, not_after) = (leaf.serial_hex.as_str(), timestamp(leaf.not_after));
+        let kept = insist("certificate", || context.store.record_certificate(serial, node, not_after)).await;
+        if kept.is_none() {
+            return Ok(None);
+        }
+        // Only now, when a revocation would find both: a node revoked in this very moment gets no new one.
+        if let Some(end) = self.standing().await {
+            return Err(end);
+        }
+        tracing::info!(node, serial, csr = &sha256_hex(csr_pem.as_bytes())[..8], "a certificate was renewed");
+        let answer =
+            RenewResponse { certificate_chain_pem: leaf.chain_pem, trust_pem: context.authority.trust_pem() };
+        self.send(server_message::Message::Renewed(answer)).await?;
+        Ok(Some(leaf.not_after))
+    }
+}

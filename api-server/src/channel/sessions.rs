@@ -1,0 +1,187 @@
+//! All sessions that this server holds, by node; and the bells that make them look again.
+use super::ChannelContext;
+use crate::kernel::Env;
+use crate::store::Bell;
+use rhyzome_proto::v1::{Goodbye, OpenStream};
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::{Notify, mpsc, watch};
+
+/// The net under the bells: so often each node's numbers are compared, all nodes in one query.
+const NET: Duration = Duration::from_secs(5);
+/// Requests for streams that may wait for one session.
+const OPENINGS: usize = 16;
+/// A machine that was cloned has two agents that would chase each other out: not faster than this.
+const AFTER_NEWER_MS: u32 = 5_000;
+/// After a restart nodes come back spread over so long.
+const SPREAD_MS: u64 = 2_000;
+
+/// The sessions of this server.
+#[derive(Clone, Default)]
+pub(super) struct Sessions(Arc<Mutex<HashMap<String, Handle>>>);
+
+/// How others reach one session.
+#[derive(Clone)]
+struct Handle {
+    session: i64,
+    shared: Arc<Shared>,
+    openings: mpsc::Sender<OpenStream>,
+}
+
+struct Shared {
+    look: Notify,
+    sent: AtomicI64,
+    end: watch::Sender<Option<Goodbye>>,
+}
+
+/// A session's own end: takes itself out of the registry when dropped.
+pub(super) struct Place {
+    sessions: Sessions,
+    node: String,
+    session: i64,
+    shared: Arc<Shared>,
+    pub(super) openings: mpsc::Receiver<OpenStream>,
+}
+
+/// Told to the older of two sessions.
+pub(super) fn superseded() -> Goodbye {
+    Goodbye { reason: "a newer session of this node began".to_owned(), reconnect_after_ms: AFTER_NEWER_MS }
+}
+
+impl Sessions {
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Handle>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Enters a session; an older one of the node is ended. `None`: this one is the older.
+    pub(super) fn enter(&self, node: &str, session: i64) -> Option<Place> {
+        let (openings, received) = mpsc::channel(OPENINGS);
+        let shared =
+            Arc::new(Shared { look: Notify::new(), sent: AtomicI64::new(0), end: watch::Sender::new(None) });
+        let mut all = self.lock();
+        if let Some(other) = all.get(node) {
+            if other.session > session {
+                return None;
+            }
+            other.shared.end.send_replace(Some(superseded()));
+        }
+        all.insert(node.to_owned(), Handle { session, shared: shared.clone(), openings });
+        Some(Place { sessions: self.clone(), node: node.to_owned(), session, shared, openings: received })
+    }
+
+    /// Asks a node to lend a stream. False: it has no session here, or too many are waiting.
+    pub(super) fn open(&self, node: &str, wanted: OpenStream) -> bool {
+        let openings = self.lock().get(node).map(|handle| handle.openings.clone());
+        openings.is_some_and(|openings| openings.try_send(wanted).is_ok())
+    }
+
+    /// Ends all sessions, each with a moment of its own to come back.
+    pub(super) fn say_goodbye(&self, env: &Env) {
+        for handle in self.lock().values() {
+            let reconnect_after_ms = u32::try_from(env.below(SPREAD_MS)).unwrap_or(0);
+            let reason = "the server is restarting".to_owned();
+            handle.shared.end.send_replace(Some(Goodbye { reason, reconnect_after_ms }));
+        }
+    }
+
+    fn ring(&self, node: &str) {
+        if let Some(handle) = self.lock().get(node) {
+            handle.shared.look.notify_one();
+        }
+    }
+
+    fn ring_all(&self) {
+        self.lock().values().for_each(|handle| handle.shared.look.notify_one());
+    }
+}
+
+impl Place {
+    /// Waits until there may be something new.
+    pub(super) async fn look(&self) {
+        self.shared.look.notified().await;
+    }
+
+    /// Remembers how far the orders were sent.
+    pub(super) fn sent(&self, sequence: i64) {
+        self.shared.sent.store(sequence, Ordering::Relaxed);
+    }
+
+    /// Waits until somebody ends this session.
+    pub(super) async fn ended(&self) -> Goodbye {
+        let mut end = self.shared.end.subscribe();
+        match end.wait_for(Option::is_some).await {
+            Ok(goodbye) => goodbye.clone().unwrap_or_default(),
+            // The sender is ours as well, so it is there.
+            Err(_) => Goodbye::default(),
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut all = self.sessions.lock();
+        if all.get(&self.node).is_some_and(|handle| handle.session == self.session) {
+            all.remove(&self.node);
+        }
+    }
+}
+
+/// Hears the store's bells for all sessions, and compares numbers every few seconds, in case one was lost.
+pub(super) async fn hear(context: Arc<ChannelContext>) {
+    let sessions = context.streams.sessions().clone();
+    let mut bells = context.store.bells().subscribe();
+    let mut net = tokio::time::interval(NET);
+    net.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            bell = bells.recv() => match bell {
+                Ok(Bell::Node(node)) => sessions.ring(&node),
+                Ok(_) => {}
+                Err(RecvError::Lagged(_)) => sessions.ring_all(),
+                Err(RecvError::Closed) => return,
+            },
+            _ = net.tick() => compare(&context, &sessions).await,
+        }
+    }
+}
+
+async fn compare(context: &ChannelContext, sessions: &Sessions) {
+    let handles: Vec<_> =
+        sessions.lock().iter().map(|(node, handle)| (node.clone(), handle.clone())).collect();
+    if handles.is_empty() {
+        return;
+    }
+    let heads = match context.store.node_heads(&context.server_id).await {
+        Ok(heads) => heads,
+        Err(error) => return tracing::warn!(%error, "the nodes' numbers cannot be compared now"),
+    };
+    let heads: HashMap<_, _> =
+        heads.into_iter().map(|head| (head.node, (head.session, head.sequence))).collect();
+    for (node, handle) in handles {
+        let sent = handle.shared.sent.load(Ordering::Relaxed);
+        if heads.get(&node).is_none_or(|head| *head != (handle.session, sent)) {
+            handle.shared.look.notify_one();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_newest_session_wins_in_whatever_order_they_enter() {
+        let sessions = Sessions::default();
+        let first = sessions.enter("node_1", 1).unwrap();
+        let third = sessions.enter("node_1", 3).unwrap();
+        assert_eq!(first.ended().await, superseded());
+        assert!(sessions.enter("node_1", 2).is_none());
+        drop(first);
+        assert!(sessions.open("node_1", OpenStream::default()), "the older one took the newer one along");
+        drop(third);
+        assert!(!sessions.open("node_1", OpenStream::default()));
+    }
+}

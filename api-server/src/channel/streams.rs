@@ -1,0 +1,156 @@
+//! Streams that nodes lend: asked for over the session, brought by a call of the agent's own.
+use super::caller::Caller;
+use super::sessions::Sessions;
+use bytes::Bytes;
+use rhyzome_pki::random_hex;
+use rhyzome_proto::v1::{OpenStream, StreamFrame};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot};
+use tonic::{Status, Streaming};
+
+/// How long an agent may take to bring a stream.
+const BRING: Duration = Duration::from_secs(5);
+/// Pieces that may wait in each direction; then whoever writes waits.
+const WAITING: usize = 32;
+
+/// Both directions of a lent stream: write to the first, read from the second. It ends when either is dropped.
+pub type Lent = (mpsc::Sender<Bytes>, mpsc::Receiver<Bytes>);
+
+/// Why no stream was lent.
+#[derive(Debug, thiserror::Error)]
+pub enum StreamError {
+    /// The node has no session at this server.
+    #[error("the node is not connected")]
+    NotConnected,
+    /// The agent did not bring it.
+    #[error("the node did not answer within {} seconds", BRING.as_secs())]
+    Silent,
+    /// The agent says why not.
+    #[error("the node cannot lend it: {0}")]
+    Refused(String),
+    /// The system gave no random numbers.
+    #[error("no stream could be named")]
+    Unnamed,
+}
+
+/// Where streams are asked for. Cheap to clone.
+#[derive(Clone, Default)]
+pub struct Streams {
+    sessions: Sessions,
+    wanted: Arc<Mutex<HashMap<String, Wanted>>>,
+}
+
+struct Wanted {
+    node: String,
+    bring: oneshot::Sender<Result<Lent, String>>,
+}
+
+/// Takes a stream out of the list when nobody waits for it any more.
+struct Waiting<'a>(&'a Streams, String);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.lock().remove(&self.1);
+    }
+}
+
+impl Streams {
+    /// For one server.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    pub(super) fn sessions(&self) -> &Sessions {
+        &self.sessions
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Wanted>> {
+        self.wanted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The serial console of an instance that runs on this node.
+    pub async fn open_console(&self, node: &str, object: &str) -> Result<Lent, StreamError> {
+        let stream_id = random_hex().map_err(|_| StreamError::Unnamed)?;
+        let (bring, brought) = oneshot::channel();
+        self.lock().insert(stream_id.clone(), Wanted { node: node.to_owned(), bring });
+        let waiting = Waiting(self, stream_id);
+        let wanted = OpenStream {
+            stream_id: waiting.1.clone(),
+            object_id: object.to_owned(),
+            purpose: "console".to_owned(),
+        };
+        if !self.sessions.open(node, wanted) {
+            return Err(StreamError::NotConnected);
+        }
+        match tokio::time::timeout(BRING, brought).await {
+            Ok(Ok(Ok(lent))) => Ok(lent),
+            Ok(Ok(Err(reason))) => Err(StreamError::Refused(reason)),
+            Ok(Err(_)) | Err(_) => Err(StreamError::Silent),
+        }
+    }
+
+    /// The agent's call: its frames in, the frames for it out.
+    pub(super) fn attach(
+        &self,
+        caller: Caller,
+        frames: Streaming<StreamFrame>,
+    ) -> mpsc::Receiver<Result<StreamFrame, Status>> {
+        let (outgoing, for_agent) = mpsc::channel(1);
+        tokio::spawn(join(self.clone(), caller, frames, outgoing));
+        for_agent
+    }
+
+    /// Whoever waits for this stream of this node, once.
+    fn claim(&self, caller: &Caller, stream_id: &str) -> Option<Wanted> {
+        let mut wanted = self.lock();
+        // The id of another node's stream is worth nothing, and stays that node's.
+        wanted.get(stream_id).filter(|wanted| wanted.node == caller.node)?;
+        wanted.remove(stream_id)
+    }
+}
+
+async fn join(
+    streams: Streams,
+    caller: Caller,
+    mut frames: Streaming<StreamFrame>,
+    outgoing: mpsc::Sender<Result<StreamFrame, Status>>,
+) {
+    let Ok(Ok(Some(first))) = tokio::time::timeout(BRING, frames.message()).await else { return };
+    let Some(wanted) = streams.claim(&caller, &first.stream_id) else {
+        // Nobody reads the answer if this fails.
+        let _ = outgoing.send(Err(Status::not_found("nobody waits for this stream"))).await;
+        return;
+    };
+    if !first.error.is_empty() {
+        // Whoever waited has gone if this fails.
+        let _ = wanted.bring.send(Err(first.error));
+        return;
+    }
+    let (to_agent, mut from_user) = mpsc::channel::<Bytes>(WAITING);
+    let (to_user, from_agent) = mpsc::channel::<Bytes>(WAITING);
+    if wanted.bring.send(Ok((to_agent, from_agent))).is_err() {
+        return;
+    }
+    let upward = async {
+        while let Ok(Some(frame)) = frames.message().await {
+            if to_user.send(frame.data.into()).await.is_err() {
+                return;
+            }
+        }
+    };
+    let downward = async {
+        while let Some(data) = from_user.recv().await {
+            let frame = StreamFrame { data: data.into(), ..StreamFrame::default() };
+            if outgoing.send(Ok(frame)).await.is_err() {
+                return;
+            }
+        }
+    };
+    tokio::select! {
+        () = upward => {}
+        () = downward => {}
+        () = to_user.closed() => {}
+    }
+}

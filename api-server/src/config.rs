@@ -1,0 +1,297 @@
+//! Configuration: no file needed. `rhyzome-api.json` in the working directory or in /etc/rhyzome, the
+//! environment (`RHYZOME_*`) over it. The environment is read here, once, and nowhere else.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+/// What is wrong with the configuration: one line that names the key.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct ConfigError(String);
+
+/// The file's keys. Every one may be left out.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct File {
+    db: Option<String>,
+    data: Option<PathBuf>,
+    user: Option<String>,
+    http: Listen,
+    grpc: Listen,
+    pki: Pki,
+    images: Images,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Listen {
+    listen: Option<String>,
+    names: Vec<String>,
+    cert: Option<PathBuf>,
+    key: Option<PathBuf>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Pki {
+    ca: Option<PathBuf>,
+    cert: Option<PathBuf>,
+    key: Option<PathBuf>,
+    leaf_seconds: Option<u64>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Images {
+    folder: Option<PathBuf>,
+    max_bytes: Option<u64>,
+}
+
+/// What the server runs with.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// `sqlite:` or `postgres:` URL, or a libpq string.
+    pub db: String,
+    /// Everything that is not in the database is under here.
+    pub data: PathBuf,
+    /// The user to become when started as root.
+    pub user: String,
+    /// Where REST listens.
+    pub http: SocketAddr,
+    /// Names and addresses that clients use for REST, beside those it listens on.
+    pub http_names: Vec<String>,
+    /// Certificate chain and key for REST, from elsewhere.
+    pub http_certificate: Option<(PathBuf, PathBuf)>,
+    /// Where agents dial in.
+    pub grpc: SocketAddr,
+    /// Names and addresses that agents use.
+    pub grpc_names: Vec<String>,
+    /// The root of a CA from elsewhere, and the issuing certificate and key below it.
+    pub pki: Option<PkiFiles>,
+    /// How long agents' certificates live.
+    pub leaf_seconds: u64,
+    /// qcow2 files in this folder become global images.
+    pub images_folder: Option<PathBuf>,
+    /// The largest image that is taken.
+    pub image_max_bytes: u64,
+}
+
+/// A CA from files.
+#[derive(Clone, Debug)]
+pub struct PkiFiles {
+    /// The root certificate.
+    pub ca: PathBuf,
+    /// The issuing certificate.
+    pub cert: PathBuf,
+    /// Its key.
+    pub key: PathBuf,
+}
+
+/// Where a file is looked for, in this order.
+const FILES: [&str; 2] = ["rhyzome-api.json", "/etc/rhyzome/rhyzome-api.json"];
+
+/// The environment's variables and the keys that they stand for.
+const VARIABLES: &[(&str, &str)] = &[
+    ("RHYZOME_DB", "db"),
+    ("RHYZOME_DATA", "data"),
+    ("RHYZOME_USER", "user"),
+    ("RHYZOME_HTTP_LISTEN", "http.listen"),
+    ("RHYZOME_HTTP_CERT", "http.cert"),
+    ("RHYZOME_HTTP_KEY", "http.key"),
+    ("RHYZOME_GRPC_LISTEN", "grpc.listen"),
+    ("RHYZOME_PKI_CA", "pki.ca"),
+    ("RHYZOME_PKI_CERT", "pki.cert"),
+    ("RHYZOME_PKI_KEY", "pki.key"),
+    ("RHYZOME_PKI_LEAF_SECONDS", "pki.leaf_seconds"),
+    ("RHYZOME_IMAGES_FOLDER", "images.folder"),
+    ("RHYZOME_IMAGES_MAX_BYTES", "images.max_bytes"),
+];
+
+/// Variables that belong to the client or the agent: they may be set beside ours.
+const OTHERS: &[&str] = &["RHYZOME_URL", "RHYZOME_TOKEN", "RHYZOME_CA", "RHYZOME_HOME", "RHYZOME_TENANT"];
+
+impl Config {
+    /// Reads the file (the one given, else the first that is there) and the environment.
+    pub fn load(
+        file: Option<&Path>,
+        environment: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<Config, ConfigError> {
+        let mut json = match file {
+            Some(path) => read(path)?,
+            None => match FILES.iter().map(Path::new).find(|path| path.exists()) {
+                Some(path) => read(path)?,
+                None => serde_json::json!({}),
+            },
+        };
+        let environment: BTreeMap<String, String> = environment.into_iter().collect();
+        overlay(&mut json, &environment)?;
+        let file: File = serde_path(json)?;
+        resolve(file)
+    }
+}
+
+fn read(path: &Path) -> Result<serde_json::Value, ConfigError> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|e| ConfigError(format!("the configuration file {} cannot be read: {e}", path.display())))?;
+    let json: serde_json::Value = serde_json::from_str(&text)
+        .map_err(|e| ConfigError(format!("the configuration file {} is not JSON: {e}", path.display())))?;
+    if !json.is_object() {
+        return Err(ConfigError(format!("the configuration file {} must hold an object", path.display())));
+    }
+    Ok(json)
+}
+
+fn overlay(json: &mut serde_json::Value, environment: &BTreeMap<String, String>) -> Result<(), ConfigError> {
+    for (name, value) in environment.iter().filter(|(name, _)| name.starts_with("RHYZOME_")) {
+        if OTHERS.contains(&name.as_str()) || name.starts_with("RHYZOME_AGENT_") {
+            continue;
+        }
+        let Some((_, key)) = VARIABLES.iter().find(|(variable, _)| variable == name) else {
+            let known: Vec<_> = VARIABLES.iter().map(|(variable, _)| *variable).collect();
+            return Err(ConfigError(format!("{name} is not known; known are {}", known.join(", "))));
+        };
+        let value = match *key {
+            "pki.leaf_seconds" | "images.max_bytes" => {
+                let number: u64 =
+                    value.parse().map_err(|_| ConfigError(format!("{name} must be a number")))?;
+                serde_json::json!(number)
+            }
+            _ => serde_json::json!(value),
+        };
+        match key.split_once('.') {
+            None => json[*key] = value,
+            Some((room, key)) => json[room][key] = value,
+        }
+    }
+    Ok(())
+}
+
+fn serde_path(json: serde_json::Value) -> Result<File, ConfigError> {
+    // Room by room, so that the error can name the whole key.
+    let rooms = ["http", "grpc", "pki", "images"];
+    for room in rooms {
+        let Some(part) = json.get(room) else { continue };
+        let outcome = match room {
+            "http" | "grpc" => Listen::deserialize(part).map(drop),
+            "pki" => Pki::deserialize(part).map(drop),
+            _ => Images::deserialize(part).map(drop),
+        };
+        outcome.map_err(|e| ConfigError(format!("configuration key `{room}`: {e}")))?;
+    }
+    File::deserialize(json).map_err(|e| ConfigError(format!("configuration: {e}")))
+}
+
+fn resolve(file: File) -> Result<Config, ConfigError> {
+    let data = file.data.unwrap_or_else(|| PathBuf::from("var/rhyzome"));
+    let db = file.db.unwrap_or_else(|| format!("sqlite:{}", data.join("rhyzome.db").display()));
+    db.parse::<crate::store::DbUrl>().map_err(|e| ConfigError(format!("configuration key `db`: {e}")))?;
+    let http = address("http.listen", file.http.listen.as_deref().unwrap_or("127.0.0.1:8440"))?;
+    let grpc = address("grpc.listen", file.grpc.listen.as_deref().unwrap_or("127.0.0.1:8441"))?;
+    let http_certificate = match (file.http.cert, file.http.key) {
+        (None, None) => None,
+        (Some(cert), Some(key)) => Some((there("http.cert", cert)?, there("http.key", key)?)),
+        (Some(_), None) => return Err(ConfigError("`http.cert` needs `http.key` beside it".into())),
+        (None, Some(_)) => return Err(ConfigError("`http.key` needs `http.cert` beside it".into())),
+    };
+    let pki = match (file.pki.ca, file.pki.cert, file.pki.key) {
+        (None, None, None) => None,
+        (Some(ca), Some(cert), Some(key)) => Some(PkiFiles {
+            ca: there("pki.ca", ca)?,
+            cert: there("pki.cert", cert)?,
+            key: there("pki.key", key)?,
+        }),
+        _ => {
+            return Err(ConfigError(
+                "`pki.ca`, `pki.cert` and `pki.key` belong together: give all three".into(),
+            ));
+        }
+    };
+    let leaf_seconds = file.pki.leaf_seconds.unwrap_or(24 * 3600);
+    if leaf_seconds < 60 {
+        return Err(ConfigError("`pki.leaf_seconds` must be at least 60".into()));
+    }
+    let images_folder = file.images.folder.map(|folder| there("images.folder", folder)).transpose()?;
+    Ok(Config {
+        db,
+        data,
+        user: file.user.unwrap_or_else(|| "rhyzome".into()),
+        http,
+        http_names: file.http.names,
+        http_certificate,
+        grpc,
+        grpc_names: file.grpc.names,
+        pki,
+        leaf_seconds,
+        images_folder,
+        image_max_bytes: file.images.max_bytes.unwrap_or(64 << 30),
+    })
+}
+
+fn address(key: &str, text: &str) -> Result<SocketAddr, ConfigError> {
+    text.parse()
+        .map_err(|_| ConfigError(format!("`{key}`: `{text}` is not ADDRESS:PORT, such as 127.0.0.1:8440")))
+}
+
+fn there(key: &str, path: PathBuf) -> Result<PathBuf, ConfigError> {
+    match std::fs::metadata(&path) {
+        Ok(_) => Ok(path),
+        Err(error) => Err(ConfigError(format!("`{key}`: {} cannot be read: {error}", path.display()))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(json: &str, environment: &[(&str, &str)]) -> Result<Config, String> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("c.json");
+        std::fs::write(&path, json).unwrap();
+        let environment = environment.iter().map(|(a, b)| ((*a).to_owned(), (*b).to_owned()));
+        Config::load(Some(&path), environment).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn nothing_is_needed() {
+        let config = load("{}", &[]).unwrap();
+        assert_eq!(config.db, "sqlite:var/rhyzome/rhyzome.db");
+        assert!(config.http.ip().is_loopback() && config.grpc.ip().is_loopback());
+    }
+
+    #[test]
+    fn the_environment_stands_over_the_file() {
+        let json = r#"{"db": "sqlite:/a.db", "http": {"listen": "127.0.0.1:1"}}"#;
+        let config =
+            load(json, &[("RHYZOME_DB", "dbname=rhyzome host=/run/pg"), ("RHYZOME_TOKEN", "x")]).unwrap();
+        assert_eq!(config.db, "dbname=rhyzome host=/run/pg");
+        assert_eq!(config.http.port(), 1);
+    }
+
+    #[test]
+    fn one_clear_line_names_the_key() {
+        let cases: [(&str, &[(&str, &str)], &str); 8] = [
+            (r#"{"colour": 1}"#, &[], "unknown field `colour`"),
+            (r#"{"http": {"listn": "x"}}"#, &[], "key `http`: unknown field `listn`"),
+            (r#"{"db": "rhyzome"}"#, &[], "key `db`: `rhyzome` names no database"),
+            (r#"{"http": {"listen": "here"}}"#, &[], "`http.listen`: `here` is not ADDRESS:PORT"),
+            (r#"{"pki": {"ca": "/nowhere"}}"#, &[], "belong together"),
+            (
+                r#"{"images": {"folder": "/nowhere/at/all"}}"#,
+                &[],
+                "`images.folder`: /nowhere/at/all cannot be read",
+            ),
+            ("{", &[], "is not JSON"),
+            ("{}", &[("RHYZOME_DBB", "x")], "RHYZOME_DBB is not known"),
+        ];
+        for (json, environment, wanted) in cases {
+            let error = load(json, environment).unwrap_err();
+            assert!(error.contains(wanted), "{json}: {error}");
+            assert!(!error.contains('\n'), "{error}");
+        }
+        let error = Config::load(Some(Path::new("/nowhere.json")), []).unwrap_err().to_string();
+        assert!(error.contains("/nowhere.json cannot be read"), "{error}");
+    }
+}

@@ -1,0 +1,46 @@
+//! What this process is allowed to be: never root.
+
+use std::path::Path;
+
+use nix::unistd::{User, chown, geteuid, initgroups, setgid, setuid};
+
+/// Gives up root for this user, after handing it the folder of data. Does nothing for anybody but root.
+///
+/// Must be called before any thread is started.
+pub fn leave_root(user: &str, data: &Path) -> Result<(), String> {
+    if !geteuid().is_root() {
+        return Ok(());
+    }
+    let account = User::from_name(user).map_err(|e| format!("the user `{user}` cannot be looked up: {e}"))?;
+    let Some(account) = account.filter(|account| !account.uid.is_root()) else {
+        return Err(format!(
+            "the server never runs as root, and there is no user `{user}` to become: run `rhyzome-agent setup` \
+             once, or name another with the key `user`"
+        ));
+    };
+    std::fs::create_dir_all(data)
+        .map_err(|e| format!("the folder {} cannot be made: {e}", data.display()))?;
+    hand_over(data, &account)?;
+    let name = std::ffi::CString::new(user).map_err(|_| format!("`{user}` is not a user's name"))?;
+    initgroups(&name, account.gid)
+        .and_then(|()| setgid(account.gid))
+        .and_then(|()| setuid(account.uid))
+        .map_err(|e| format!("this process cannot become `{user}`: {e}"))
+}
+
+/// The folder and what an earlier start left in it. Links are not followed.
+fn hand_over(path: &Path, account: &User) -> Result<(), String> {
+    let failed =
+        |e: &dyn std::fmt::Display| format!("{} cannot be handed to `{}`: {e}", path.display(), account.name);
+    let meta = std::fs::symlink_metadata(path).map_err(|e| failed(&e))?;
+    if meta.is_symlink() {
+        return Ok(());
+    }
+    chown(path, Some(account.uid), Some(account.gid)).map_err(|e| failed(&e))?;
+    if meta.is_dir() {
+        for entry in std::fs::read_dir(path).map_err(|e| failed(&e))? {
+            hand_over(&entry.map_err(|e| failed(&e))?.path(), account)?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,80 @@
+//! `POST .../{id}/actions/{verb}`
+
+use axum::http::StatusCode;
+use serde_json::{Map, Value};
+
+use super::crud::wrote;
+use super::extract::Ask;
+use super::problem::{Answer, Problem};
+use crate::kernel::resource::{Action, Call};
+use crate::kernel::{Error, FieldError, Kind};
+
+/// How long the graceful way may take at most.
+pub const LONGEST_DEADLINE: u64 = 86_400;
+
+/// Does one of the kind's own verbs.
+pub async fn act(mut ask: Ask, kind: &'static dyn Kind, action: &'static Action) -> Answer {
+    let right = ask.right(action.verb, kind.meta().kind)?;
+    ask.no_query()?;
+    let (time, if_match) = (ask.prefer_wait()?, ask.if_match()?);
+    let body = ask.json(true).await?;
+    let (call, supersede) = read(action.verb, &body)?;
+    let written = ask.ctx.store.act(&right, kind, ask.id()?, call, supersede, if_match, ask.asked()).await?;
+    wrote(&ask, kind, &right, written, time, StatusCode::OK).await
+}
+
+fn read(verb: &str, body: &Value) -> Result<(Call, bool), Problem> {
+    let mut call = Call { verb: verb.to_owned(), ..Call::default() };
+    let (mut supersede, mut errors) = (false, Vec::new());
+    for (key, value) in body.as_object().into_iter().flat_map(Map::iter) {
+        let wrong = match (key.as_str(), value) {
+            (_, Value::Null) if matches!(key.as_str(), "mode" | "deadline_seconds" | "supersede") => None,
+            ("mode", Value::String(mode)) if mode == "graceful" => None,
+            ("mode", Value::String(mode)) if mode == "hard" => {
+                call.hard = true;
+                None
+            }
+            ("mode", _) => Some("must be `graceful` or `hard`".to_owned()),
+            ("deadline_seconds", value) => {
+                let deadline = value.as_u64().filter(|seconds| (1..=LONGEST_DEADLINE).contains(seconds));
+                call.deadline_seconds = deadline.and_then(|seconds| u32::try_from(seconds).ok());
+                deadline.is_none().then(|| format!("must be a whole number from 1 to {LONGEST_DEADLINE}"))
+            }
+            ("supersede", Value::Bool(wanted)) => {
+                supersede = *wanted;
+                None
+            }
+            ("supersede", _) => Some("must be true or false".to_owned()),
+            _ => Some("there is no such field".to_owned()),
+        };
+        errors.extend(wrong.map(|reason| FieldError::new(key, reason)));
+    }
+    if call.hard && call.deadline_seconds.is_some() {
+        errors.push(FieldError::new("deadline_seconds", "is for `mode: graceful` only"));
+    }
+    if errors.is_empty() { Ok((call, supersede)) } else { Err(Error::Invalid(errors).into()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn graceful_unless_told_otherwise() {
+        let (call, supersede) = read("stop", &json!({})).unwrap();
+        assert!(!call.hard && !supersede && call.deadline_seconds.is_none());
+        let (call, supersede) = read("stop", &json!({"mode": "hard", "supersede": true})).unwrap();
+        assert!(call.hard && supersede);
+        let (call, _) = read("stop", &json!({"deadline_seconds": 5})).unwrap();
+        assert_eq!(call.deadline_seconds, Some(5));
+    }
+
+    #[test]
+    fn all_that_is_wrong_is_told() {
+        let bad = json!({"mode": "soft", "deadline_seconds": 0, "supersede": 1, "now": true});
+        let problem = read("stop", &bad).unwrap_err().body("r");
+        assert_eq!(problem["errors"].as_array().unwrap().len(), 4, "{problem}");
+        assert!(read("stop", &json!({"mode": "hard", "deadline_seconds": 1})).is_err());
+    }
+}

@@ -1,0 +1,62 @@
+//! `GET .../instances/{id}/console`: the guest's serial console as a websocket, bytes both ways.
+
+use axum::extract::FromRequestParts;
+use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade, close_code};
+use axum::response::IntoResponse;
+use futures_util::{SinkExt, StreamExt};
+
+use super::ConsoleEnds;
+use super::extract::Ask;
+use super::problem::{Answer, Problem};
+use crate::kernel::{Clash, Error, Kind};
+
+/// The largest message of a client.
+const MOST_AT_ONCE: usize = 64 << 10;
+
+/// Upgrades, once the node has lent the console.
+pub async fn console(mut ask: Ask, kind: &'static dyn Kind) -> Answer {
+    let right = ask.right("console", kind.meta().kind)?;
+    ask.no_query()?;
+    let object = ask.ctx.store.get(&right, kind, ask.id()?).await?;
+    let upgrade = WebSocketUpgrade::from_request_parts(&mut ask.parts, &())
+        .await
+        .map_err(|_| Problem::new("upgrade-required", "connect with a websocket client"))?;
+    let node = ask.ctx.store.assigned_node(&right, kind, &object.core.id).await?;
+    let node = node.ok_or_else(|| Error::from(Clash::WrongState("no node holds it yet".into())))?;
+    let ends = ask.ctx.consoles.open(&node, &object.core.id).await?;
+    let upgrade = upgrade.max_message_size(MOST_AT_ONCE).max_frame_size(MOST_AT_ONCE);
+    Ok(upgrade.on_upgrade(|socket| carry(socket, ends)).into_response())
+}
+
+async fn carry(socket: WebSocket, (to_guest, mut from_guest): ConsoleEnds) {
+    let (mut write, mut read) = socket.split();
+    loop {
+        tokio::select! {
+            bytes = from_guest.recv() => match bytes {
+                Some(bytes) => {
+                    if write.send(Message::Binary(bytes)).await.is_err() {
+                        return;
+                    }
+                }
+                None => {
+                    let reason = "the console has ended".into();
+                    let close = CloseFrame { code: close_code::AWAY, reason };
+                    // The client may be gone too.
+                    let _ = write.send(Message::Close(Some(close))).await;
+                    return;
+                }
+            },
+            message = read.next() => {
+                let bytes = match message {
+                    Some(Ok(Message::Binary(bytes))) => bytes,
+                    Some(Ok(Message::Text(text))) => text.into(),
+                    Some(Ok(Message::Ping(_) | Message::Pong(_))) => continue,
+                    Some(Ok(Message::Close(_)) | Err(_)) | None => return,
+                };
+                if to_guest.send(bytes).await.is_err() {
+                    return;
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,327 @@
+//! What a request asks, taken apart: who, for which path and query, under which conditions, with which body.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use axum::body::{Body, Bytes};
+use axum::extract::{ConnectInfo, FromRequest, FromRequestParts, Query, RawPathParams, Request};
+use axum::http::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, IF_MATCH, IF_NONE_MATCH};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, Method};
+use futures_util::StreamExt;
+use serde_json::Value;
+
+use super::layers::RequestId;
+use super::problem::Problem;
+use super::{RestContext, json};
+use crate::auth::RequestDetails;
+use crate::kernel::{Caller, Error, FieldError, Meta, Right, Scope};
+use crate::store::Asked;
+
+/// The longest that `Prefer: wait` and `/wait` wait.
+pub const LONGEST_WAIT: u64 = 600;
+
+/// How long, and how much, of a body that is too large is read on, so that its sender hears why.
+const LINGER: (Duration, usize) = (Duration::from_secs(10), 512 << 20);
+
+/// One request of a known caller.
+pub struct Ask {
+    /// What handlers need.
+    pub ctx: RestContext,
+    /// Who asks.
+    pub caller: Caller,
+    /// Its method and headers.
+    pub parts: Parts,
+    params: BTreeMap<String, String>,
+    query: BTreeMap<String, String>,
+    asked: Asked,
+    /// Behind a lock only so that an `Ask` may be shared; nobody ever waits for it.
+    body: Mutex<Body>,
+}
+
+impl FromRequest<RestContext> for Ask {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, ctx: &RestContext) -> Result<Ask, Problem> {
+        let (mut parts, body) = request.into_parts();
+        let source = parts.extensions.get::<ConnectInfo<SocketAddr>>().map(|info| info.0.ip().to_string());
+        let details = RequestDetails {
+            method: parts.method.to_string(),
+            path: parts.uri.path().to_owned(),
+            source: source.clone().unwrap_or_default(),
+        };
+        let authorization = match parts.headers.get(AUTHORIZATION).map(|value| value.to_str()) {
+            Some(Err(_)) => return Err(Error::Unauthenticated("credentials must be ASCII".into()).into()),
+            Some(Ok(text)) => Some(text),
+            None => None,
+        };
+        let caller =
+            ctx.authenticators.authenticate(authorization, &details).await.map_err(Error::Unauthenticated)?;
+        refuse_later_things(&parts.headers)?;
+        let params = RawPathParams::from_request_parts(&mut parts, &())
+            .await
+            .map_err(|_| Problem::new("malformed", "the path is not UTF-8"))?;
+        let params = params.iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
+        let query = query(&parts)?;
+        let request_id = parts.extensions.get::<RequestId>().map(|id| id.0.clone()).unwrap_or_default();
+        let asked = Asked { request_id, reason: reason(&parts.headers)?, source: details.source };
+        Ok(Ask { ctx: ctx.clone(), caller, params, query, asked, parts, body: Mutex::new(body) })
+    }
+}
+
+impl Ask {
+    /// The id or name in the path; what can be no name is not there.
+    pub fn id(&self) -> Result<&str, Problem> {
+        self.param("id")
+    }
+
+    /// A parameter of the path.
+    pub fn param(&self, name: &str) -> Result<&str, Problem> {
+        let value = self.params.get(name).map(String::as_str);
+        value.filter(|value| !value.contains('\0')).ok_or_else(Problem::not_found)
+    }
+
+    /// The tenant in the path; empty for operators' paths.
+    pub fn tenant(&self) -> &str {
+        self.params.get("tenant").map_or("", String::as_str)
+    }
+
+    /// The right to do `verb` with `kind` in the path's tenant.
+    pub fn right(&self, verb: &str, kind: &str) -> Result<Right, Problem> {
+        Ok(self.caller.may(verb, kind, self.tenant())?)
+    }
+
+    /// As `right`, but everywhere when the path names no tenant.
+    pub fn right_everywhere(&self, verb: &str, kind: &str) -> Result<Right, Problem> {
+        if self.params.contains_key("tenant") {
+            return self.right(verb, kind);
+        }
+        Ok(self.caller.may_everywhere(verb, kind)?)
+    }
+
+    /// The circumstances, for history.
+    pub fn asked(&self) -> &Asked {
+        &self.asked
+    }
+
+    /// The query, if it has none but these parameters; a name that ends with a dot stands for all that begin so.
+    pub fn query(&self, known: &[&str]) -> Result<&BTreeMap<String, String>, Problem> {
+        let allowed = |key: &str| {
+            known.iter().any(|name| {
+                *name == key || (name.ends_with('.') && key.len() > name.len() && key.starts_with(name))
+            })
+        };
+        let strange: Vec<FieldError> = self
+            .query
+            .keys()
+            .filter(|key| !allowed(key))
+            .map(|key| FieldError::new(format!("?{key}"), "is no parameter here; nothing was done"))
+            .collect();
+        if strange.is_empty() {
+            return Ok(&self.query);
+        }
+        Err(Problem::new("malformed", "the query has parameters that mean nothing here").errors(strange))
+    }
+
+    /// One parameter of the query, which `query` has let pass.
+    pub fn parameter(&self, name: &str) -> Option<&str> {
+        self.query.get(name).map(String::as_str)
+    }
+
+    /// No query at all.
+    pub fn no_query(&self) -> Result<(), Problem> {
+        self.query(&[]).map(|_| ())
+    }
+
+    /// The version that `If-Match` demands.
+    pub fn if_match(&self) -> Result<Option<i64>, Problem> {
+        let Some(value) = self.parts.headers.get(IF_MATCH) else { return Ok(None) };
+        let text = value.to_str().unwrap_or_default().trim();
+        if text == "*" {
+            return Ok(None);
+        }
+        version_of(text).map(Some).ok_or_else(|| {
+            Problem::new(
+                "stale",
+                "`If-Match` holds no ETag of this object; GET it and send the ETag of the answer",
+            )
+        })
+    }
+
+    /// True if `If-None-Match` names this ETag.
+    pub fn knows(&self, etag: &str) -> bool {
+        let values = self.parts.headers.get_all(IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
+        values.flat_map(|value| value.split(',')).any(|tag| {
+            let tag = tag.trim();
+            tag == "*" || tag.strip_prefix("W/").unwrap_or(tag) == etag
+        })
+    }
+
+    /// How long `Prefer: wait=N` wants to wait.
+    pub fn prefer_wait(&self) -> Result<Option<Duration>, Problem> {
+        let values = self.parts.headers.get_all("prefer").iter().filter_map(|value| value.to_str().ok());
+        for preference in values.flat_map(|value| value.split([',', ';'])) {
+            let Some((name, value)) = preference.split_once('=') else { continue };
+            if name.trim().eq_ignore_ascii_case("wait") {
+                return seconds(value.trim().trim_matches('"'), "Prefer: wait").map(Some);
+            }
+        }
+        Ok(None)
+    }
+
+    /// The body as a JSON object. `empty`: no body means `{}`.
+    pub async fn json(&mut self, empty: bool) -> Result<Value, Problem> {
+        let bytes = self.bytes().await?;
+        if bytes.is_empty() && empty {
+            return Ok(Value::Object(serde_json::Map::new()));
+        }
+        let patch = self.parts.method == Method::PATCH;
+        let media =
+            self.parts.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let media = media.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+        match media.as_str() {
+            "application/json" => {}
+            "application/merge-patch+json" if patch => {}
+            _ if patch => {
+                let detail = "send JSON as `application/merge-patch+json` or `application/json`";
+                return Err(Problem::new("unsupported-media-type", detail));
+            }
+            _ => return Err(Problem::new("unsupported-media-type", "send JSON as `application/json`")),
+        }
+        let value = json::read(&bytes)
+            .map_err(|error| Problem::new("malformed", format!("the body is not good JSON: {error}")))?;
+        if !value.is_object() {
+            return Err(Problem::new("malformed", "the body must be a JSON object"));
+        }
+        Ok(value)
+    }
+
+    /// Refuses any body.
+    pub async fn no_body(&mut self) -> Result<(), Problem> {
+        if self.bytes().await?.is_empty() {
+            return Ok(());
+        }
+        Err(Problem::new("malformed", "this call takes no body"))
+    }
+
+    /// The body as it comes, for content.
+    pub fn take_body(&mut self) -> Body {
+        self.body.get_mut().map(std::mem::take).unwrap_or_default()
+    }
+
+    /// What `Content-Length` says.
+    pub fn content_length(&self) -> Option<u64> {
+        self.parts.headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+    }
+
+    async fn bytes(&mut self) -> Result<Bytes, Problem> {
+        let limit = self.ctx.limits.body_bytes;
+        let mut stream = self.take_body().into_data_stream();
+        let mut all = Vec::new();
+        while let Some(chunk) = stream.next().await {
+            let chunk = chunk.map_err(|_| Problem::new("malformed", "the body broke off"))?;
+            if all.len() + chunk.len() > limit {
+                linger(stream).await;
+                return Err(Problem::new("too-large", format!("a body may have at most {limit} bytes")));
+            }
+            all.extend_from_slice(&chunk);
+        }
+        Ok(all.into())
+    }
+}
+
+/// Reads on for a while and forgets it: a client that is still sending does not listen yet.
+pub async fn linger(mut stream: axum::body::BodyDataStream) {
+    let reading = async {
+        let mut read = 0;
+        while let Some(Ok(chunk)) = stream.next().await {
+            read += chunk.len();
+            if read > LINGER.1 {
+                return;
+            }
+        }
+    };
+    // Time over: then it hears nothing, and it is its own doing.
+    let _ = tokio::time::timeout(LINGER.0, reading).await;
+}
+
+/// Where objects of a kind are.
+pub fn path_of(meta: &Meta, tenant: &str) -> String {
+    match meta.scope {
+        Scope::Operator => format!("/v1/{}", meta.plural),
+        Scope::Both if tenant.is_empty() => format!("/v1/{}", meta.plural),
+        Scope::Tenant | Scope::Both => format!("/v1/tenants/{tenant}/{}", meta.plural),
+    }
+}
+
+/// A number of seconds up to the longest wait.
+pub fn seconds(text: &str, what: &str) -> Result<Duration, Problem> {
+    let seconds: u64 = text.parse().map_err(|_| {
+        Problem::new("malformed", format!("`{what}` must be a number of seconds, not `{text}`"))
+    })?;
+    Ok(Duration::from_secs(seconds.min(LONGEST_WAIT)))
+}
+
+/// The v part of `"v12-s3"`.
+fn version_of(etag: &str) -> Option<i64> {
+    let inner = etag.strip_prefix("W/").unwrap_or(etag).strip_prefix('"')?.strip_suffix('"')?;
+    let inner = inner.strip_prefix('v')?;
+    inner.split_once("-s").map_or(inner, |(version, _)| version).parse().ok()
+}
+
+fn query(parts: &Parts) -> Result<BTreeMap<String, String>, Problem> {
+    let Query(pairs) = Query::<Vec<(String, String)>>::try_from_uri(&parts.uri)
+        .map_err(|_| Problem::new("malformed", "the query cannot be read"))?;
+    let mut all = BTreeMap::new();
+    for (key, value) in pairs {
+        if key.contains('\0') || value.contains('\0') {
+            return Err(Problem::new("malformed", "the query holds a NUL character"));
+        }
+        if all.contains_key(&key) {
+            return Err(Problem::new("malformed", format!("the parameter `{key}` comes twice")));
+        }
+        all.insert(key, value);
+    }
+    Ok(all)
+}
+
+/// Headers whose promise this server cannot keep yet. Ignored, they would do harm.
+fn refuse_later_things(headers: &HeaderMap) -> Result<(), Problem> {
+    if headers.contains_key("idempotency-key") {
+        let detail = "`Idempotency-Key` is not offered yet, and a retry would be done twice: leave it out";
+        return Err(Problem::new("not-supported", detail));
+    }
+    Ok(())
+}
+
+fn reason(headers: &HeaderMap) -> Result<Option<String>, Problem> {
+    let Some(value) = headers.get("rhyzome-reason") else { return Ok(None) };
+    match value.to_str() {
+        Ok(text) if text.len() <= 500 => Ok(Some(text.to_owned())),
+        _ => Err(Problem::new("malformed", "`Rhyzome-Reason` must be at most 500 characters of ASCII")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_etag_is_compared_by_its_version() {
+        assert_eq!(version_of("\"v12-s3\""), Some(12));
+        assert_eq!(version_of("W/\"v12-s3\""), Some(12));
+        assert_eq!(version_of("\"v7\""), Some(7));
+        for bad in ["v12-s3", "\"12\"", "\"v-s1\"", ""] {
+            assert_eq!(version_of(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn waits_have_an_end() {
+        assert_eq!(seconds("30", "x").unwrap(), Duration::from_secs(30));
+        assert_eq!(seconds("99999", "x").unwrap(), Duration::from_secs(LONGEST_WAIT));
+        assert!(seconds("-1", "x").is_err());
+    }
+}

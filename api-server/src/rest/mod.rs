@@ -1,0 +1,100 @@
+//! The product's face, and the only place that knows HTTP and OpenAPI.
+//!
+//! `mount` makes the routes of every kind and, in the same act, their part of the document; the handlers are
+//! the same few for all kinds. Whatever goes wrong becomes a problem in `problem.rs`.
+
+mod action;
+mod console;
+mod content;
+mod crud;
+mod document;
+mod envelope;
+mod extract;
+mod invite;
+mod jobs;
+mod json;
+mod layers;
+mod mount;
+mod operation;
+mod page;
+mod pages;
+mod problem;
+mod root;
+mod schemas;
+mod shape;
+mod wait;
+
+use std::sync::Arc;
+
+use axum::Router;
+use futures_util::future::BoxFuture;
+use tokio::sync::mpsc;
+
+use crate::auth::Authenticators;
+use crate::blobs::Blobs;
+use crate::kernel::Error;
+use crate::store::Store;
+
+pub use axum::body::Bytes;
+pub use document::document;
+pub use problem::TYPES;
+
+/// Both ends of a console, as this side holds them: what is sent goes to the guest.
+pub type ConsoleEnds = (mpsc::Sender<Bytes>, mpsc::Receiver<Bytes>);
+
+/// Opens a guest's console on the node that holds it. The App connects it to the channel.
+pub trait ConsoleHub: Send + Sync {
+    /// The console of this object on this node.
+    fn open<'a>(&'a self, node: &'a str, object: &'a str) -> BoxFuture<'a, Result<ConsoleEnds, Error>>;
+}
+
+/// How much is too much.
+#[derive(Clone, Debug)]
+pub struct RestLimits {
+    /// Bytes of a JSON body.
+    pub body_bytes: usize,
+    /// For how long a join token is good.
+    pub invite_seconds: i64,
+}
+
+/// What the front needs.
+#[derive(Clone)]
+pub struct RestContext {
+    /// The control plane's state.
+    pub store: Store,
+    /// Who knows callers.
+    pub authenticators: Authenticators,
+    /// Where uploaded images are kept.
+    pub blobs: Blobs,
+    /// The way to guests' consoles.
+    pub consoles: Arc<dyn ConsoleHub>,
+    /// Limits.
+    pub limits: RestLimits,
+    /// What an agent must know to join.
+    pub joining: Joining,
+}
+
+/// What an invitation tells an agent besides its secret.
+#[derive(Clone, Debug, Default)]
+pub struct Joining {
+    /// SHA-256 of the cluster's root certificate in hex.
+    pub root_sha256: String,
+    /// Where agents dial in, `https://host:port`.
+    pub url: String,
+}
+
+// === impl RestLimits ===
+
+impl Default for RestLimits {
+    fn default() -> RestLimits {
+        RestLimits { body_bytes: 1 << 20, invite_seconds: 3600 }
+    }
+}
+
+/// Everything that is served over HTTP.
+pub fn router(ctx: RestContext) -> Router {
+    let env = ctx.store.env().clone();
+    let mounted = mount::all(ctx.store.registry());
+    let pages = pages::router(document::render(&mounted.document));
+    layers::around(mounted.router.with_state(ctx).merge(pages), env)
+}

@@ -1,0 +1,360 @@
+//! Routes and their operations, made in the same act: what is served is in the document.
+
+use std::future::Future;
+
+use axum::Router;
+use axum::http::Method;
+use axum::routing::{MethodFilter, get, on};
+use serde_json::{Value, json};
+
+use super::document::Document;
+use super::extract::Ask;
+use super::operation::Operation;
+use super::problem::{Answer, Problem};
+use super::schemas::{self, reference};
+use super::{RestContext, action, console, content, crud, invite, jobs, root};
+use crate::kernel::kind::pascal;
+use crate::kernel::{Kind, Registry, Scope};
+
+/// All routes, and what the document says of them.
+#[derive(Default)]
+pub struct Mount {
+    /// The routes.
+    pub router: Router<RestContext>,
+    /// The document.
+    pub document: Document,
+}
+
+/// Everything of every kind.
+pub fn all(registry: &Registry) -> Mount {
+    let mut mount = Mount::default();
+    mount.document.schemas = schemas::shared();
+    mount.general();
+    for kind in registry.all() {
+        mount.kind(*kind);
+    }
+    mount.jobs();
+    mount
+}
+
+/// Where a set of routes is, and how its operations are called.
+struct Place {
+    base: String,
+    ids: String,
+    tag: &'static str,
+    name: String,
+}
+
+impl Place {
+    fn op(&self, verb: &str, summary: impl Into<String>) -> Operation {
+        Operation::new(format!("{}_{verb}", self.ids), self.tag, summary)
+    }
+
+    fn one(&self) -> String {
+        format!("{}/{{id}}", self.base)
+    }
+
+    fn schema(&self) -> Value {
+        reference(&self.name)
+    }
+}
+
+// === impl Mount ===
+
+impl Mount {
+    fn route<F, W>(&mut self, method: Method, path: &str, operation: Operation, handler: F)
+    where
+        F: Fn(Ask) -> W + Clone + Send + Sync + 'static,
+        W: Future<Output = Answer> + Send + 'static,
+    {
+        let serve = move |ask: Ask| {
+            let operator = ask.caller.operator;
+            let work = handler(ask);
+            async move { work.await.map_err(|problem: Problem| problem.seen_by(operator)) }
+        };
+        let filter = MethodFilter::try_from(method.clone()).unwrap_or(MethodFilter::GET);
+        self.router = std::mem::take(&mut self.router).route(path, on(filter, serve));
+        self.document.add(&method, path, operation);
+    }
+
+    fn tag(&mut self, name: &str, about: &str) {
+        self.document.tags.push(json!({ "name": name, "description": about }));
+    }
+
+    fn general(&mut self) {
+        self.tag("general", "Where you are, who you are");
+        let any = || json!({ "type": "object", "additionalProperties": true });
+        let op =
+            |id: &str, summary: &str| Operation::new(id, "general", summary).answers(200, "So it is.", any());
+        self.route(Method::GET, "/v1", op("root", "What there is"), root::root);
+        self.route(Method::GET, "/v1/whoami", op("whoami", "Who I am, and what I may do here"), root::whoami);
+        self.router = std::mem::take(&mut self.router).route("/healthz", get(root::health));
+        let health = op("health", "Whether the server can work").open().problems(&[503]);
+        self.document.add(&Method::GET, "/healthz", health);
+    }
+
+    fn kind(&mut self, kind: &'static dyn Kind) {
+        let meta = kind.meta();
+        let tag = meta.plural;
+        self.tag(tag, meta.about);
+        let example = schemas::add_kind(kind, &mut self.document.schemas);
+        let name = pascal(meta.kind);
+        let ids = meta.kind.replace('-', "_");
+        let global = format!("/v1/{}", meta.plural);
+        let of_tenants = format!("/v1/tenants/{{tenant}}/{}", meta.plural);
+        let place = |base: &str, ids: String| Place { base: base.to_owned(), ids, tag, name: name.clone() };
+        match meta.scope {
+            Scope::Operator => self.set(kind, &place(&global, ids), example.as_ref()),
+            Scope::Both => {
+                self.set(kind, &place(&of_tenants, ids.clone()), example.as_ref());
+                self.set(kind, &place(&global, format!("global_{ids}")), example.as_ref());
+            }
+            Scope::Tenant => {
+                self.set(kind, &place(&of_tenants, ids.clone()), example.as_ref());
+                let place = place(&global, ids);
+                let summary = format!("All {} of all tenants (operators)", words(meta.plural));
+                let op = list_parameters(place.op("list_all", summary)).answers(
+                    200,
+                    "A page.",
+                    reference(&format!("{name}Page")),
+                );
+                self.route(Method::GET, &global, op, move |ask| crud::list_everywhere(ask, kind));
+            }
+        }
+    }
+
+    /// All routes of a kind at one place.
+    fn set(&mut self, kind: &'static dyn Kind, place: &Place, example: Option<&Value>) {
+        let (one, many) = (words(kind.meta().kind), words(kind.meta().plural));
+        let list = list_parameters(place.op("list", format!("A page of {many}"))).answers(
+            200,
+            "A page.",
+            reference(&format!("{}Page", place.name)),
+        );
+        self.route(Method::GET, &place.base, list, move |ask| crud::list(ask, kind));
+
+        let body = example.map(|spec| json!({ "name": format!("my{}", kind.meta().prefix), "spec": spec }));
+        let create = place
+            .op("create", format!("Make a new {one}"))
+            .waits()
+            .body(&["application/json"], true, reference(&format!("{}Create", place.name)), body)
+            .answers_object(201, "It is there: nothing was left to do, or you waited.", place.schema())
+            .answers_object(202, "Its job is at work.", place.schema());
+        self.route(Method::POST, &place.base, create, move |ask| crud::create(ask, kind));
+
+        self.one(kind, place, &one);
+        self.history(kind, place, &one);
+        self.actions(kind, place);
+    }
+
+    fn one(&mut self, kind: &'static dyn Kind, place: &Place, one: &str) {
+        let path = place.one();
+        let get = place
+            .op("get", format!("One {one}"))
+            .header("If-None-Match", "An ETag that you know: 304 if it is still the present one.")
+            .answers_object(200, "The object.", place.schema())
+            .answers_nothing(304, "It is as you know it.");
+        self.route(Method::GET, &path, get, move |ask| crud::get(ask, kind));
+
+        let media = ["application/merge-patch+json", "application/json"];
+        let patch = place
+            .op("update", format!("Change a {one}"))
+            .about("What needs a stop is pending until the next one, and shown so in the status.")
+            .waits()
+            .conditional()
+            .body(&media, true, reference(&format!("{}Patch", place.name)), None)
+            .answers_object(200, "It is so: nothing was left to do, or you waited.", place.schema())
+            .answers_object(202, "Its job is at work.", place.schema());
+        self.route(Method::PATCH, &path, patch, move |ask| crud::patch(ask, kind));
+
+        let delete = place
+            .op("delete", format!("Take a {one} away"))
+            .about("The name is free at once. 409 while something refers to it, or under protection.")
+            .waits()
+            .conditional()
+            .answers_object(202, "Its job is at work.", place.schema())
+            .answers_nothing(204, "It is gone.");
+        self.route(Method::DELETE, &path, delete, move |ask| crud::delete(ask, kind));
+    }
+
+    fn history(&mut self, kind: &'static dyn Kind, place: &Place, one: &str) {
+        let at = |rest: &str| format!("{}/{rest}", place.one());
+        let revisions = paged(place.op("revisions", format!("What a {one} was, the newest first"))).answers(
+            200,
+            "A page.",
+            reference("RevisionPage"),
+        );
+        self.route(Method::GET, &at("revisions"), revisions, move |ask| crud::revisions(ask, kind));
+
+        let restore = place
+            .op("restore", format!("Make a {one} what it was at a revision"))
+            .waits()
+            .problems(&[422])
+            .answers_object(200, "It is so.", place.schema())
+            .answers_object(202, "Its job is at work.", place.schema());
+        self.route(Method::POST, &at("revisions/{n}/restore"), restore, move |ask| crud::restore(ask, kind));
+
+        let files = json!({ "type": "object", "additionalProperties": { "type": "string" } });
+        let nodes = json!({ "type": "object", "additionalProperties": files });
+        let rendered = json!({ "type": "object", "required": ["nodes"], "properties": { "nodes": nodes } });
+        let op = place
+            .op("rendered", format!("Exactly what nodes apply for a {one}"))
+            .about("By node, by file: command lines, rulesets, configurations; secrets masked.")
+            .answers(200, "The files.", rendered);
+        self.route(Method::GET, &at("rendered"), op, move |ask| crud::rendered(ask, kind));
+
+        let text = json!({ "type": "string" });
+        let entry = json!({
+            "type": "object", "required": ["who", "may", "why"],
+            "properties": { "who": text, "may": { "type": "array", "items": text }, "why": text },
+        });
+        let list = json!({ "type": "object", "required": ["items"], "properties": { "items": { "type": "array", "items": entry } } });
+        let op = place.op("access", format!("Who may do what with a {one}, and why")).answers(
+            200,
+            "All who may do anything.",
+            list,
+        );
+        self.route(Method::GET, &at("access"), op, move |ask| crud::access(ask, kind));
+    }
+
+    fn actions(&mut self, kind: &'static dyn Kind, place: &Place) {
+        let at = |rest: &str| format!("{}/{rest}", place.one());
+        for one in kind.meta().actions {
+            let verb = one.verb.replace('-', "_");
+            let op = place
+                .op(&verb, one.about)
+                .waits()
+                .conditional()
+                .body(&["application/json"], false, call_schema(), None)
+                .answers_object(200, "It is done.", place.schema())
+                .answers_object(202, "Its job is at work.", place.schema());
+            let path = at(&format!("actions/{}", one.verb));
+            self.route(Method::POST, &path, op, move |ask| action::act(ask, kind, one));
+        }
+        match kind.meta().kind {
+            "node" => {
+                let op = place
+                    .op("invite", "A join token for this node's agent, shown once")
+                    .reasoned()
+                    .problems(&[409, 413, 415, 422])
+                    .answers(201, "The token, and the command to run on the machine.", invitation_schema());
+                self.route(Method::POST, &at("actions/invite"), op, move |ask| invite::invite(ask, kind));
+            }
+            "image" => {
+                let bytes = json!({ "type": "string", "format": "binary" });
+                let op = place
+                    .op("content_put", "Upload the bytes of an image")
+                    .about("A whole qcow2: it is inspected before anything opens it; refused bytes leave nothing.")
+                    .body(&["application/octet-stream"], true, bytes, None)
+                    .problems(&[409])
+                    .answers_object(200, "The image with its content.", place.schema());
+                self.route(Method::PUT, &at("content"), op, move |ask| content::put(ask, kind));
+            }
+            "instance" => {
+                let op = place
+                    .op("console", "The serial console: a websocket, bytes both ways")
+                    .problems(&[409, 426])
+                    .answers_nothing(101, "The websocket is open.");
+                self.route(Method::GET, &at("console"), op, move |ask| console::console(ask, kind));
+            }
+            _ => {}
+        }
+    }
+
+    fn jobs(&mut self) {
+        self.tag("jobs", "What is being done, and what was");
+        for (base, ids, whose) in [
+            ("/v1/tenants/{tenant}/jobs", "job", "of a tenant"),
+            ("/v1/jobs", "global_job", "of all tenants (operators)"),
+        ] {
+            let op = |verb: &str, summary: String| Operation::new(format!("{ids}_{verb}"), "jobs", summary);
+            let text = || json!({ "type": "string" });
+            let at = |rest: &str| format!("{base}/{{id}}{rest}");
+            let job = || reference("Job");
+            let list = paged(op("list", format!("Jobs {whose}, the newest first")))
+                .query("resource", text(), "Only those on the object of this id.")
+                .query("state", text(), "Only those in this state.")
+                .answers(200, "A page; its jobs are without their steps.", reference("JobPage"));
+            self.route(Method::GET, base, list, jobs::list);
+            let get = op("get", format!("One job {whose}")).answers(200, "The job.", job());
+            self.route(Method::GET, &at(""), get, jobs::get);
+            let seconds =
+                json!({ "type": "integer", "format": "int32", "minimum": 0, "maximum": 600, "default": 30 });
+            let wait = op("wait", "Wait for a job".into())
+                .query("timeout", seconds, "For so many seconds at most.")
+                .answers(200, "The job, final unless time was over.", job());
+            self.route(Method::GET, &at("/wait"), wait, jobs::wait);
+            let cancel = op("cancel", "Cancel a job that is not final".into()).problems(&[409]).answers(
+                202,
+                "The job as it is now.",
+                job(),
+            );
+            self.route(Method::POST, &at("/cancel"), cancel, jobs::cancel);
+            let retry = op("retry", "Do again what failed, as a new job".into())
+                .reasoned()
+                .problems(&[409])
+                .answers_as(202, "The new job.", "application/json", job(), &["Location"]);
+            self.route(Method::POST, &at("/retry"), retry, jobs::retry);
+            let log = op("log", "Follow a job: one line for each change of a step, until it is final".into())
+                .about("Text; JSON lines when `Accept` asks for JSON.")
+                .answers_as(200, "Lines, as they come.", "text/plain", text(), &[]);
+            self.route(Method::GET, &at("/log"), log, jobs::log);
+        }
+    }
+}
+
+fn list_parameters(op: Operation) -> Operation {
+    let text = || json!({ "type": "string" });
+    let order = json!({ "type": "string", "enum": ["id", "name"], "default": "id" });
+    paged(op)
+        .query("order", order, "`id` is the time of creation. Nothing else is promised.")
+        .query("name", text(), "Only the one of this name.")
+        .query("name_prefix", text(), "Only those whose name begins so.")
+        .query("phase", text(), "Only those in this phase.")
+        .free_query("tag", "tag.", "Only those with this tag.")
+        .free_query("metadata", "metadata.", "Only those with this scalar in their metadata.")
+}
+
+fn paged(op: Operation) -> Operation {
+    let limit =
+        json!({ "type": "integer", "format": "int32", "minimum": 1, "maximum": 1000, "default": 100 });
+    op.query("limit", limit, "At most so many on a page.").query(
+        "page",
+        json!({ "type": "string" }),
+        "The `next` of the page before; opaque.",
+    )
+}
+
+fn call_schema() -> Value {
+    json!({
+        "type": "object",
+        "additionalProperties": false,
+        "properties": {
+            "mode": { "type": "string", "enum": ["graceful", "hard"], "default": "graceful" },
+            "deadline_seconds": {
+                "type": "integer", "format": "int32", "minimum": 1, "maximum": action::LONGEST_DEADLINE,
+                "description": "How long the graceful way may take.",
+            },
+            "supersede": { "type": "boolean", "default": false, "description": "Cancels the jobs that wait." },
+        },
+    })
+}
+
+fn invitation_schema() -> Value {
+    let text = |about: &str| json!({ "type": "string", "description": about });
+    let time = json!({ "type": "string", "format": "date-time" });
+    json!({
+        "type": "object",
+        "required": ["node", "name", "token", "expires_at", "server", "command"],
+        "properties": {
+            "node": text("Id of the node."), "name": text("Name of the node."),
+            "token": text("Single use. Not shown again."), "expires_at": time,
+            "server": text("Where the agent dials in."), "command": text("Ready to run on the machine."),
+        },
+    })
+}
+
+/// `machine-types` as `machine types`.
+fn words(kebab: &str) -> String {
+    kebab.replace('-', " ")
+}

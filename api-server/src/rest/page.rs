@@ -1,0 +1,70 @@
+//! Lists: the query of one, and a page of it.
+
+use base64::Engine;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use serde_json::{Value, json};
+
+use super::extract::Ask;
+use super::problem::Problem;
+use crate::store::ListQuery;
+
+const USUAL: i64 = 100;
+const MOST: i64 = 1000;
+
+/// All parameters of a list of resources.
+pub const LIST: &[&str] = &["name", "name_prefix", "phase", "tag.", "metadata.", "limit", "page", "order"];
+
+/// The query of a list of resources.
+pub fn list_query(ask: &Ask) -> Result<ListQuery, Problem> {
+    let query = ask.query(LIST)?;
+    let text = |key: &str| query.get(key).cloned();
+    let by_name = match query.get("order").map(String::as_str) {
+        None | Some("id") => false,
+        Some("name") => true,
+        Some(other) => return Err(bad("order", &format!("must be `id` or `name`, not `{other}`"))),
+    };
+    let labels = query
+        .iter()
+        .filter(|(key, _)| key.starts_with("tag.") || key.starts_with("metadata."))
+        .map(|(key, value)| (key.clone(), value.clone()))
+        .collect();
+    Ok(ListQuery {
+        limit: limit(ask)?,
+        after: after(ask, if by_name { "n" } else { "i" })?,
+        by_name,
+        name: text("name"),
+        name_prefix: text("name_prefix"),
+        phase: text("phase"),
+        labels,
+    })
+}
+
+/// `limit`, or the usual.
+pub fn limit(ask: &Ask) -> Result<i64, Problem> {
+    let Some(text) = ask.parameter("limit") else { return Ok(USUAL) };
+    let limit = text.parse().ok().filter(|limit| (1..=MOST).contains(limit));
+    limit.ok_or_else(|| bad("limit", &format!("must be a number from 1 to {MOST}")))
+}
+
+/// Where `page` says that the last one ended. `order` tells cursors of different orders apart.
+pub fn after(ask: &Ask, order: &str) -> Result<Option<String>, Problem> {
+    let Some(text) = ask.parameter("page") else { return Ok(None) };
+    let place = BASE64_URL_SAFE_NO_PAD
+        .decode(text)
+        .ok()
+        .and_then(|bytes| String::from_utf8(bytes).ok())
+        .and_then(|place| place.strip_prefix(order)?.strip_prefix(' ').map(str::to_owned));
+    place.map(Some).ok_or_else(|| bad("page", "must be the `next` of an answer to the same list"))
+}
+
+/// The body of a page.
+pub fn page(items: Vec<Value>, next: Option<String>, order: &str) -> Value {
+    let next = next.map(|place| BASE64_URL_SAFE_NO_PAD.encode(format!("{order} {place}")));
+    json!({ "items": items, "next": next })
+}
+
+/// A parameter that cannot be read.
+pub fn bad(parameter: &str, reason: &str) -> Problem {
+    let error = crate::kernel::FieldError::new(format!("?{parameter}"), reason);
+    Problem::new("malformed", format!("`{parameter}` {reason}")).errors(vec![error])
+}

@@ -1,0 +1,267 @@
+//! How things are printed: tables for people, JSON for programs.
+
+use comfy_table::{Table, presets};
+use jiff::Timestamp;
+use rhyzome_client::{Job, Resource};
+use serde_json::Value;
+
+use crate::units;
+
+/// How to print.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// For people.
+    Table,
+    /// For programs.
+    Json,
+    /// Names only.
+    Name,
+}
+
+/// The format that `--output` says.
+pub fn format(text: &str) -> Format {
+    match text {
+        "json" => Format::Json,
+        "name" => Format::Name,
+        _ => Format::Table,
+    }
+}
+
+/// A table without lines.
+pub fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING);
+    table.set_header(header.iter().map(|word| word.to_uppercase()));
+    table.add_rows(rows);
+    table.lines().map(|line| line.trim().to_owned()).collect::<Vec<_>>().join("\n")
+}
+
+/// A list of resources.
+pub fn resources(list: &[Resource], with_tenant: bool, now: Timestamp) -> String {
+    if list.is_empty() {
+        return "there are none".into();
+    }
+    let details: Vec<Vec<(String, String)>> = list.iter().map(details).collect();
+    let mut columns: Vec<&str> = Vec::new();
+    for (name, _) in details.iter().flatten() {
+        if !columns.contains(&name.as_str()) && columns.len() < 5 {
+            columns.push(name);
+        }
+    }
+    let mut header = vec!["name", "phase"];
+    if with_tenant {
+        header.insert(0, "tenant");
+    }
+    header.extend(&columns);
+    header.extend(["age", "id"]);
+    let rows = list.iter().zip(&details).map(|(resource, details)| {
+        let mut row = vec![resource.name.clone(), resource.phase.clone()];
+        if with_tenant {
+            row.insert(0, resource.tenant.clone());
+        }
+        let value = |column: &&str| details.iter().find(|(name, _)| name == column).map(|(_, v)| v.clone());
+        row.extend(columns.iter().map(|column| value(column).unwrap_or_default()));
+        row.extend([units::age(&resource.created_at, now), resource.id.clone()]);
+        row
+    });
+    table(&header, rows)
+}
+
+/// What is worth a column: addresses, and short plain values of status and spec.
+fn details(resource: &Resource) -> Vec<(String, String)> {
+    let mut details = Vec::new();
+    let nics = resource.status["nics"].as_object().into_iter().flatten();
+    let addresses: Vec<&str> = nics.filter_map(|(_, nic)| nic["address"].as_str()).collect();
+    if !addresses.is_empty() {
+        details.push(("address".to_owned(), addresses.join(" ")));
+    }
+    for part in [&resource.spec, &resource.status] {
+        for (key, value) in part.as_object().into_iter().flatten() {
+            // Ids, digests and texts are for `show`.
+            let text = plain(key, value);
+            let long = matches!(value, Value::String(_)) && (text.len() > 24 || text.contains(['_', '\n']));
+            if text.is_empty() || long || details.iter().any(|(known, _)| *known == label(key)) {
+                continue;
+            }
+            details.push((label(key), text));
+        }
+    }
+    details
+}
+
+/// `memory_bytes` as `memory`.
+fn label(key: &str) -> String {
+    key.strip_suffix("_bytes").or_else(|| key.strip_suffix("_seconds")).unwrap_or(key).replace('_', "-")
+}
+
+/// A value that is not nested, as people write it.
+fn plain(key: &str, value: &Value) -> String {
+    match value {
+        Value::Number(number) if key.ends_with("_bytes") => {
+            number.as_u64().map_or_else(|| number.to_string(), units::human_size)
+        }
+        Value::Number(number) if key.ends_with("_seconds") => format!("{number}s"),
+        Value::Number(number) => number.to_string(),
+        Value::Bool(true) => "yes".into(),
+        Value::Bool(false) => "no".into(),
+        Value::String(text) => text.clone(),
+        _ => String::new(),
+    }
+}
+
+/// One thing, line by line, nested things indented.
+pub fn lines(value: &Value) -> String {
+    let mut text = String::new();
+    nested(value, 0, &mut text);
+    text.trim_end().to_owned()
+}
+
+fn nested(value: &Value, depth: usize, text: &mut String) {
+    let indent = "  ".repeat(depth);
+    let mut line = |key: &str, value: &Value| match value {
+        Value::Object(map) if map.is_empty() => {}
+        Value::Array(list) if list.is_empty() => {}
+        Value::Null => {}
+        Value::Object(_) | Value::Array(_) => {
+            text.push_str(&format!("{indent}{key}:\n"));
+            nested(value, depth + 1, text);
+        }
+        Value::String(long) if long.contains('\n') => {
+            text.push_str(&format!("{indent}{key}: |\n"));
+            for one in long.lines() {
+                text.push_str(&format!("{indent}  {one}\n"));
+            }
+        }
+        plain_value => text.push_str(&format!("{indent}{key}: {}\n", plain(key, plain_value))),
+    };
+    match value {
+        Value::Object(map) => map.iter().for_each(|(key, value)| line(key, value)),
+        Value::Array(list) => list.iter().for_each(|value| match value {
+            Value::Object(_) | Value::Array(_) => line("-", value),
+            value => line("-", value),
+        }),
+        value => line("", value),
+    }
+}
+
+/// One resource: what it is called first, then what is, then what is wanted.
+pub fn resource(resource: &Resource, now: Timestamp) -> String {
+    let mut text = format!("{} {} is {}\n", resource.kind, resource.name, resource.phase);
+    let mut line = |key: &str, value: String| {
+        if !value.is_empty() {
+            text.push_str(&format!("  {key}: {value}\n"));
+        }
+    };
+    line("id", resource.id.clone());
+    line("tenant", resource.tenant.clone());
+    line(
+        "tags",
+        resource.tags.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(" "),
+    );
+    line("made", format!("{} ({} ago)", resource.created_at, units::age(&resource.created_at, now)));
+    line("version", resource.version.to_string());
+    line("protected", if resource.protected { "yes".into() } else { String::new() });
+    line("job", resource.job.clone().unwrap_or_default());
+    for (key, value) in
+        [("status", &resource.status), ("spec", &resource.spec), ("metadata", &resource.metadata)]
+    {
+        let inner = lines(value);
+        if !inner.is_empty() {
+            text.push_str(&format!("{key}:\n"));
+            inner.lines().for_each(|line| text.push_str(&format!("  {line}\n")));
+        }
+    }
+    text.trim_end().to_owned()
+}
+
+/// A list of jobs.
+pub fn jobs(list: &[Job], now: Timestamp) -> String {
+    if list.is_empty() {
+        return "there are none".into();
+    }
+    let rows = list.iter().map(|job| {
+        let created = job.more.get("created_at").and_then(Value::as_str).unwrap_or_default();
+        let of = if job.resource_name.is_empty() { &job.resource } else { &job.resource_name };
+        vec![
+            job.id.clone(),
+            job.verb.clone(),
+            format!("{} {of}", job.kind),
+            job.state.clone(),
+            units::age(created, now),
+            job.problem.clone().unwrap_or_default(),
+        ]
+    });
+    table(&["id", "verb", "of", "state", "age", "problem"], rows)
+}
+
+/// One job with its steps.
+pub fn job(job: &Job) -> String {
+    let mut text =
+        format!("job {}: {} {} {} is {}", job.id, job.verb, job.kind, job.resource_name, job.state);
+    if let Some(problem) = &job.problem {
+        text.push_str(&format!("\n  problem: {problem}"));
+    }
+    for left in &job.left_behind {
+        text.push_str(&format!("\n  left behind: {left}"));
+    }
+    for step in &job.steps {
+        text.push_str(&format!("\n  {:<8} {}", step.state, describe(&step.what)));
+        if !step.message.is_empty() {
+            text.push_str(&format!(": {}", step.message));
+        }
+    }
+    text
+}
+
+/// A step in words: `assign disk_1`.
+pub fn describe(what: &Value) -> String {
+    let who = match &what["who"] {
+        Value::String(this) => this.clone(),
+        Value::Object(map) => map.values().filter_map(Value::as_str).collect(),
+        _ => String::new(),
+    };
+    let verb = what["do"].as_str().unwrap_or_default().replace('_', " ");
+    format!("{verb} {who}").trim().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn web() -> Resource {
+        serde_json::from_value(json!({
+            "id": "inst_1", "kind": "instance", "tenant": null, "name": "web", "phase": "running",
+            "created_at": "2026-11-21T03:00:00Z", "tags": {"env": "prod"},
+            "spec": {"memory_bytes": 536_870_912, "image": "img_1", "user_data": "#!/bin/sh\necho hi\n"},
+            "status": {"power": "running", "nics": {"lan": {"address": "10.0.0.9"}}},
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn a_list_is_a_table() {
+        let text = resources(&[web()], false, "2026-11-21T03:01:00Z".parse().unwrap());
+        let mut lines = text.lines();
+        let header: Vec<&str> = lines.next().unwrap().split_whitespace().collect();
+        assert_eq!(header, ["NAME", "PHASE", "ADDRESS", "MEMORY", "POWER", "AGE", "ID"]);
+        assert!(lines.next().unwrap().contains("512 MiB"), "{text}");
+        assert_eq!(resources(&[], false, Timestamp::UNIX_EPOCH), "there are none");
+    }
+
+    #[test]
+    fn one_is_shown_in_lines() {
+        let text = resource(&web(), "2026-11-21T03:01:00Z".parse().unwrap());
+        assert!(text.starts_with("instance web is running\n"), "{text}");
+        assert!(text.contains("tags: env=prod"), "{text}");
+        assert!(text.contains("memory_bytes: 512 MiB"), "{text}");
+        assert!(text.contains("  user_data: |\n    #!/bin/sh\n"), "{text}");
+    }
+
+    #[test]
+    fn steps_are_words() {
+        assert_eq!(describe(&json!({"do": "assign", "who": {"id": "disk_1"}})), "assign disk_1");
+        assert_eq!(describe(&json!({"do": "await_applied", "who": "this"})), "await applied this");
+    }
+}

@@ -1,0 +1,188 @@
+//! The verbs that every kind has, and its actions.
+
+use anyhow::Context as _;
+use clap::ArgMatches;
+use rhyzome_client::{Kind, Resource};
+use serde_json::{Value, json};
+
+use super::{Context, Usage, body, switch, text, texts, timeout};
+use crate::output::{self, Format};
+use crate::wait;
+
+/// Runs one of them.
+pub async fn run(context: &Context<'_>, kind: &Kind, verb: &str, leaf: &ArgMatches) -> anyhow::Result<()> {
+    let path = context.path(kind);
+    match verb {
+        "list" => list(context, kind, &path, leaf).await,
+        "show" => context.print(&get(context, kind, &path, &name(leaf)?).await?),
+        "create" => {
+            let made = context.client.create(&path, body::create(context.kinds, kind, leaf)?).await?;
+            context.settle(made, &path, "create", leaf).await
+        }
+        "edit" => {
+            let patch = body::edit(context.kinds, kind, leaf)?;
+            let changed = context.client.patch(&format!("{path}/{}", name(leaf)?), patch, None).await;
+            context.settle(changed.map_err(|e| missing(context, kind, e))?, &path, "edit", leaf).await
+        }
+        "delete" => each(leaf, async |name| delete(context, kind, &path, &name, leaf).await).await,
+        "revisions" => revisions(context, &format!("{path}/{}", name(leaf)?)).await,
+        "rendered" => rendered(context, &format!("{path}/{}/rendered", name(leaf)?)).await,
+        verb => each(leaf, async |name| act(context, kind, &path, &name, verb, leaf).await).await,
+    }
+}
+
+fn name(leaf: &ArgMatches) -> Result<String, Usage> {
+    text(leaf, "name").ok_or_else(|| Usage("say its name".into()))
+}
+
+/// All names in turn; the first failure does not keep the others from being tried.
+async fn each(leaf: &ArgMatches, one: impl AsyncFn(String) -> anyhow::Result<()>) -> anyhow::Result<()> {
+    let names = texts(leaf, "name");
+    let alone = names.len() == 1;
+    let mut failed = 0;
+    for name in names {
+        match one(name.clone()).await {
+            Err(error) if alone => return Err(error),
+            Err(error) => {
+                eprintln!("rhyzome: {name}: {error:#}");
+                failed += 1;
+            }
+            Ok(()) => {}
+        }
+    }
+    if failed > 0 { Err(anyhow::anyhow!("{failed} of them failed")) } else { Ok(()) }
+}
+
+async fn list(context: &Context<'_>, kind: &Kind, path: &str, leaf: &ArgMatches) -> anyhow::Result<()> {
+    let everywhere = switch(leaf, "all-tenants");
+    let path = if everywhere { format!("/v1/{}", kind.plural) } else { path.to_owned() };
+    let mut query = Vec::new();
+    for flag in ["tag", "metadata"] {
+        for label in texts(leaf, flag) {
+            let (key, value) =
+                label.split_once('=').ok_or_else(|| Usage(format!("--{flag} {label}: must be KEY=VALUE")))?;
+            query.push((format!("{flag}.{key}"), value.to_owned()));
+        }
+    }
+    for (flag, key) in [("phase", "phase"), ("name-prefix", "name_prefix")] {
+        query.extend(text(leaf, flag).map(|value| (key.to_owned(), value)));
+    }
+    if switch(leaf, "by-name") {
+        query.push(("order".into(), "name".into()));
+    }
+    let most = leaf.get_one::<usize>("limit").copied();
+    let list: Vec<Resource> = context.client.list(&path, &query, most).await?;
+    match context.format {
+        Format::Json => println!("{}", serde_json::to_string_pretty(&list)?),
+        Format::Name => list.iter().for_each(|resource| println!("{}", resource.name)),
+        Format::Table => println!("{}", output::resources(&list, everywhere, context.now)),
+    }
+    Ok(())
+}
+
+async fn get(context: &Context<'_>, kind: &Kind, path: &str, name: &str) -> anyhow::Result<Resource> {
+    context.client.get(&format!("{path}/{name}")).await.map_err(|e| missing(context, kind, e))
+}
+
+/// Says where there is no such thing, and what lists those that there are.
+fn missing(context: &Context<'_>, kind: &Kind, error: rhyzome_client::Error) -> anyhow::Error {
+    let not_found = error.is_not_found();
+    let error = anyhow::Error::new(error);
+    if !not_found {
+        return error;
+    }
+    let place = match kind.of_tenants && !context.global {
+        true => format!(" in tenant `{}`", context.tenant),
+        false => String::new(),
+    };
+    let global = if context.global { " --global" } else { "" };
+    error.context(format!(
+        "no such {}{place}; `rhyzome {} list{global}` shows those that there are",
+        kind.kind, kind.kind
+    ))
+}
+
+async fn delete(
+    context: &Context<'_>,
+    kind: &Kind,
+    path: &str,
+    name: &str,
+    leaf: &ArgMatches,
+) -> anyhow::Result<()> {
+    let answer =
+        context.client.delete(&format!("{path}/{name}")).await.map_err(|e| missing(context, kind, e))?;
+    let job = answer.body["job"].as_str().map(str::to_owned);
+    let tenant = answer.body["tenant"].as_str().unwrap_or_default().to_owned();
+    match (&job, switch(leaf, "wait")) {
+        (Some(job), true) => {
+            wait::wait(&context.client, &tenant, job, &format!("delete {name}"), timeout(leaf)).await?;
+        }
+        (Some(job), false) if context.format == Format::Table => {
+            println!("{} {name} is being deleted (job {job})", kind.kind);
+            return Ok(());
+        }
+        _ => {}
+    }
+    match context.format {
+        Format::Json => println!("{}", serde_json::to_string_pretty(&answer.body)?),
+        Format::Name => println!("{name}"),
+        Format::Table => println!("{} {name} is gone", kind.kind),
+    }
+    Ok(())
+}
+
+async fn act(
+    context: &Context<'_>,
+    kind: &Kind,
+    path: &str,
+    name: &str,
+    verb: &str,
+    leaf: &ArgMatches,
+) -> anyhow::Result<()> {
+    let mut call = json!({});
+    if switch(leaf, "hard") {
+        call["mode"] = "hard".into();
+    }
+    if let Some(deadline) = leaf.get_one::<u64>("deadline") {
+        call["deadline_seconds"] = (*deadline).into();
+    }
+    if switch(leaf, "supersede") {
+        call["supersede"] = true.into();
+    }
+    let answer = context.client.action(&format!("{path}/{name}"), verb, call).await;
+    let answer = answer.map_err(|e| missing(context, kind, e))?;
+    let resource: Resource = serde_json::from_value(answer.body)
+        .with_context(|| format!("the answer to {verb} is no {}", kind.kind))?;
+    context.settle(resource, path, verb, leaf).await
+}
+
+async fn revisions(context: &Context<'_>, path: &str) -> anyhow::Result<()> {
+    let list: Vec<Value> = context.client.list(&format!("{path}/revisions"), &[], None).await?;
+    if context.format == Format::Json {
+        println!("{}", serde_json::to_string_pretty(&list)?);
+        return Ok(());
+    }
+    let rows = list.iter().map(|revision| {
+        let text = |key: &str| match &revision[key] {
+            Value::String(text) => text.clone(),
+            other => other.to_string(),
+        };
+        vec![text("version"), text("at"), text("actor"), text("name"), text("spec")]
+    });
+    println!("{}", output::table(&["version", "at", "by", "name", "spec"], rows));
+    Ok(())
+}
+
+async fn rendered(context: &Context<'_>, path: &str) -> anyhow::Result<()> {
+    let answer: Value = context.client.get(path).await?;
+    if context.format == Format::Json {
+        println!("{}", serde_json::to_string_pretty(&answer)?);
+        return Ok(());
+    }
+    for (node, files) in answer["nodes"].as_object().into_iter().flatten() {
+        for (file, content) in files.as_object().into_iter().flatten() {
+            println!("# {node}: {file}\n{}", content.as_str().unwrap_or_default().trim_end());
+        }
+    }
+    Ok(())
+}

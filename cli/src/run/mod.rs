@@ -1,0 +1,137 @@
+//! What the verbs do.
+
+mod api;
+mod body;
+mod console;
+mod crud;
+mod image;
+mod jobs;
+mod node;
+
+use clap::ArgMatches;
+use jiff::Timestamp;
+use rhyzome_client::{Client, Kind, Kinds, Resource};
+
+use crate::output::{self, Format};
+use crate::settings::{self, Surroundings};
+
+/// What was typed cannot be done.
+#[derive(Debug)]
+pub struct Usage(pub String);
+
+impl std::fmt::Display for Usage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Usage {}
+
+/// What every verb has at hand.
+pub struct Context<'a> {
+    /// The kinds of the document.
+    pub kinds: &'a Kinds,
+    /// The server.
+    pub client: Client,
+    /// Whose objects are meant.
+    pub tenant: String,
+    /// The global ones, where a kind has both.
+    pub global: bool,
+    /// How to print.
+    pub format: Format,
+    /// For ages.
+    pub now: Timestamp,
+}
+
+/// Runs what the command line says.
+pub async fn run(kinds: &Kinds, matches: &ArgMatches, around: &Surroundings) -> anyhow::Result<()> {
+    let (noun, rest) = matches.subcommand().ok_or_else(|| Usage("say what to do; --help helps".into()))?;
+    let (verb, leaf) = rest.subcommand().unwrap_or(("", rest));
+    let text = |name: &str| leaf.get_one::<String>(name).cloned().unwrap_or_default();
+    let context = Context {
+        kinds,
+        client: Client::new(&settings::settings(leaf, around)?)?,
+        tenant: text("tenant"),
+        global: switch(leaf, "global"),
+        format: output::format(&text("output")),
+        now: Timestamp::now(),
+    };
+    match (noun, verb) {
+        ("whoami", _) => api::whoami(&context).await,
+        ("api", _) => api::raw(&context, leaf).await,
+        ("job", verb) => jobs::run(&context, verb, leaf).await,
+        ("image", "import") => image::import(&context, kind(kinds, noun)?, leaf).await,
+        ("node", "invite") => node::invite(&context, leaf).await,
+        ("instance", "console") => console::run(&context, kind(kinds, noun)?, leaf).await,
+        _ => crud::run(&context, kind(kinds, noun)?, verb, leaf).await,
+    }
+}
+
+fn kind<'a>(kinds: &'a Kinds, noun: &str) -> Result<&'a Kind, Usage> {
+    kinds.get(noun).ok_or_else(|| Usage(format!("there is no kind `{noun}`")))
+}
+
+/// True if this switch is there and was given.
+pub fn switch(matches: &ArgMatches, name: &str) -> bool {
+    matches.try_get_one::<bool>(name).ok().flatten().copied().unwrap_or(false)
+}
+
+/// All values of a flag, if this verb has it.
+pub fn texts(matches: &ArgMatches, name: &str) -> Vec<String> {
+    matches.try_get_many::<String>(name).ok().flatten().into_iter().flatten().cloned().collect()
+}
+
+/// The first value of a flag, if this verb has it and it was given.
+pub fn text(matches: &ArgMatches, name: &str) -> Option<String> {
+    matches.try_get_one::<String>(name).ok().flatten().cloned()
+}
+
+impl Context<'_> {
+    /// Where objects of this kind are.
+    pub fn path(&self, kind: &Kind) -> String {
+        kind.path(&self.tenant, self.global)
+    }
+
+    /// Prints a resource that was looked at or written.
+    pub fn print(&self, resource: &Resource) -> anyhow::Result<()> {
+        match self.format {
+            Format::Json => println!("{}", serde_json::to_string_pretty(resource)?),
+            Format::Name => println!("{}", resource.name),
+            Format::Table => println!("{}", output::resource(resource, self.now)),
+        }
+        Ok(())
+    }
+
+    /// Waits for the job of a resource, if `--wait` was given, and tells how it ended.
+    pub async fn settle(
+        &self,
+        resource: Resource,
+        path: &str,
+        what: &str,
+        leaf: &ArgMatches,
+    ) -> anyhow::Result<()> {
+        let Some(job) = resource.job.clone().filter(|_| switch(leaf, "wait")) else {
+            if self.format == Format::Table {
+                return self.said(&resource, what);
+            }
+            return self.print(&resource);
+        };
+        crate::wait::wait(&self.client, &resource.tenant, &job, what, timeout(leaf)).await?;
+        let resource: Resource = self.client.get(&format!("{path}/{}", resource.id)).await?;
+        self.print(&resource)
+    }
+
+    fn said(&self, resource: &Resource, what: &str) -> anyhow::Result<()> {
+        println!("{what}: {} {} is {} ({})", resource.kind, resource.name, resource.phase, resource.id);
+        if let Some(job) = &resource.job {
+            let global = if resource.tenant.is_empty() { " --global" } else { "" };
+            println!("  job {job}; `rhyzome job wait {job}{global}` waits for it");
+        }
+        Ok(())
+    }
+}
+
+/// Of `--timeout`, in seconds.
+pub fn timeout(leaf: &ArgMatches) -> u64 {
+    leaf.try_get_one::<u64>("timeout").ok().flatten().copied().unwrap_or(600)
+}

@@ -1,0 +1,92 @@
+//! A private PostgreSQL cluster: in a temporary folder, as a user without rights, on a socket in that folder,
+//! ended with the test process. A missing server is an error, not a reason to skip.
+
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+/// The account that owns the cluster when the tests run as root: PostgreSQL refuses root.
+const NOBODY: u32 = 65534;
+
+struct Cluster {
+    folder: PathBuf,
+    // Closing it ends the server: see `start`.
+    _lifeline: ChildStdin,
+    _shell: Child,
+}
+
+static CLUSTER: OnceLock<Cluster> = OnceLock::new();
+static NUMBER: AtomicU32 = AtomicU32::new(0);
+
+/// A new, empty database of the cluster, which is started when first asked for.
+pub fn database() -> String {
+    let cluster = CLUSTER.get_or_init(start);
+    let name = format!("t{}", NUMBER.fetch_add(1, Ordering::Relaxed));
+    let host = cluster.folder.display();
+    let made = Command::new(tool("createdb"))
+        .args(["-h", &host.to_string(), "-U", "rhyzome", &name])
+        .output()
+        .expect("createdb can be run");
+    assert!(made.status.success(), "createdb: {}", String::from_utf8_lossy(&made.stderr));
+    format!("dbname={name} host={host} user=rhyzome")
+}
+
+fn start() -> Cluster {
+    let folder = tempfile::Builder::new().prefix("rhyzome-pg-").tempdir().expect("a temporary folder").keep();
+    let root = nix::unistd::geteuid().is_root();
+    if root {
+        std::os::unix::fs::chown(&folder, Some(NOBODY), Some(NOBODY)).expect("chown");
+    }
+    let as_nobody = |mut command: Command| {
+        if root {
+            command.uid(NOBODY).gid(NOBODY);
+        }
+        command.current_dir(&folder);
+        command
+    };
+    let mut initdb = as_nobody(Command::new(tool("initdb")));
+    initdb.args(["-D", "data", "-U", "rhyzome", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"]);
+    let output = initdb.output().expect("initdb can be run");
+    assert!(output.status.success(), "initdb: {}", String::from_utf8_lossy(&output.stderr));
+    // The shell ends the server when its standard input closes: when this process ends, however it ends.
+    let script = "\"$0\" -D data -k \"$PWD\" -h '' -F >log 2>&1 & pid=$!; cat >/dev/null; kill -INT $pid; wait $pid; \
+                  cd /; rm -rf \"$OLDPWD\"";
+    let mut shell = as_nobody(Command::new("sh"));
+    shell.arg("-c").arg(script).arg(tool("postgres")).stdin(Stdio::piped()).stdout(Stdio::null());
+    let mut shell = shell.process_group(0).spawn().expect("sh can be run");
+    let lifeline = shell.stdin.take().expect("it was piped");
+    let socket = folder.join(".s.PGSQL.5432");
+    let end = Instant::now() + Duration::from_secs(30);
+    while !(socket.exists() && answers(&folder)) {
+        let log = std::fs::read_to_string(folder.join("log")).unwrap_or_default();
+        assert!(Instant::now() < end, "PostgreSQL did not start: {log}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    Cluster { folder, _lifeline: lifeline, _shell: shell }
+}
+
+fn answers(folder: &Path) -> bool {
+    let host = folder.display().to_string();
+    let asked = Command::new(tool("psql"))
+        .args(["-h", &host, "-U", "rhyzome", "-c", "select 1", "postgres"])
+        .output();
+    asked.is_ok_and(|output| output.status.success())
+}
+
+/// A program of the newest PostgreSQL that is installed: Debian keeps its server's beside the PATH.
+fn tool(name: &str) -> PathBuf {
+    let mut folders: Vec<PathBuf> = std::fs::read_dir("/usr/lib/postgresql")
+        .map(|entries| entries.flatten().map(|entry| entry.path().join("bin")).collect())
+        .unwrap_or_default();
+    folders.sort();
+    folders.reverse();
+    folders.extend(std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()));
+    folders
+        .into_iter()
+        .map(|folder| folder.join(name))
+        .find(|path| path.exists())
+        .unwrap_or_else(|| panic!("`{name}` is not installed: apt-get install postgresql"))
+}

@@ -1,0 +1,109 @@
+//! A store of either kind with nothing but what a first start makes, and a node that a test speaks for.
+
+use std::sync::Arc;
+
+use rhyzome_api::kernel::{Caller, Kind, Right};
+use rhyzome_api::resources;
+use rhyzome_api::store::{Asked, NewObject, NodeInvite, NodeReport, Store, Written};
+use rhyzome_api::{app, environment};
+use serde_json::{Value, json};
+
+/// The two databases.
+#[derive(Clone, Copy, Debug)]
+pub enum Engine {
+    /// Inside the process.
+    Sqlite,
+    /// A server of its own.
+    Postgres,
+}
+
+/// A store, seeded, and the folder that it lives in.
+pub struct World {
+    /// The store.
+    pub store: Store,
+    /// How to open it again.
+    pub db: String,
+    _folder: Arc<tempfile::TempDir>,
+}
+
+impl World {
+    /// A new world on this engine.
+    pub async fn new(engine: Engine) -> World {
+        let folder = Arc::new(tempfile::tempdir().unwrap());
+        let db = match engine {
+            Engine::Sqlite => format!("sqlite:{}", folder.path().join("t.db").display()),
+            Engine::Postgres => tokio::task::spawn_blocking(crate::postgres::database).await.unwrap(),
+        };
+        let store = Store::open(&db.parse().unwrap(), environment::system_env(), resources::registry())
+            .await
+            .unwrap();
+        app::seed(&store).await.unwrap();
+        World { store, db, _folder: folder }
+    }
+
+    /// The kind of this name.
+    pub fn kind(&self, kind: &str) -> &'static dyn Kind {
+        self.store.registry().get(kind).unwrap()
+    }
+
+    /// An operator's right over everything of a tenant.
+    pub fn right(&self, tenant: &str) -> Right {
+        Caller::system().may("all", "all", tenant).unwrap()
+    }
+
+    /// Makes an object.
+    pub async fn make(&self, tenant: &str, kind: &str, name: &str, spec: Value) -> Written {
+        let body = NewObject { name: Some(name.into()), spec, ..NewObject::default() };
+        self.store.create(&self.right(tenant), self.kind(kind), body, &Asked::default()).await.unwrap()
+    }
+
+    /// Makes an image that has its content.
+    pub async fn make_image(&self, tenant: &str, name: &str) -> String {
+        let id = self.make(tenant, "image", name, json!({})).await.object.core.id;
+        let content = rhyzome_api::store::ImageContent {
+            sha256: "a".repeat(64),
+            size_bytes: 1 << 20,
+            virtual_size_bytes: 1 << 30,
+            format: "qcow2".into(),
+        };
+        self.store.set_image_content(&self.right(tenant), &id, content).await.unwrap();
+        id
+    }
+
+    /// Makes a node that has joined and is connected, with this much memory.
+    pub async fn make_node(&self, name: &str, memory_bytes: u64) -> String {
+        let id = self.make("", "node", name, json!({})).await.object.core.id;
+        let expires_at = self.store.env().now().plus_seconds(60);
+        let invite = NodeInvite { hash: format!("hash of {name}"), expires_at };
+        self.store.invite_node(&self.right(""), &id, invite).await.unwrap();
+        let joined = self.store.redeem_join_token(&format!("hash of {name}"), name).await.unwrap();
+        assert_eq!(joined, Ok(id.clone()));
+        self.store.server_heartbeat("server").await.unwrap();
+        self.store.open_session(&id, "server").await.unwrap();
+        let said = json!({
+            "hostname": name, "architecture": "x86_64", "vcpus": 64, "memory_bytes": memory_bytes,
+            "disk_bytes": 1_u64 << 40, "disk_available_bytes": 1_u64 << 40, "accelerator": "tcg",
+        });
+        self.store.record_node_status(&id, said).await.unwrap();
+        id
+    }
+
+    /// Speaks for a node: every order above `cursor` is answered as carried out. The new cursor.
+    pub async fn obey(&self, node: &str, cursor: i64) -> i64 {
+        let orders = self.store.assignments_after(node, cursor, 1000).await.unwrap();
+        let mut last = cursor;
+        for order in orders {
+            last = order.sequence;
+            let state = if order.remove { "gone" } else { "applied" };
+            let report = NodeReport {
+                object_id: order.object_id,
+                placement_epoch: order.placement_epoch,
+                generation: order.generation,
+                state: state.into(),
+                ..NodeReport::default()
+            };
+            self.store.record_report(node, report).await.unwrap();
+        }
+        last
+    }
+}

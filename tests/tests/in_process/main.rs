@@ -1,0 +1,3 @@
+//! Tests in one process, without real guests: fast, on both databases.
+
+mod store;

@@ -1,0 +1,58 @@
+//! Runs programs, and says clearly what went wrong.
+
+use std::process::{Command, Output, Stdio};
+
+use anyhow::{Context, Result, bail};
+
+/// Runs a program to its end with its output captured; answers standard output, or an error with the end of its
+/// standard error.
+pub fn output(command: &mut Command) -> Result<String> {
+    let output = captured(command)?;
+    if !output.status.success() {
+        let said = [output.stderr, output.stdout].concat();
+        bail!("`{}` failed ({}): {}", line(command), output.status, tail(&said));
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// Like [`output`], but only whether it succeeded.
+pub fn succeeds(command: &mut Command) -> Result<bool> {
+    Ok(captured(command)?.status.success())
+}
+
+/// Runs a program whose output the user sees, as apt-get's.
+pub fn shown(command: &mut Command) -> Result<()> {
+    let status = command.status().with_context(|| missing(command))?;
+    if !status.success() {
+        bail!("`{}` failed ({status})", line(command));
+    }
+    Ok(())
+}
+
+/// A command from a line of words without quotes.
+pub fn words(line: &str) -> Command {
+    let mut words = line.split_whitespace();
+    let mut command = Command::new(words.next().unwrap_or_default());
+    command.args(words);
+    command
+}
+
+fn captured(command: &mut Command) -> Result<Output> {
+    command.stdin(Stdio::null()).output().with_context(|| missing(command))
+}
+
+fn missing(command: &Command) -> String {
+    format!("cannot run `{}`", command.get_program().to_string_lossy())
+}
+
+fn line(command: &Command) -> String {
+    let mut words = vec![command.get_program().to_string_lossy()];
+    words.extend(command.get_args().map(|word| word.to_string_lossy()));
+    words.join(" ")
+}
+
+fn tail(bytes: &[u8]) -> String {
+    let text = String::from_utf8_lossy(bytes);
+    let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
+    lines[lines.len().saturating_sub(8)..].join(" | ")
+}
