@@ -61,6 +61,9 @@ pub enum Refused {
     BadId(String),
 }
 
+/// An order, and whether it was taken.
+pub type Answer = (Order, Result<(), Refused>);
+
 /// An object that is gone, remembered until the server has surely heard so.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Gone {
@@ -155,7 +158,7 @@ impl Ledger {
 
     /// Takes orders that arrived together: each is checked, then all that are taken become durable with one
     /// sync of the folder. Answers for each whether it was taken.
-    pub fn take(&mut self, orders: Vec<Order>) -> Result<Vec<(Order, Result<(), Refused>)>, LedgerError> {
+    pub fn take(&mut self, orders: Vec<Order>) -> Result<Vec<Answer>, LedgerError> {
         let mut answers = Vec::with_capacity(orders.len());
         let objects = self.folder.join("objects");
         let mut written = false;
@@ -175,6 +178,7 @@ impl Ledger {
                     serde_json::to_vec_pretty(&entry).map_err(|error| failed("render", error.into()))?;
                 files::write_durable(&path, &bytes).map_err(|error| failed("write an order", error))?;
                 self.orders.insert(order.object_id.clone(), order.clone());
+                self.meta.gone.remove(&order.object_id);
                 written = true;
             }
             answers.push((order, answer));

@@ -7,6 +7,7 @@
 mod act;
 mod known;
 mod look;
+mod tell;
 
 use crate::drivers::disk::DiskDriver;
 use crate::drivers::image::ImageDriver;
@@ -31,10 +32,6 @@ use tokio::time::Instant;
 const LOOK_EVERY: Duration = Duration::from_secs(4);
 /// Between two repairs of a network that nobody complained about.
 const REFRESH_EVERY: Duration = Duration::from_secs(30);
-/// A session that lived on for this long after GONE was sent has heard it.
-const HEARD_AFTER: Duration = Duration::from_secs(30);
-/// A session this old has brought all orders that it was opened with.
-const SETTLED_AFTER: Duration = Duration::from_secs(20);
 const FIRST_RETRY_MS: u64 = 250;
 const MAX_RETRY_MS: u64 = 30_000;
 
@@ -230,6 +227,7 @@ impl Owner {
                 continue;
             }
             self.told.remove(&order.object_id);
+            self.gone_told.remove(&order.object_id);
             if order.remove {
                 self.give_up_fetching(&order.object_id);
             }
@@ -324,23 +322,6 @@ impl Owner {
         });
     }
 
-    fn forget_heard(&mut self) {
-        let heard: Vec<String> = self
-            .gone_told
-            .iter()
-            .filter(|(_, told)| told.elapsed() >= HEARD_AFTER)
-            .map(|(id, _)| id.clone())
-            .collect();
-        if heard.is_empty() {
-            return;
-        }
-        let mut ledger = self.ledger.lock().unwrap_or_else(PoisonError::into_inner);
-        match ledger.heard(&heard) {
-            Ok(()) => self.gone_told.retain(|id, _| !heard.contains(id)),
-            Err(error) => tracing::error!(%error, "cannot forget what is gone"),
-        }
-    }
-
     /// Decides, begins what is to be done, reports what is new. Answers how long nothing is due by itself.
     async fn advance(&mut self) -> Duration {
         let now = now_ms();
@@ -427,50 +408,6 @@ impl Owner {
             }
             Ok(Err(error)) => tracing::error!(%error, "cannot forget {id}"),
             Err(error) => tracing::error!(%error, "cannot forget {id}"),
-        }
-    }
-
-    /// Sends what the server has not been told in this session.
-    fn report(&mut self) {
-        let mut news = Vec::new();
-        for (id, decision) in &self.decisions {
-            let Some(order) = self.orders.get(id) else { continue };
-            let failure = self.trouble.get(id).map(|trouble| &trouble.failure);
-            let progress = self.progress.get(id).copied();
-            let report = report::of(order, decision, &self.known.world, failure, progress);
-            let (coarse, version) = (report::coarse(&report), self.known.rendered_version(id));
-            if self.told.get(id) != Some(&(coarse.clone(), version)) {
-                self.told.insert(id.clone(), (coarse, version));
-                news.push(Report { rendered: self.known.rendered(id), ..report });
-            }
-        }
-        {
-            let ledger = self.ledger.lock().unwrap_or_else(PoisonError::into_inner);
-            for (id, gone) in ledger.gone() {
-                if !self.gone_told.contains_key(id) && !self.orders.contains_key(id) {
-                    self.gone_told.insert(id.clone(), Instant::now());
-                    news.push(report::of_gone(id, gone));
-                }
-            }
-        }
-        // Not at once: after a lost ledger the orders for what is here are still on their way.
-        let is_settled = self.connected.is_some_and(|since| since.elapsed() >= SETTLED_AFTER);
-        for (id, what) in self.known.unknown(&self.orders).into_iter().filter(|_| is_settled) {
-            let report = report::of_unknown(&id, what);
-            if !self.told.contains_key(&id) {
-                tracing::warn!(object = id, "{}", report.message);
-                self.told.insert(id, (report.clone(), 0));
-                news.push(report);
-            }
-        }
-        for report in news {
-            self.send(report);
-        }
-    }
-
-    fn send(&self, report: Report) {
-        if self.connected.is_some() {
-            (self.wires.teller)(report);
         }
     }
 }

@@ -1,4 +1,5 @@
 //! Real QEMU under the owner: started, left alone by a dying agent, found again, brought back, stopped, gone.
+#![allow(clippy::unwrap_used, reason = "a failure here fails the test")]
 
 mod node;
 
@@ -84,5 +85,39 @@ async fn a_qemu_that_cannot_start_is_a_failure_with_its_own_words() {
         }))
         .await;
     agent.power("stopped").await;
+    agent.kill();
+}
+
+/// With a network: from orders that arrive together to a QEMU that runs, and nothing left of it afterwards.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_guest_on_a_network_starts_fast_and_leaves_nothing() {
+    let mut node = Node::new();
+    let mut agent = node.start_agent();
+    agent.order(node.image()).await;
+    agent.order(node.network()).await;
+    agent.state(node::IMAGE, ReportState::Applied).await;
+    agent.state(node::NETWORK, ReportState::Applied).await;
+    let mut figures = Vec::new();
+    for _ in 0..5 {
+        let ordered_at = std::time::SystemTime::now();
+        agent.order(node.disk(4 << 20)).await;
+        agent.order(node.instance(node::with_nic)).await;
+        agent.power("running").await;
+        figures.push(node.exec_time().duration_since(ordered_at).unwrap_or_default());
+        let namespace = agent.state(node::NETWORK, ReportState::Applied).await;
+        assert!(namespace.rendered.values().any(|text| text.contains("10.77.0.5")), "{namespace:?}");
+        agent.order(node.removal(node::INSTANCE)).await;
+        agent.order(node.removal(node::DISK)).await;
+        agent.state(node::INSTANCE, ReportState::Gone).await;
+        agent.state(node::DISK, ReportState::Gone).await;
+    }
+    figures.sort();
+    println!("orders to exec: median {:?}, all {figures:?}", figures[figures.len() / 2]);
+    for id in [node::NETWORK, node::IMAGE] {
+        agent.order(node.removal(id)).await;
+        agent.state(id, ReportState::Gone).await;
+    }
+    assert_eq!(node.left_behind(), Vec::<String>::new());
+    assert!(!node.namespace_exists());
     agent.kill();
 }

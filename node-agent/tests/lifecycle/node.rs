@@ -7,20 +7,23 @@ use rhyzome_agent::drivers::image::{BlobSource, ImageDriver};
 use rhyzome_agent::drivers::instance::InstanceDriver;
 use rhyzome_agent::drivers::instance::process::{Identity, host_boot_id};
 use rhyzome_agent::drivers::network::NetworkDriver;
+use rhyzome_agent::host::netns;
 use rhyzome_agent::ledger::Ledger;
 use rhyzome_agent::link::LinkEvent;
+use rhyzome_agent::names;
 use rhyzome_agent::owner::{Drivers, Event, Owner, Wires};
 use rhyzome_proto::v1::order_body::Body;
 use rhyzome_proto::v1::report::Body as ReportBody;
 use rhyzome_proto::v1::{
-    DiskOrder, ImageOrder, InstanceDisk, InstanceOrder, InstanceReport, Order, OrderBody, Power, Report,
-    ReportState,
+    DiskOrder, ImageOrder, InstanceDisk, InstanceNic, InstanceOrder, InstanceReport, NetworkOrder, Order,
+    OrderBody, Power, Report, ReportState,
 };
 use sha2::{Digest, Sha256};
+use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 use tempfile::TempDir;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -28,6 +31,7 @@ use tokio::task::JoinHandle;
 pub const IMAGE: &str = "img_1";
 pub const DISK: &str = "disk_1";
 pub const INSTANCE: &str = "inst_1";
+pub const NETWORK: &str = "net_lifecycle01";
 const PATIENCE: Duration = Duration::from_secs(30);
 
 pub struct Node {
@@ -80,7 +84,7 @@ impl Node {
         let teller = Arc::new(move |report| drop(reports_out.send(report)));
         let wires = Wires { link: link_in, teller, session: Arc::default(), events: events_in, bell };
         let owner = tokio::spawn(Owner::new(ledger, drivers, wires, host_boot_id()).run());
-        Agent { owner, link, reports }
+        Agent { owner, link, reports, newest: HashMap::new() }
     }
 
     pub fn image(&mut self) -> Order {
@@ -104,6 +108,26 @@ impl Node {
         }
         change(&mut self.instance);
         self.order(INSTANCE, Some(Body::Instance(self.instance.clone())))
+    }
+
+    pub fn network(&mut self) -> Order {
+        let order = NetworkOrder {
+            cidr: "10.77.0.0/24".into(),
+            gateway: "10.77.0.1".into(),
+            dns: vec!["10.77.0.1".into()],
+            domain: "test.internal".into(),
+            ..NetworkOrder::default()
+        };
+        self.order(NETWORK, Some(Body::Network(order)))
+    }
+
+    pub fn namespace_exists(&self) -> bool {
+        netns::exists(&names::namespace(NETWORK)).unwrap()
+    }
+
+    /// When QEMU's process wrote its pid, right before exec.
+    pub fn exec_time(&self) -> SystemTime {
+        fs::metadata(self.path().join("pid")).unwrap().modified().unwrap()
     }
 
     pub fn removal(&mut self, id: &str) -> Order {
@@ -176,13 +200,33 @@ impl Drop for Node {
         if let Some(identity) = Identity::read(&self.path().join("pid")) {
             let _ = identity.kill();
         }
+        let state = self.folder.path().to_owned();
+        let removed = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(NetworkDriver::new(&state).remove(NETWORK))
+        });
+        if let Err(error) = removed.join().expect("no panic") {
+            eprintln!("a network may be left behind: {error}");
+        }
     }
+}
+
+/// Puts the guest on the network.
+pub fn with_nic(order: &mut InstanceOrder) {
+    order.nics = vec![InstanceNic {
+        name: "lan".into(),
+        network_id: NETWORK.into(),
+        mac: "52:54:00:77:00:05".into(),
+        address: "10.77.0.5/24".into(),
+    }];
 }
 
 pub struct Agent {
     owner: JoinHandle<()>,
     link: mpsc::Sender<LinkEvent>,
     reports: mpsc::UnboundedReceiver<Report>,
+    /// The newest report of each object since it was ordered last.
+    newest: HashMap<String, Report>,
 }
 
 impl Agent {
@@ -190,15 +234,20 @@ impl Agent {
         self.owner.abort();
     }
 
-    pub async fn order(&self, order: Order) {
+    pub async fn order(&mut self, order: Order) {
+        self.newest.remove(&order.object_id);
         self.link.send(LinkEvent::Order(Box::new(order))).await.unwrap();
     }
 
     async fn report(&mut self, what: &str, mut is_it: impl FnMut(&Report) -> bool) -> Report {
+        if let Some(report) = self.newest.values().find(|report| is_it(report)) {
+            return report.clone();
+        }
         let mut last = Vec::new();
         let wait = async {
             loop {
                 let report = self.reports.recv().await.expect("the owner ended");
+                self.newest.insert(report.object_id.clone(), report.clone());
                 if is_it(&report) {
                     return report;
                 }

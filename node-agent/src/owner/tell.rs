@@ -1,0 +1,78 @@
+//! What the server is told, and when it has heard that something is gone.
+
+use super::Owner;
+use crate::report;
+use rhyzome_proto::v1::Report;
+use std::collections::hash_map::Entry;
+use std::sync::PoisonError;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// A session that lived on for this long after GONE was sent has heard it.
+const HEARD_AFTER: Duration = Duration::from_secs(30);
+/// A session this old has brought all orders that it was opened with.
+const SETTLED_AFTER: Duration = Duration::from_secs(20);
+
+impl Owner {
+    /// Sends what the server has not been told in this session.
+    pub(super) fn report(&mut self) {
+        let mut news = Vec::new();
+        for (id, decision) in &self.decisions {
+            let Some(order) = self.orders.get(id) else { continue };
+            let failure = self.trouble.get(id).map(|trouble| &trouble.failure);
+            let progress = self.progress.get(id).copied();
+            let report = report::of(order, decision, &self.known.world, failure, progress);
+            let (coarse, version) = (report::coarse(&report), self.known.rendered_version(id));
+            if self.told.get(id) != Some(&(coarse.clone(), version)) {
+                self.told.insert(id.clone(), (coarse, version));
+                news.push(Report { rendered: self.known.rendered(id), ..report });
+            }
+        }
+        {
+            let ledger = self.ledger.lock().unwrap_or_else(PoisonError::into_inner);
+            for (id, gone) in ledger.gone() {
+                if !self.gone_told.contains_key(id) && !self.orders.contains_key(id) {
+                    self.gone_told.insert(id.clone(), Instant::now());
+                    news.push(report::of_gone(id, gone));
+                }
+            }
+        }
+        // Not at once: after a lost ledger the orders for what is here are still on their way.
+        let is_settled = self.connected.is_some_and(|since| since.elapsed() >= SETTLED_AFTER);
+        for (id, what) in self.known.unknown(&self.orders).into_iter().filter(|_| is_settled) {
+            if let Entry::Vacant(place) = self.told.entry(id) {
+                let report = report::of_unknown(place.key(), what);
+                tracing::warn!("{}", report.message);
+                place.insert((report.clone(), 0));
+                news.push(report);
+            }
+        }
+        for report in news {
+            self.send(report);
+        }
+    }
+
+    pub(super) fn send(&self, report: Report) {
+        if self.connected.is_some() {
+            (self.wires.teller)(report);
+        }
+    }
+
+    /// What is gone need not be remembered once the server has surely heard so.
+    pub(super) fn forget_heard(&mut self) {
+        let heard: Vec<String> = self
+            .gone_told
+            .iter()
+            .filter(|(_, told)| told.elapsed() >= HEARD_AFTER)
+            .map(|(id, _)| id.clone())
+            .collect();
+        if heard.is_empty() {
+            return;
+        }
+        let mut ledger = self.ledger.lock().unwrap_or_else(PoisonError::into_inner);
+        match ledger.heard(&heard) {
+            Ok(()) => self.gone_told.retain(|id, _| !heard.contains(id)),
+            Err(error) => tracing::error!(%error, "cannot forget what is gone"),
+        }
+    }
+}
