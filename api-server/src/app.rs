@@ -151,7 +151,7 @@ fn rest_context(
         limits: RestLimits::default(),
         joining: Joining {
             root_sha256: authority.fingerprint(),
-            url: format!("https://{host}:{}", config.grpc.port()),
+            server: format!("{host}:{}", config.grpc.port()),
         },
     })
 }

@@ -1,5 +1,6 @@
 //! `rhyzome-api`: the control plane.
 
+use std::io::IsTerminal as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -56,6 +57,7 @@ fn main() -> ExitCode {
         Ok(config) => config,
         Err(error) => return refuse(&error.to_string()),
     };
+    process::keep_private();
     if let Err(error) = process::leave_root(&config.user, &config.data) {
         return refuse(&error);
     }
@@ -64,6 +66,7 @@ fn main() -> ExitCode {
             tracing_subscriber::EnvFilter::try_from_env("RUST_LOG").unwrap_or_else(|_| "info".into()),
         )
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
         .init();
     match serve(config, role) {
         Ok(()) => ExitCode::SUCCESS,

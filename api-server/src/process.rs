@@ -1,7 +1,9 @@
 //! What this process is allowed to be: never root.
 
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path;
 
+use nix::sys::stat::{Mode, umask};
 use nix::unistd::{User, chown, geteuid, initgroups, setgid, setuid};
 
 /// Gives up root for this user, after handing it the folder of data. Does nothing for anybody but root.
@@ -26,6 +28,11 @@ pub fn leave_root(user: &str, data: &Path) -> Result<(), String> {
         .and_then(|()| setgid(account.gid))
         .and_then(|()| setuid(account.uid))
         .map_err(|e| format!("this process cannot become `{user}`: {e}"))
+}
+
+/// What this process writes is nobody else's to read: databases and their logs among it.
+pub fn keep_private() {
+    umask(Mode::from_bits_truncate(0o077));
 }
 
 /// The folder and what an earlier start left in it. Links are not followed.

@@ -144,7 +144,10 @@ fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
 fn log_to_stderr(config: &Config) -> anyhow::Result<()> {
     let filter: tracing_subscriber::EnvFilter =
         config.log.parse().map_err(|error| anyhow::anyhow!("log {:?}: {error}", config.log))?;
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()));
     if config.log_json {
         log.json().init();
     } else {

@@ -29,11 +29,11 @@ pub async fn invite(mut ask: Ask, kind: &'static dyn Kind) -> Answer {
     ask.ctx.store.invite_node(&right, &node.core.id, kept).await?;
     let command = format!(
         "rhyzome-agent join --server {} --name {} --token {}",
-        ask.ctx.joining.url, node.core.name, token.line
+        ask.ctx.joining.server, node.core.name, token.line
     );
     let body = json!({
         "node": node.core.id, "name": node.core.name, "token": token.line,
-        "expires_at": expires_at, "server": ask.ctx.joining.url, "command": command,
+        "expires_at": expires_at, "server": ask.ctx.joining.server, "command": command,
     });
     Ok((StatusCode::CREATED, Json(body)).into_response())
 }

@@ -79,15 +79,15 @@ pub struct RestContext {
 pub struct Joining {
     /// SHA-256 of the cluster's root certificate in hex.
     pub root_sha256: String,
-    /// Where agents dial in, `https://host:port`.
-    pub url: String,
+    /// Where agents dial in, `host:port`.
+    pub server: String,
 }
 
 // === impl RestLimits ===
 
 impl Default for RestLimits {
     fn default() -> RestLimits {
-        RestLimits { body_bytes: 1 << 20, invite_seconds: 3600 }
+        RestLimits { body_bytes: 1 << 20, invite_seconds: 900 }
     }
 }
 
