@@ -20,8 +20,8 @@ pub fn leave_root(user: &str, data: &Path) -> Result<(), String> {
              once, or name another with the key `user`"
         ));
     };
-    std::fs::create_dir_all(data)
-        .map_err(|e| format!("the folder {} cannot be made: {e}", data.display()))?;
+    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(data);
+    made.map_err(|e| format!("the folder {} cannot be made: {e}", data.display()))?;
     hand_over(data, &account)?;
     let name = std::ffi::CString::new(user).map_err(|_| format!("`{user}` is not a user's name"))?;
     initgroups(&name, account.gid)
