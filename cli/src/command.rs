@@ -1,6 +1,6 @@
 //! The words of the command line, made from the document.
 
-use clap::{Arg, ArgAction, Command, builder::PossibleValuesParser};
+use clap::{Arg, ArgAction, Command};
 use rhyzome_client::{Kind, Kinds};
 
 use crate::fields::{Field, Form, fields};
@@ -16,8 +16,8 @@ Examples:
   rhyzome node invite rack1
   rhyzome api GET /v1/whoami
 
-The server and the token are found by themselves when a server runs on this machine; else give --url and
---token, or RHYZOME_URL and RHYZOME_TOKEN.";
+The server and the token are found by themselves when a server runs on this machine.
+Else give --url and --token, or RHYZOME_URL and RHYZOME_TOKEN.";
 
 /// The whole command line.
 pub fn command(kinds: &Kinds) -> Command {
@@ -99,7 +99,7 @@ fn of_kind(kinds: &Kinds, kind: &Kind) -> Command {
         let about = "Exactly what its node applies";
         command = command.subcommand(Command::new("rendered").about(about).arg(name()));
     }
-    let special = special(kind);
+    let special = special(kinds, kind);
     for action in kind.actions.iter().filter(|action| special.iter().all(|s| s.get_name() != action.verb)) {
         command = command.subcommand(
             Command::new(action.verb.clone())
@@ -118,7 +118,7 @@ fn of_kind(kinds: &Kinds, kind: &Kind) -> Command {
 }
 
 /// What only some kinds have.
-fn special(kind: &Kind) -> Vec<Command> {
+fn special(kinds: &Kinds, kind: &Kind) -> Vec<Command> {
     match kind.kind.as_str() {
         "image" => vec![
             Command::new("import")
@@ -126,6 +126,7 @@ fn special(kind: &Kind) -> Vec<Command> {
                 .after_help("Example:\n  rhyzome image import tiny build/tiny.qcow2 --global")
                 .arg(Arg::new("name").value_name("NAME").required(true).help("Its name"))
                 .arg(Arg::new("file").value_name("FILE").required(true).help("A qcow2 file"))
+                .args(fields(kinds, &kind.spec).iter().map(flag))
                 .args(common())
                 .arg(waiting()[1].clone()),
         ],
@@ -187,10 +188,16 @@ fn bool_flag(name: impl Into<String>, help: impl Into<String>) -> Arg {
 }
 
 fn flag(field: &Field) -> Arg {
-    let help = match field.form {
-        Form::Text if field.words.is_empty() => format!("{} (@FILE reads a file)", field.about),
-        _ => field.about.clone(),
-    };
+    let mut help = field.about.clone();
+    if !field.words.is_empty() {
+        help.push_str(&format!(" [words: {}]", field.words.join(", ")));
+    }
+    if field.long {
+        help.push_str(" (@FILE reads a file)");
+    }
+    if field.change == "needs-stop" {
+        help.push_str(" [changes at the next stop]");
+    }
     if field.form == Form::Bool {
         return bool_flag(field.flag.clone(), help).id(id(field)).help_heading("Spec");
     }
@@ -204,9 +211,6 @@ fn flag(field: &Field) -> Arg {
         Arg::new(id(field)).long(field.flag.clone()).value_name(value).help(help).help_heading("Spec");
     if let Some(alias) = &field.alias {
         arg = arg.alias(alias.clone());
-    }
-    if !field.words.is_empty() {
-        arg = arg.value_parser(PossibleValuesParser::new(field.words.clone()));
     }
     arg.action(if field.form == Form::Texts { ArgAction::Append } else { ArgAction::Set })
 }
@@ -231,7 +235,7 @@ fn edit(kinds: &Kinds, kind: &Kind) -> Command {
         .after_help("What is not said stays. --unset PATH takes a field of the spec back.")
         .arg(name())
         .arg(option("rename", "NAME", "A new name"))
-        .args(fields(kinds, &kind.spec).iter().map(flag))
+        .args(fields(kinds, &kind.spec).iter().filter(|field| field.change != "immutable").map(flag))
         .args(common())
         .arg(option("untag", "KEY", "Take a tag away; may be repeated").action(ArgAction::Append))
         .arg(option("unset", "PATH", "Take a field back; may be repeated").action(ArgAction::Append))

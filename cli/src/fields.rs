@@ -42,8 +42,12 @@ pub struct Field {
     pub form: Form,
     /// For help.
     pub about: String,
-    /// Words that it takes, if only some.
+    /// Words that it takes, as far as the document knows.
     pub words: Vec<String>,
+    /// A text that is long: better from a file.
+    pub long: bool,
+    /// `immutable` or `needs-stop`; empty if it can be changed at any time.
+    pub change: String,
 }
 
 /// What a field takes.
@@ -86,7 +90,9 @@ pub fn fields(kinds: &Kinds, spec: &Value) -> Vec<Field> {
                 .filter(|short| *short != flag)
         };
         let about = [&raw["description"], &schema["description"]].into_iter().find_map(Value::as_str);
-        let words = schema["enum"].as_array().into_iter().flatten().filter_map(Value::as_str);
+        let words = [&schema["enum"], &schema["x-extensible-enum"]].into_iter().find_map(Value::as_array);
+        let words = words.into_iter().flatten().filter_map(Value::as_str);
+        let longest = schema["maxLength"].as_u64().unwrap_or(0);
         Some(Field {
             property: property.clone(),
             flag,
@@ -94,6 +100,12 @@ pub fn fields(kinds: &Kinds, spec: &Value) -> Vec<Field> {
             form,
             about: about.unwrap_or_default().lines().next().unwrap_or_default().to_owned(),
             words: words.map(str::to_owned).collect(),
+            long: longest > 1000,
+            change: raw["x-rhyzome-change"]
+                .as_str()
+                .filter(|c| *c != "mutable")
+                .unwrap_or_default()
+                .to_owned(),
         })
     };
     properties.iter().filter_map(field).collect()
@@ -250,6 +262,17 @@ mod tests {
         let alias = |flag: &str| fields.iter().find(|f| f.flag == flag).and_then(|f| f.alias.clone());
         assert_eq!(alias("memory").as_deref(), Some("memory-bytes"));
         assert_eq!(alias("ssh-keys").as_deref(), Some("ssh-key"));
+    }
+
+    #[test]
+    fn words_and_changes_are_known() {
+        let (kinds, spec) = of("instance");
+        let fields = fields(&kinds, &spec);
+        let field = |flag: &str| fields.iter().find(|f| f.flag == flag).unwrap();
+        assert_eq!(field("power").words, ["on", "off", "paused"]);
+        assert_eq!(field("image").change, "immutable");
+        assert_eq!(field("memory").change, "needs-stop");
+        assert!(field("user-data").long && !field("image").long);
     }
 
     #[test]

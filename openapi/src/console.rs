@@ -7,6 +7,7 @@ use futures_util::{SinkExt as _, StreamExt as _};
 use reqwest::Url;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
+use rustls_platform_verifier::ConfigVerifierExt as _;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -14,6 +15,7 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 use tokio_tungstenite::tungstenite::http::HeaderValue;
 use tokio_tungstenite::tungstenite::http::header::AUTHORIZATION;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::{self, Message};
 
 use super::{Error, Problem};
@@ -65,7 +67,9 @@ impl Console {
             match self.socket.next().await {
                 Some(Ok(Message::Binary(bytes))) => return Ok(Some(bytes)),
                 Some(Ok(Message::Text(text))) => return Ok(Some(Bytes::copy_from_slice(text.as_bytes()))),
-                Some(Ok(Message::Close(Some(frame)))) if !frame.reason.is_empty() => {
+                Some(Ok(Message::Close(Some(frame))))
+                    if !matches!(frame.code, CloseCode::Normal | CloseCode::Away) =>
+                {
                     return Err(Error::Settings(format!("the console was closed: {}", frame.reason)));
                 }
                 Some(Ok(Message::Close(_))) | None => return Ok(None),
@@ -88,12 +92,14 @@ impl Console {
 }
 
 fn tls(roots: &[CertificateDer<'static>]) -> Result<ClientConfig, Error> {
-    if roots.is_empty() {
-        return Err(Error::Settings("the console needs the CA file of the server: give --ca FILE".into()));
-    }
-    let mut store = RootCertStore::empty();
-    store.add_parsable_certificates(roots.iter().cloned());
-    let mut config = ClientConfig::builder().with_root_certificates(store).with_no_client_auth();
+    let mut config = if roots.is_empty() {
+        ClientConfig::with_platform_verifier()
+            .map_err(|e| Error::Settings(format!("TLS cannot be set up: {e}")))?
+    } else {
+        let mut store = RootCertStore::empty();
+        store.add_parsable_certificates(roots.iter().cloned());
+        ClientConfig::builder().with_root_certificates(store).with_no_client_auth()
+    };
     // A websocket begins as HTTP/1.1.
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(config)

@@ -78,7 +78,11 @@ impl Kinds {
             let rest = path.split_once("/{id}/").map_or("", |(_, rest)| rest);
             add_path(kind, &document, rest, item);
         }
-        let list = order.into_iter().filter_map(|plural| kinds.remove(&plural)).collect();
+        let mut list: Vec<Kind> = order.into_iter().filter_map(|plural| kinds.remove(&plural)).collect();
+        // Tags have an order that is meant, paths are sorted.
+        let tags: Vec<&Value> =
+            document["tags"].as_array().into_iter().flatten().map(|tag| &tag["name"]).collect();
+        list.sort_by_key(|kind| tags.iter().position(|tag| **tag == kind.plural).unwrap_or(usize::MAX));
         Kinds { document, list }
     }
 

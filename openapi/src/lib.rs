@@ -7,6 +7,8 @@ mod client;
 mod console;
 mod error;
 mod kinds;
+#[cfg(test)]
+mod tests;
 mod types;
 
 pub use client::{Answer, Client, Settings};

@@ -18,6 +18,7 @@ pub enum Engine {
 }
 
 /// A store, seeded, and the folder that it lives in.
+#[derive(Clone)]
 pub struct World {
     /// The store.
     pub store: Store,

@@ -109,8 +109,9 @@ impl Ask {
     /// The query, if it has none but these parameters; a name that ends with a dot stands for all that begin so.
     pub fn query(&self, known: &[&str]) -> Result<&BTreeMap<String, String>, Problem> {
         let allowed = |key: &str| {
-            known.iter().any(|name| {
-                *name == key || (name.ends_with('.') && key.len() > name.len() && key.starts_with(name))
+            known.iter().any(|name| match name.strip_suffix('.') {
+                None => *name == key,
+                Some(_) => key.len() > name.len() && key.starts_with(name),
             })
         };
         let strange: Vec<FieldError> = self

@@ -8,7 +8,11 @@ datasource_list: [NoCloud, None]
 # The mirror is reached on demand: the first boot asks nobody.
 package_update: false
 package_upgrade: false
-apt_preserve_sources_list: true
+apt: {preserve_sources_list: true}
+# An RSA key takes a guest without KVM many seconds.
+ssh_genkeytypes: [ed25519, ecdsa]
+# C.UTF-8, which Debian has by itself; others would have to be generated first.
+locale: false
 END
 echo 'datasource: NoCloud' >"$root/etc/cloud/ds-identify.cfg"
 echo 'policy: enabled' >>"$root/etc/cloud/ds-identify.cfg"
@@ -38,5 +42,6 @@ chmod 755 "$root/etc/initramfs/post-update.d/zz-rhyzome"
 rm -f "$root"/etc/ssh/ssh_host_*
 : >"$root/etc/machine-id"
 echo debian >"$root/etc/hostname"
+echo 'LANG=C.UTF-8' >"$root/etc/default/locale"
 rm -rf "$root"/var/cache/apt/*.bin "$root"/var/lib/apt/lists/*_* "$root"/var/log/apt "$root"/var/log/dpkg.log
 chroot "$root" systemctl enable serial-getty@ttyS0.service systemd-networkd.service >/dev/null 2>&1

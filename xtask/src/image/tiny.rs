@@ -31,7 +31,7 @@ LABEL tiny
   KERNEL vmlinuz
   INITRD initrd
   APPEND console=ttyS0,115200 quiet loglevel=3 panic=5 edd=off mitigations=off nokaslr lsm= audit=0 \
-cryptomgr.notests random.trust_cpu=on tsc=reliable no_timer_check initcall_blacklist=init_kprobe_trace
+cryptomgr.notests random.trust_cpu=on tsc=reliable no_timer_check noreplace-smp clearcpuid=smap initcall_blacklist=init_kprobe_trace
 ";
 
 const INITTAB: &str = "\

@@ -1,0 +1,146 @@
+//! The REST API without a socket: requests go straight into its router.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Body;
+use axum::http::{HeaderMap, Request};
+use rhyzome_api::auth::{Authenticators, OperatorToken};
+use rhyzome_api::blobs::Blobs;
+use rhyzome_api::kernel::{Clash, Error};
+use rhyzome_api::rest::{self, ConsoleEnds, ConsoleHub, Joining, RestContext, RestLimits};
+use rhyzome_imagefmt::Limits;
+use serde_json::Value;
+use tower::ServiceExt;
+
+use crate::world::World;
+
+/// The token that every request of a `Face` shows.
+pub const TOKEN: &str = "rzo1.the-operator-of-the-tests-and-nobody-else";
+
+/// The API over a world.
+pub struct Face {
+    router: Router,
+    /// Where uploaded images end up.
+    pub blobs: std::path::PathBuf,
+    _folder: tempfile::TempDir,
+}
+
+/// An answer.
+#[derive(Debug)]
+pub struct Reply {
+    /// Its status.
+    pub status: u16,
+    /// Its headers.
+    pub headers: HeaderMap,
+    /// Its body.
+    pub bytes: Vec<u8>,
+    /// Its body as JSON; null if it is none.
+    pub json: Value,
+}
+
+struct NoConsoles;
+
+impl ConsoleHub for NoConsoles {
+    fn open<'a>(
+        &'a self,
+        _node: &'a str,
+        _object: &'a str,
+    ) -> std::pin::Pin<Box<dyn Future<Output = Result<ConsoleEnds, Error>> + Send + 'a>> {
+        let nobody = Clash::WrongState("its node is not connected".into());
+        Box::pin(std::future::ready(Err(nobody.into())))
+    }
+}
+
+impl Face {
+    /// The API over this world.
+    pub fn of(world: &World) -> Face {
+        let folder = tempfile::tempdir().unwrap();
+        let limits = Limits { max_file_size_bytes: 1 << 20, ..Limits::default() };
+        let blobs = Blobs::open(folder.path(), limits, world.store.env().clone()).unwrap();
+        let router = rest::router(RestContext {
+            store: world.store.clone(),
+            authenticators: Authenticators::new(vec![Arc::new(OperatorToken::new(TOKEN))]),
+            blobs,
+            consoles: Arc::new(NoConsoles),
+            limits: RestLimits::default(),
+            joining: Joining { root_sha256: "ab".repeat(32), url: "https://127.0.0.1:7443".into() },
+        });
+        Face { router, blobs: folder.path().to_owned(), _folder: folder }
+    }
+
+    /// One request with these headers, just as they are.
+    pub async fn raw(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: impl Into<Body>,
+    ) -> Reply {
+        let mut request = Request::builder().method(method).uri(path);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let request = request.body(body.into()).unwrap();
+        let response = self.router.clone().oneshot(request).await.unwrap();
+        let (status, headers) = (response.status().as_u16(), response.headers().clone());
+        let bytes = axum::body::to_bytes(response.into_body(), usize::MAX).await.unwrap().to_vec();
+        let json = serde_json::from_slice(&bytes).unwrap_or_default();
+        Reply { status, headers, bytes, json }
+    }
+
+    /// One request of the operator with these headers; JSON if there is a body.
+    pub async fn with(&self, method: &str, path: &str, more: &[(&str, &str)], body: Value) -> Reply {
+        let bearer = format!("Bearer {TOKEN}");
+        let mut headers = vec![("authorization", bearer.as_str())];
+        headers.extend(more);
+        if body.is_null() {
+            return self.raw(method, path, &headers, Body::empty()).await;
+        }
+        if !more.iter().any(|(name, _)| *name == "content-type") {
+            headers.push(("content-type", "application/json"));
+        }
+        self.raw(method, path, &headers, body.to_string()).await
+    }
+
+    /// One request of the operator.
+    pub async fn call(&self, method: &str, path: &str, body: Value) -> Reply {
+        self.with(method, path, &[], body).await
+    }
+
+    /// A GET of the operator.
+    pub async fn get(&self, path: &str) -> Reply {
+        self.call("GET", path, Value::Null).await
+    }
+}
+
+impl Reply {
+    /// The value of a header; empty if it is not there.
+    pub fn header(&self, name: &str) -> &str {
+        self.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
+    }
+
+    /// Itself, if it is this problem and in good form.
+    pub fn is_problem(self, status: u16, word: &str) -> Reply {
+        assert_eq!(self.status, status, "{:#}", self.json);
+        assert_eq!(self.header("content-type"), "application/problem+json", "{:#}", self.json);
+        assert_eq!(self.json["type"], format!("/problems/{word}"), "{:#}", self.json);
+        assert_eq!(self.json["status"], status);
+        assert_eq!(self.json["request_id"], self.header("x-request-id"));
+        assert!(self.json["title"].is_string() && self.json["detail"].is_string(), "{:#}", self.json);
+        assert!(self.json["errors"].is_array(), "{:#}", self.json);
+        self
+    }
+
+    /// Itself, if it has this status.
+    pub fn is(self, status: u16) -> Reply {
+        assert_eq!(self.status, status, "{:#}", self.json);
+        self
+    }
+
+    /// The fields that it complains of.
+    pub fn fields(&self) -> Vec<String> {
+        let errors = self.json["errors"].as_array().cloned().unwrap_or_default();
+        errors.iter().filter_map(|error| error["field"].as_str().map(str::to_owned)).collect()
+    }
+}
