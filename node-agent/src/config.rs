@@ -99,7 +99,7 @@ impl Config {
         })?;
         Ok(Self {
             state_dir,
-            server: all.server,
+            server: all.server.map(|server| host_and_port(&server).to_owned()),
             user: all.user.unwrap_or_else(|| "rhyzome".into()),
             accelerator: all.accelerator.unwrap_or(Wanted::Auto),
             log: all.log.unwrap_or_else(|| "info".into()),
@@ -119,6 +119,11 @@ impl Settings {
             log_json: self.log_json.or(other.log_json),
         }
     }
+}
+
+/// What the API shows is a URL; what is dialed is what it names.
+fn host_and_port(server: &str) -> &str {
+    server.trim_start_matches("https://").trim_end_matches('/')
 }
 
 fn read(path: &Path) -> Result<Settings, ConfigError> {
@@ -169,8 +174,11 @@ mod tests {
         std::fs::write(&file, r#"{"server":"file:1","log":"file","user":"file","accelerator":"kvm"}"#)
             .unwrap();
         let flags = Settings { log: Some("flag".into()), ..Settings::default() };
-        let given =
-            variables(&[("RHYZOME_AGENT_SERVER", "variable:1"), ("RHYZOME_AGENT_LOG", "x"), ("PATH", "/")]);
+        let given = variables(&[
+            ("RHYZOME_AGENT_SERVER", "https://variable:1/"),
+            ("RHYZOME_AGENT_LOG", "x"),
+            ("PATH", "/"),
+        ]);
         let config = Config::load(flags, Some(&file), given).unwrap();
         assert_eq!(config.log, "flag");
         assert_eq!(config.server.as_deref(), Some("variable:1"));
