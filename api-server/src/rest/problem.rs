@@ -35,7 +35,10 @@ pub const TYPES: &[(&str, u16, &str)] = &[
 /// What a handler answers when it does not answer what was wanted. The outermost layer writes the body, when
 /// it knows the request's id.
 #[derive(Clone, Debug)]
-pub struct Problem {
+pub struct Problem(Box<Told>);
+
+#[derive(Clone, Debug)]
+struct Told {
     word: &'static str,
     detail: String,
     errors: Vec<FieldError>,
@@ -53,7 +56,7 @@ pub type Answer = Result<axum::response::Response, Problem>;
 impl Problem {
     /// A problem of one of the `TYPES`.
     pub fn new(word: &'static str, detail: impl Into<String>) -> Problem {
-        Problem {
+        Problem(Box::new(Told {
             word,
             detail: detail.into(),
             errors: Vec::new(),
@@ -61,7 +64,7 @@ impl Problem {
             for_operators: Map::new(),
             headers: Vec::new(),
             log: None,
-        }
+        }))
     }
 
     /// The same as for everything that may not be seen.
@@ -76,42 +79,48 @@ impl Problem {
 
     /// With field errors.
     pub fn errors(mut self, errors: Vec<FieldError>) -> Problem {
-        self.errors = errors;
+        self.0.errors = errors;
         self
     }
 
     /// With one more member.
     pub fn with(mut self, key: &str, value: Value) -> Problem {
-        self.more.insert(key.to_owned(), value);
+        self.0.more.insert(key.to_owned(), value);
         self
     }
 
     /// With one more member, which only operators see.
     pub fn with_for_operators(mut self, key: &str, value: Value) -> Problem {
-        self.for_operators.insert(key.to_owned(), value);
+        self.0.for_operators.insert(key.to_owned(), value);
         self
     }
 
     /// With one more header.
     pub fn header(mut self, name: HeaderName, value: &str) -> Problem {
         if let Ok(value) = HeaderValue::from_str(value) {
-            self.headers.push((name, value));
+            self.0.headers.push((name, value));
         }
+        self
+    }
+
+    /// With a line for the log, which no caller sees.
+    fn logged(mut self, text: String) -> Problem {
+        self.0.log = Some(text);
         self
     }
 
     /// Settles what this caller may see of it.
     pub fn seen_by(mut self, operator: bool) -> Problem {
-        let hidden = std::mem::take(&mut self.for_operators);
+        let hidden = std::mem::take(&mut self.0.for_operators);
         if operator {
-            self.more.extend(hidden);
+            self.0.more.extend(hidden);
         }
         self
     }
 
     /// What the log should hold and no caller.
     pub fn log(&self) -> Option<&str> {
-        self.log.as_deref()
+        self.0.log.as_deref()
     }
 
     /// The problem for a bare status, as axum itself and the layers answer.
@@ -131,21 +140,21 @@ impl Problem {
 
     /// Its status.
     pub fn status(&self) -> StatusCode {
-        let known = TYPES.iter().find(|(word, ..)| *word == self.word);
+        let known = TYPES.iter().find(|(word, ..)| *word == self.0.word);
         known.and_then(|(_, status, _)| StatusCode::from_u16(*status).ok()).unwrap_or(StatusCode::BAD_REQUEST)
     }
 
     /// The body.
     pub fn body(&self, request_id: &str) -> Value {
-        let title = TYPES.iter().find(|(word, ..)| *word == self.word).map_or("", |(.., title)| title);
+        let title = TYPES.iter().find(|(word, ..)| *word == self.0.word).map_or("", |(.., title)| title);
         let mut body = Map::new();
-        body.insert("type".into(), json!(format!("/problems/{}", self.word)));
+        body.insert("type".into(), json!(format!("/problems/{}", self.0.word)));
         body.insert("title".into(), json!(title));
         body.insert("status".into(), json!(self.status().as_u16()));
-        body.insert("detail".into(), json!(self.detail));
+        body.insert("detail".into(), json!(self.0.detail));
         body.insert("request_id".into(), json!(request_id));
-        body.insert("errors".into(), json!(self.errors));
-        body.extend(self.more.clone());
+        body.insert("errors".into(), json!(self.0.errors));
+        body.extend(self.0.more.clone());
         Value::Object(body)
     }
 
@@ -155,7 +164,7 @@ impl Problem {
         *response.status_mut() = self.status();
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-        for (name, value) in &self.headers {
+        for (name, value) in &self.0.headers {
             headers.insert(name.clone(), value.clone());
         }
         response
@@ -183,14 +192,10 @@ impl From<Error> for Problem {
             Error::Denied(_) => Problem::new("denied", text),
             Error::Clash(clash) => of_clash(clash, text),
             Error::Stale { current, .. } => Problem::new("stale", text).with("version", json!(current)),
-            Error::Unavailable(_) => Problem {
-                log: Some(text),
-                ..Problem::new("unavailable", "the database is not there now; try again")
-                    .header(RETRY_AFTER, "2")
-            },
-            Error::Internal(_) => {
-                Problem { log: Some(text), ..Problem::of_status(StatusCode::INTERNAL_SERVER_ERROR) }
-            }
+            Error::Unavailable(_) => Problem::new("unavailable", "the database is not there now; try again")
+                .header(RETRY_AFTER, "2")
+                .logged(text),
+            Error::Internal(_) => Problem::of_status(StatusCode::INTERNAL_SERVER_ERROR).logged(text),
         }
     }
 }
@@ -237,7 +242,7 @@ mod tests {
     fn every_word_is_in_the_list() {
         for status in [400, 404, 405, 413, 415, 426, 500, 502, 503] {
             let problem = Problem::of_status(StatusCode::from_u16(status).unwrap());
-            assert!(TYPES.iter().any(|(word, ..)| *word == problem.word), "{status}");
+            assert!(TYPES.iter().any(|(word, ..)| *word == problem.0.word), "{status}");
         }
     }
 }
