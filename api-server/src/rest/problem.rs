@@ -192,9 +192,12 @@ impl From<Error> for Problem {
             Error::Denied(_) => Problem::new("denied", text),
             Error::Clash(clash) => of_clash(clash, text),
             Error::Stale { current, .. } => Problem::new("stale", text).with("version", json!(current)),
-            Error::Unavailable(_) => Problem::new("unavailable", "the database is not there now; try again")
-                .header(RETRY_AFTER, "2")
-                .logged(text),
+            Error::Unavailable(_) => Problem::new(
+                "unavailable",
+                "what this needs (the database, or a node) is not there now; try again",
+            )
+            .header(RETRY_AFTER, "2")
+            .logged(text),
             Error::Internal(_) => Problem::of_status(StatusCode::INTERNAL_SERVER_ERROR).logged(text),
         }
     }

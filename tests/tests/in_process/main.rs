@@ -1,5 +1,8 @@
 //! Tests in one process, without real guests: fast, on both databases.
 
+// A test that cannot go on says so by a panic, in its helpers too.
+#![allow(clippy::unwrap_used)]
+
 mod rest;
 mod rest_contract;
 mod store;

@@ -208,7 +208,7 @@ async fn newcomers_find_their_way() {
     // Every path of the document is served: what is not asks for credentials or another method, never 404.
     for (path, operations) in document.json["paths"].as_object().unwrap() {
         for method in operations.as_object().unwrap().keys() {
-            let path = path.replace('{', "").replace('}', "");
+            let path = path.replace(['{', '}'], "");
             let reply = face.raw(&method.to_uppercase(), &path, &[], "").await;
             assert!(matches!(reply.status, 200 | 401), "{method} {path}: {}", reply.status);
         }
