@@ -1,5 +1,6 @@
 //! Tests in one process, without real guests: fast, on both databases.
 
+mod channel;
 mod rest;
 mod rest_contract;
 mod store;
