@@ -83,7 +83,7 @@ impl FromStr for JoinToken {
     }
 }
 
-/// Joins the cluster at `server` (`host:port`) as `node_name`, and keeps the identity in `state_dir`.
+/// Joins the cluster at `server` (`host:port`; `https://` before it is fine) as `node_name`, and keeps the identity in `state_dir`.
 pub async fn join(
     server: &str,
     token_line: &str,

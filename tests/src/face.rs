@@ -64,7 +64,7 @@ impl Face {
             blobs,
             consoles: Arc::new(NoConsoles),
             limits: RestLimits::default(),
-            joining: Joining { root_sha256: "ab".repeat(32), url: "127.0.0.1:7443".into() },
+            joining: Joining { root_sha256: "ab".repeat(32), server: "127.0.0.1:7443".into() },
         });
         Face { router, blobs: folder.path().to_owned(), _folder: folder }
     }

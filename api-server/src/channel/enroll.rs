@@ -1,7 +1,8 @@
 //! Enrolment: trades a join token and a signing request for a certificate.
 use super::caller::status_of;
 use super::{ChannelContext, timestamp};
-use rhyzome_pki::{Authority, sha256_hex};
+use crate::kernel::join::hash_of;
+use rhyzome_pki::Authority;
 use rhyzome_proto::v1::enrollment_server::Enrollment;
 use rhyzome_proto::v1::{JoinRequest, JoinResponse};
 use std::sync::Arc;
@@ -18,7 +19,7 @@ impl Enrollment for Enroll {
         // First what costs the token nothing: a bad request must not use it up.
         Authority::check_csr(&request.csr_pem)
             .map_err(|error| Status::invalid_argument(error.to_string()))?;
-        let hash = sha256_hex(request.token.as_bytes());
+        let hash = hash_of(&request.token);
         let redeemed = context.store.redeem_join_token(&hash, &request.node_name).await;
         let node = match redeemed.map_err(|error| status_of(&error))? {
             Ok(node) => node,

@@ -22,4 +22,4 @@ pub use facts::{Fact, Facts, Ref, Relation, Target};
 pub use job::{JobState, Verb};
 pub use kind::{Kind, Registry, Stored, erased};
 pub use plan::{Child, Claim, ClaimKind, Claims, Order, Plan, Step, Who};
-pub use resource::{Action, Change, Meta, NameRule, Object, Resource, ResourceCore, Scope};
+pub use resource::{Action, Change, Held, Meta, NameRule, Object, Resource, ResourceCore, Scope};

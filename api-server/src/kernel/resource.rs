@@ -66,6 +66,19 @@ pub enum NameRule {
     Alphanumeric,
 }
 
+/// What it means that a node holds an object of a kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Held {
+    /// No node ever does.
+    Never,
+    /// It lets go when nothing there needs it any more: networks.
+    WhileNeeded,
+    /// A copy of what is elsewhere too, kept until it is deleted: images.
+    Copy,
+    /// What is there is nowhere else: disks, instances. The node cannot be deleted meanwhile.
+    Alone,
+}
+
 /// A verb beyond create, update and delete.
 #[derive(Clone, Copy, Debug)]
 pub struct Action {
@@ -108,9 +121,8 @@ pub struct Meta {
     pub actions: &'static [Action],
     /// Fields below `spec` that are not simply mutable; `*` stands for a map's key.
     pub fields: &'static [(&'static str, Change)],
-    /// True: a node lets go of it when nothing there needs it any more (networks). False: it is held until
-    /// it is deleted (disks, images).
-    pub let_go: bool,
+    /// What it means that a node holds one.
+    pub held: Held,
     /// Paths below `spec` whose values are shown only to those who may change the object.
     pub private: &'static [&'static str],
 }

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use utoipa::ToSchema;
 
 use crate::kernel::{
-    Change, Facts, FieldError, Meta, NameRule, Object, Order, Plan, Ref, Resource, Scope, Step, Who,
+    Change, Facts, FieldError, Held, Meta, NameRule, Object, Order, Plan, Ref, Resource, Scope, Step, Who,
 };
 
 /// A disk.
@@ -68,7 +68,7 @@ impl Resource for Disk {
         about: "A block device that an instance uses",
         actions: &[],
         fields: &[("image", Change::Immutable), ("pool", Change::Immutable)],
-        let_go: false,
+        held: Held::Alone,
         private: &[],
     };
     type Spec = DiskSpec;

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::kernel::{
-    Change, Facts, FieldError, Meta, NameRule, Object, Order, Plan, Resource, Scope, Step, Who,
+    Change, Facts, FieldError, Held, Meta, NameRule, Object, Order, Plan, Resource, Scope, Step, Who,
 };
 
 /// An image.
@@ -72,7 +72,7 @@ impl Resource for Image {
         about: "The bytes that disks start as",
         actions: &[],
         fields: &[("format", Change::Immutable), ("sha256", Change::Immutable)],
-        let_go: false,
+        held: Held::Copy,
         private: &[],
     };
     type Spec = ImageSpec;

@@ -19,8 +19,8 @@ use utoipa::ToSchema;
 
 use crate::kernel::resource::Call;
 use crate::kernel::{
-    Action, Change, Error, Facts, FieldError, Meta, NameRule, Object, Order, Plan, Ref, Resource, Scope,
-    Timestamp,
+    Action, Change, Error, Facts, FieldError, Held, Meta, NameRule, Object, Order, Plan, Ref, Resource,
+    Scope, Timestamp,
 };
 
 /// An instance.
@@ -214,7 +214,7 @@ impl Resource for Instance {
             ("nics", Change::NeedsStop),
             ("disks", Change::NeedsStop),
         ],
-        let_go: false,
+        held: Held::Alone,
         private: &["user_data"],
     };
     type Spec = InstanceSpec;

@@ -6,7 +6,7 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::kernel::{Change, Facts, FieldError, Meta, NameRule, Object, Plan, Resource, Scope};
+use crate::kernel::{Change, Facts, FieldError, Held, Meta, NameRule, Object, Plan, Resource, Scope};
 
 /// A machine type.
 pub struct MachineType;
@@ -57,7 +57,7 @@ impl Resource for MachineType {
             ("memory_bytes", Change::Immutable),
             ("architecture", Change::Immutable),
         ],
-        let_go: false,
+        held: Held::Never,
         private: &[],
     };
     type Spec = MachineTypeSpec;

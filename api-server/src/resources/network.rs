@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::kernel::{
-    Change, Claim, ClaimKind, Claims, Facts, FieldError, Meta, NameRule, Object, Order, Plan, Resource,
+    Change, Claim, ClaimKind, Claims, Facts, FieldError, Held, Meta, NameRule, Object, Order, Plan, Resource,
     Scope, Step, Who,
 };
 
@@ -91,7 +91,7 @@ impl Resource for Network {
         about: "A range of addresses whose instances reach each other, and the world through NAT",
         actions: &[],
         fields: &[("cidr", Change::Immutable), ("gateway", Change::Immutable), ("domain", Change::Immutable)],
-        let_go: true,
+        held: Held::WhileNeeded,
         private: &[],
     };
     type Spec = NetworkSpec;

@@ -6,7 +6,7 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::kernel::{Facts, FieldError, Meta, NameRule, Object, Plan, Resource, Scope, Timestamp};
+use crate::kernel::{Facts, FieldError, Held, Meta, NameRule, Object, Plan, Resource, Scope, Timestamp};
 
 /// A node.
 pub struct Node;
@@ -110,7 +110,7 @@ impl Resource for Node {
         about: "A machine whose agent runs instances",
         actions: &[],
         fields: &[],
-        let_go: false,
+        held: Held::Never,
         private: &[],
     };
     type Spec = NodeSpec;

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use utoipa::ToSchema;
 
-use crate::kernel::{Change, Facts, FieldError, Meta, NameRule, Object, Plan, Resource, Scope};
+use crate::kernel::{Change, Facts, FieldError, Held, Meta, NameRule, Object, Plan, Resource, Scope};
 
 /// An SSH key.
 pub struct SshKey;
@@ -63,7 +63,7 @@ impl Resource for SshKey {
         about: "A public key that instances let in",
         actions: &[],
         fields: &[("public_key", Change::Immutable)],
-        let_go: false,
+        held: Held::Never,
         private: &[],
     };
     type Spec = SshKeySpec;

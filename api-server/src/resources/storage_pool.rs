@@ -6,7 +6,7 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::kernel::{Change, Facts, FieldError, Meta, NameRule, Object, Plan, Resource, Scope};
+use crate::kernel::{Change, Facts, FieldError, Held, Meta, NameRule, Object, Plan, Resource, Scope};
 
 /// A storage pool.
 pub struct StoragePool;
@@ -56,7 +56,7 @@ impl Resource for StoragePool {
         about: "Where disks are kept on the nodes",
         actions: &[],
         fields: &[("driver", Change::Immutable), ("path", Change::Immutable), ("shared", Change::Immutable)],
-        let_go: false,
+        held: Held::Never,
         private: &[],
     };
     type Spec = StoragePoolSpec;

@@ -5,7 +5,7 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::kernel::{Facts, FieldError, Meta, NameRule, Object, Plan, Resource, Scope};
+use crate::kernel::{Facts, FieldError, Held, Meta, NameRule, Object, Plan, Resource, Scope};
 
 /// A tenant.
 pub struct Tenant;
@@ -43,7 +43,7 @@ impl Resource for Tenant {
         about: "A customer, who owns instances, networks and disks",
         actions: &[],
         fields: &[],
-        let_go: false,
+        held: Held::Never,
         private: &[],
     };
     type Spec = TenantSpec;

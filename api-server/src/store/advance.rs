@@ -8,7 +8,7 @@ use super::db::{Row, Tx, values};
 use super::jobs::{self, JobRow};
 use super::objects::{self, by_id};
 use super::{Context, Store, assign, claims};
-use crate::kernel::{Error, JobState, Step, Stored, Timestamp, Verb, Who};
+use crate::kernel::{Error, Held, JobState, Step, Stored, Timestamp, Verb, Who};
 
 /// How long a job that waits for a bell sleeps before it looks by itself.
 const LOOK_AGAIN_SECONDS: i64 = 15;
@@ -309,7 +309,7 @@ async fn undo_takes_away(tx: &mut Tx, context: &Context, job: &JobRow, who: &Who
         return Ok(true);
     }
     let Some(object) = by_id(tx, id, false).await? else { return Ok(false) };
-    if !context.registry.get(&object.core.kind)?.meta().let_go {
+    if context.registry.get(&object.core.kind)?.meta().held != Held::WhileNeeded {
         return Ok(false);
     }
     let node = node_of(job).unwrap_or_default();

@@ -3,9 +3,9 @@
 use serde_json::Value;
 
 use super::db::{Tx, values};
-use super::objects::{by_id, text};
+use super::objects::{Reference, add_reference, by_id, text};
 use super::{Bell, Context, facts};
-use crate::kernel::{Error, Stored};
+use crate::kernel::{Error, Held, Relation, Stored};
 
 /// Orders `object` from `node`, as it is in `object`. True: it was not ordered from there before.
 pub(super) async fn assign(
@@ -47,8 +47,29 @@ pub(super) async fn assign(
             "INSERT INTO assignment_need (node, object, need) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING";
         tx.run(sql, values![node, &core.id, need]).await?;
     }
+    // Placement has said so already for what was placed.
+    let placed = object.claims.contains_key("node");
+    if held.is_none() && !placed && kind.meta().held == Held::Alone {
+        bind(tx, &core.id, node).await?;
+    }
     tx.ring(Bell::Node(node.to_owned()));
     Ok(held.is_none())
+}
+
+/// What a node holds alone keeps the node from being deleted.
+async fn bind(tx: &mut Tx, object: &str, node: &str) -> Result<(), Error> {
+    tx.run("DELETE FROM reference WHERE source = $1 AND field = 'node'", values![object]).await?;
+    let reference = Reference { field: "node".into(), target: node.to_owned(), relation: Relation::Uses };
+    add_reference(tx, object, &reference).await
+}
+
+/// A node was deleted: nobody will report on what it was ordered to hold.
+pub(super) async fn forget_node(tx: &mut Tx, context: &Context, node: &str) -> Result<(), Error> {
+    tx.run("DELETE FROM assignment_need WHERE node = $1", values![node]).await?;
+    for row in tx.rows("DELETE FROM assignment WHERE node = $1 RETURNING object", values![node]).await? {
+        super::advance::wake(tx, context, &row.text("object")?).await?;
+    }
+    Ok(())
 }
 
 /// The nodes that hold an object, or were ordered to.
@@ -90,7 +111,7 @@ pub(super) async fn gone(tx: &mut Tx, context: &Context, node: &str, object: &st
             continue;
         }
         let Some(needed) = by_id(tx, &need, false).await? else { continue };
-        if context.registry.get(&needed.core.kind)?.meta().let_go {
+        if context.registry.get(&needed.core.kind)?.meta().held == Held::WhileNeeded {
             unassign_from(tx, node, &need).await?;
         }
     }

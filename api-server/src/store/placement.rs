@@ -19,15 +19,7 @@ pub(super) async fn take(tx: &mut Tx, object: &mut Stored, needs: &Needs) -> Res
         pinned.node = Some(row.text("node")?);
         release(tx, &holder).await?;
     }
-    tx.lock("placement").await?;
-    let candidates = candidates(tx).await?;
-    let node = place(&pinned, &candidates).map_err(Clash::NoCapacity)?;
-    tx.run(
-        "UPDATE node_state SET vcpus_used = vcpus_used + $2, memory_used = memory_used + $3, \
-         disk_used = disk_used + $4 WHERE node = $1",
-        values![&node, i64::from(needs.vcpus), int(needs.memory_bytes), int(needs.disk_bytes)],
-    )
-    .await?;
+    let node = reserve(tx, &pinned).await?;
     let sql =
         "INSERT INTO placement (holder, node, vcpus, memory_bytes, disk_bytes) VALUES ($1, $2, $3, $4, $5)";
     let sums = (i64::from(needs.vcpus), int(needs.memory_bytes), int(needs.disk_bytes));
@@ -37,6 +29,27 @@ pub(super) async fn take(tx: &mut Tx, object: &mut Stored, needs: &Needs) -> Res
     objects::add_reference(tx, &holder, &reference).await?;
     object.claims.entry("placement_epoch").or_insert(Value::from(1));
     Ok(node)
+}
+
+/// How often another transaction may take the room that this one chose.
+const TRIES: u32 = 16;
+
+/// Chooses a node and takes the room, unless it has gone meanwhile: then it chooses again.
+async fn reserve(tx: &mut Tx, needs: &Needs) -> Result<String, Error> {
+    for _ in 0..TRIES {
+        let candidates = candidates(tx).await?;
+        let node = place(needs, &candidates).map_err(Clash::NoCapacity)?;
+        let Some(chosen) = candidates.iter().find(|candidate| candidate.id == node) else { continue };
+        let sql = "UPDATE node_state SET vcpus_used = vcpus_used + $2, memory_used = memory_used + $3, \
+                   disk_used = disk_used + $4 WHERE node = $1 AND vcpus_used + $2 <= $5 \
+                   AND memory_used + $3 <= $6 AND disk_used + $4 <= $7";
+        let (vcpus, memory, disk) = (i64::from(needs.vcpus), int(needs.memory_bytes), int(needs.disk_bytes));
+        let most = (int(chosen.vcpus), int(chosen.memory_bytes), int(chosen.disk_bytes));
+        if tx.run(sql, values![&node, vcpus, memory, disk, most.0, most.1, most.2]).await? == 1 {
+            return Ok(node);
+        }
+    }
+    Err(Error::Unavailable("too many others are taking room on the nodes; try again in a moment".to_owned()))
 }
 
 /// Gives the room back.

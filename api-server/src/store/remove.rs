@@ -4,7 +4,7 @@ use super::change::{Asked, Written, changeable};
 use super::create::{Maker, finish};
 use super::db::{Tx, values};
 use super::jobs::Intent;
-use super::{Context, Store};
+use super::{Context, Store, assign, nodes};
 use crate::kernel::error::UsedBy;
 use crate::kernel::{Clash, Error, Facts, Kind, Right, Stored, Verb};
 
@@ -50,6 +50,9 @@ async fn remove(
     let owned = owned(tx, &id).await?;
     tx.run("DELETE FROM reference WHERE source = $1", values![&id]).await?;
     tx.run("DELETE FROM live WHERE id = $1", values![&id]).await?;
+    if kind.meta().kind == nodes::KIND {
+        assign::forget_node(tx, context, &id).await?;
+    }
     let plan = kind.remove(&object)?;
     object.claims.extend(plan.values);
     object.core.deleted_at = Some(context.env.now());

@@ -10,9 +10,9 @@ use tonic::transport::{Channel, Endpoint};
 
 const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Dials `server` (`host:port`). Under TLS 1.3 a refusal of our certificate shows on the first call only.
+/// Dials `server` (`host:port`, or `https://host:port`). Under TLS 1.3 a refusal of our certificate shows on the first call only.
 pub(crate) async fn dial(server: &str, tls: Arc<rustls::ClientConfig>) -> Result<Channel, String> {
-    let address = server.to_owned();
+    let address = server.strip_prefix("https://").unwrap_or(server).trim_end_matches('/').to_owned();
     let connector = tower::service_fn(move |_| {
         let (address, tls) = (address.clone(), TlsConnector::from(tls.clone()));
         async move {

@@ -49,7 +49,7 @@ pub type SocketOf = Arc<dyn Fn(&str, &str) -> Result<PathBuf, String> + Send + S
 /// What the link needs to know.
 #[derive(Clone)]
 pub struct LinkConfig {
-    /// `host:port` of the server.
+    /// `host:port` of the server; `https://` before it is fine.
     pub server: String,
     /// The agent's folder; the identity is in it since the node joined.
     pub state_dir: PathBuf,

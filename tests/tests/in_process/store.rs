@@ -31,6 +31,8 @@ on_both!(
     no_room_says_why_not,
     a_token_is_used_once,
     tenants_do_not_see_each_other,
+    a_node_that_holds_a_disk_alone_is_not_deleted,
+    a_changed_name_and_a_restored_one,
 );
 
 async fn ready(world: &World) -> (String, String) {
@@ -260,4 +262,51 @@ async fn tenants_do_not_see_each_other(world: World) {
     let made = world.store.create(&other, world.kind("instance"), body, &Asked::default()).await;
     let Err(Error::Invalid(errors)) = made else { panic!("{made:?}") };
     assert_eq!(errors[0].field, "spec.nics.lan.network");
+}
+
+async fn a_node_that_holds_a_disk_alone_is_not_deleted(world: World) {
+    let (node, _) = ready(&world).await;
+    let stop = runner(&world);
+    world.make("default", "disk", "data", json!({"size_bytes": 1 << 30})).await;
+    let spec = json!({"image": "tiny", "disks": {"data": {"disk": "data"}}});
+    let made = world.make("default", "instance", "web", spec).await;
+    let (cursor, _) = obey_until_done(&world, &node, 0, &made.job.unwrap()).await;
+    let right = world.right("default");
+    let asked = Asked::default();
+    let gone = world.store.remove(&right, world.kind("instance"), "web", None, &asked).await.unwrap();
+    obey_until_done(&world, &node, cursor, &gone.job.unwrap()).await;
+    let removed = world.store.remove(&world.right(""), world.kind("node"), "n1", None, &asked).await;
+    let Err(Error::Clash(Clash::InUse(users))) = removed else { panic!("{removed:?}") };
+    assert_eq!((users.len(), users[0].name.as_str()), (1, "data"));
+    // A second instance goes where the disk is.
+    world.make_node("n2", 1 << 44).await;
+    let made = world
+        .make("default", "instance", "db", json!({"image": "tiny", "disks": {"d": {"disk": "data"}}}))
+        .await;
+    assert_eq!(made.object.claims["node"], node);
+    stop.cancel();
+}
+
+async fn a_changed_name_and_a_restored_one(world: World) {
+    let right = world.right("default");
+    let kind = world.kind("network");
+    world.make("default", "network", "a", json!({"cidr": "10.1.0.0/24"})).await;
+    let patch = json!({"name": "b", "tags": {"env": "prod"}, "metadata": {"team": {"id": 7}}});
+    let changed = world.store.update(&right, kind, "a", patch, Some(1), &Asked::default()).await.unwrap();
+    assert_eq!((changed.object.core.version, changed.job), (2, None), "no spec changed: no job");
+    let stale = world.store.update(&right, kind, "b", json!({"name": "c"}), Some(1), &Asked::default()).await;
+    assert!(matches!(stale, Err(Error::Stale { current: 2, .. })), "{stale:?}");
+    let query = rhyzome_api::store::ListQuery {
+        limit: 10,
+        labels: vec![("tag.env".into(), "prod".into()), ("metadata.team.id".into(), "7".into())],
+        ..Default::default()
+    };
+    assert_eq!(world.store.list(&right, kind, &query).await.unwrap().items.len(), 1);
+    let back = world.store.restore(&right, kind, "b", 1, &Asked::default()).await.unwrap();
+    assert_eq!((back.object.core.name.as_str(), back.object.core.version), ("a", 3));
+    assert!(world.store.list(&right, kind, &query).await.unwrap().items.is_empty());
+    let patch = json!({"spec": {"cidr": "10.2.0.0/24"}});
+    let fixed = world.store.update(&right, kind, "a", patch, None, &Asked::default()).await;
+    let Err(Error::Invalid(errors)) = fixed else { panic!("an immutable field was changed") };
+    assert_eq!(errors[0].field, "spec.cidr");
 }

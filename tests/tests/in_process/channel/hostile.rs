@@ -1,0 +1,101 @@
+//! Clients that are not our agent, and certificates that are not good here.
+use super::harness::Cluster;
+use rhyzome_pki::{Authority, Identity, NodeKey, joining_client_config};
+use rhyzome_proto::v1::control_client::ControlClient;
+use rhyzome_proto::v1::{
+    AgentMessage, Heartbeat, Hello, ServerMessage, StreamFrame, WhoAmIRequest, agent_message, server_message,
+};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Streaming;
+
+async fn who_am_i(cluster: &Cluster, tls: Arc<rustls::ClientConfig>) -> Result<String, String> {
+    let mut client = ControlClient::new(cluster.dial(tls).await?);
+    let answer = client.who_am_i(WhoAmIRequest {}).await;
+    answer.map(|answer| answer.into_inner().node_id).map_err(|status| format!("{status:?}"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_a_good_certificate_of_this_cluster_gets_an_answer() {
+    let cluster = Cluster::start().await;
+    let node = cluster.make_node("n1").await;
+    let good = cluster.tls(&cluster.identity(&node).await);
+    assert_eq!(who_am_i(&cluster, good).await.as_deref(), Ok(&*node));
+
+    let none = joining_client_config(&cluster.authority.fingerprint()).unwrap();
+    assert!(who_am_i(&cluster, none).await.unwrap_err().contains("join first"));
+
+    let key = NodeKey::generate().unwrap();
+    let csr = key.csr_pem().unwrap();
+    let past = SystemTime::now() - Duration::from_secs(48 * 60 * 60);
+    let signed = |authority: &Authority, node: &str, at| {
+        let leaf = authority.sign_node_csr(&csr, node, at).unwrap();
+        cluster.tls(&Identity::of_node(&leaf.chain_pem, &key).unwrap())
+    };
+    let other = Authority::open_or_create(&cluster.folder.path().join("other"), SystemTime::now()).unwrap();
+    let now = SystemTime::now();
+    for (tls, what) in [
+        (signed(&cluster.authority, &node, past), "expired"),
+        (signed(&other, &node, now), "another authority's"),
+        (signed(&cluster.authority, &node, now), "signed, but never recorded"),
+        (signed(&cluster.authority, "node_nobody", now), "of no node"),
+    ] {
+        assert!(who_am_i(&cluster, tls).await.is_err(), "{what}");
+    }
+}
+
+type Down = Streaming<ServerMessage>;
+
+async fn session(cluster: &Cluster, node: &str) -> (mpsc::Sender<AgentMessage>, Down) {
+    let channel = cluster.dial(cluster.tls(&cluster.identity(node).await)).await.unwrap();
+    let (up, messages) = mpsc::channel(64);
+    let down = ControlClient::new(channel).session(ReceiverStream::new(messages)).await.unwrap();
+    (up, down.into_inner())
+}
+
+fn message(message: agent_message::Message) -> AgentMessage {
+    AgentMessage { message: Some(message) }
+}
+
+/// The server's parting words.
+async fn goodbye(mut down: Down) -> String {
+    let last = async {
+        while let Some(said) = down.message().await.unwrap() {
+            if let Some(server_message::Message::Goodbye(goodbye)) = said.message {
+                return goodbye.reason;
+            }
+        }
+        "nothing".into()
+    };
+    tokio::time::timeout(Duration::from_secs(20), last).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_floods_or_does_not_say_hello_is_cut_off_with_a_reason() {
+    let cluster = Cluster::start().await;
+    let node = cluster.make_node("n1").await;
+    let (up, down) = session(&cluster, &node).await;
+    up.send(message(agent_message::Message::Heartbeat(Heartbeat {}))).await.unwrap();
+    assert!(goodbye(down).await.contains("Hello"));
+
+    let (up, down) = session(&cluster, &node).await;
+    up.send(message(agent_message::Message::Hello(Hello::default()))).await.unwrap();
+    tokio::spawn(async move {
+        while up.send(message(agent_message::Message::Heartbeat(Heartbeat {}))).await.is_ok() {}
+    });
+    assert!(goodbye(down).await.contains("too many messages"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_nobody_asked_for_is_refused() {
+    let cluster = Cluster::start().await;
+    let node = cluster.make_node("n1").await;
+    let channel = cluster.dial(cluster.tls(&cluster.identity(&node).await)).await.unwrap();
+    let (up, frames) = mpsc::channel(1);
+    up.send(StreamFrame { stream_id: "0".repeat(32), ..StreamFrame::default() }).await.unwrap();
+    let answer = ControlClient::new(channel).attach(ReceiverStream::new(frames)).await.unwrap();
+    let refused = answer.into_inner().message().await.unwrap_err();
+    assert_eq!(refused.code(), tonic::Code::NotFound);
+}

@@ -1,0 +1,233 @@
+//! The door and the link, together: joining, sessions, orders, revocation, streams.
+mod harness;
+mod hostile;
+
+use harness::{Agent, Cluster, Ledger};
+use rhyzome_agent::enroll::Joined;
+use rhyzome_agent::identity::IdentityFolder;
+use rhyzome_proto::v1::{NodeStatus, Report, ReportState};
+use rhyzome_tests::wait::until;
+use serde_json::json;
+use std::time::{Duration, Instant, SystemTime};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_machine_joins_once_with_its_own_token() {
+    let cluster = Cluster::start().await;
+    let node = cluster.make_node("n1").await;
+    let line = cluster.invite(&node, 60).await;
+    let state = |name: &str| cluster.folder.path().join(name);
+
+    let refused = cluster.join(&line, "n2", &state("wrong")).await.unwrap_err();
+    assert!(refused.contains("not good for this node"), "{refused}");
+    let Ok(Joined::Now(record)) = cluster.join(&line, "n1", &state("n1")).await else { panic!("not joined") };
+    assert_eq!(
+        (record.node_id.as_str(), record.cluster_id.as_str()),
+        (&*node, cluster.authority.cluster_id())
+    );
+    assert_eq!(cluster.join(&line, "n1", &state("n1")).await, Ok(Joined::Already(record)));
+    let other = cluster.join(&line, "n9", &state("n1")).await.unwrap_err();
+    assert!(other.contains("already belongs to node n1"), "{other}");
+    let twice = cluster.join(&line, "n1", &state("again")).await.unwrap_err();
+    assert!(twice.contains("ask an operator for a new one"), "{twice}");
+
+    let late = cluster.invite(&node, 0).await;
+    assert!(cluster.join(&late, "n1", &state("late")).await.unwrap_err().contains("expired"));
+    let pinned = format!("{}.{}", line.rsplit_once('.').unwrap().0, "0".repeat(64));
+    let wrong = cluster.join(&pinned, "n1", &state("pin")).await.unwrap_err();
+    assert!(wrong.contains("another cluster"), "{wrong}");
+    assert!(!wrong.contains('\n'), "one line");
+}
+
+/// What a placement needs to know of a node.
+fn big() -> NodeStatus {
+    NodeStatus {
+        hostname: "n1".into(),
+        architecture: "x86_64".into(),
+        vcpus: 64,
+        memory_bytes: 1 << 40,
+        disk_bytes: 1 << 42,
+        disk_available_bytes: 1 << 42,
+        accelerator: "tcg".into(),
+        ..NodeStatus::default()
+    }
+}
+
+async fn node_is(cluster: &Cluster, node: &str, phase: &str) {
+    let (right, kind) = (cluster.world.right(""), cluster.world.kind("node"));
+    until(phase, 10, async || {
+        let object = cluster.store().get(&right, kind, node).await.unwrap();
+        (object.core.phase == phase).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn orders_above_the_cursor_come_in_order_and_reports_arrive() {
+    let mut cluster = Cluster::start().await;
+    let mut agent = cluster.agent("n1").await;
+    agent.connected().await;
+    agent.handle.node_status(big());
+    node_is(&cluster, &agent.node, "ready").await;
+    cluster.world.make_image("", "tiny").await;
+    cluster.world.make("default", "instance", "one", json!({"image": "tiny"})).await;
+    let mut seen = vec![];
+    while seen.len() < 4 {
+        seen.extend(agent.orders().await);
+    }
+    assert!(seen.is_sorted(), "{seen:?}");
+
+    // The server restarts: only what the ledger does not have comes again.
+    agent.ledger.db_epoch.store(1, std::sync::atomic::Ordering::SeqCst);
+    agent.ledger.cursor.store(seen[1], std::sync::atomic::Ordering::SeqCst);
+    cluster.shut().await;
+    let reason = agent.disconnected().await;
+    assert!(reason.contains("restarting"), "{reason}");
+    cluster.open().await;
+    agent.connected().await;
+    assert_eq!(agent.orders().await, seen[2..]);
+
+    // A bell, not the poll, brings what is new.
+    let asked = Instant::now();
+    let two = cluster.world.make("default", "instance", "two", json!({"image": "tiny"})).await;
+    let orders = agent.orders().await;
+    assert!(!orders.is_empty() && asked.elapsed() < Duration::from_secs(3), "{orders:?}");
+
+    let rows = cluster.store().assignments_after(&agent.node, 0, 100).await.unwrap();
+    let order = rows.iter().find(|row| row.object_id == two.object.core.id).unwrap();
+    agent.handle.report(Report {
+        object_id: order.object_id.clone(),
+        placement_epoch: 1,
+        generation: 1,
+        state: ReportState::Working.into(),
+        rendered: [("command".into(), "qemu -nodefaults".into())].into(),
+        ..Report::default()
+    });
+    let (right, kind) = (cluster.world.right("default"), cluster.world.kind("instance"));
+    until("what the node wrote", 5, async || {
+        let written = cluster.store().rendered(&right, kind, &order.object_id).await.unwrap();
+        format!("{written:?}").contains("qemu -nodefaults").then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_newest_session_of_a_node_wins() {
+    let cluster = Cluster::start().await;
+    let mut first = cluster.agent("n1").await;
+    let one = first.connected().await;
+    let mut second = Agent::start(&cluster, &first.node, first.state.clone(), Ledger::at(0, 0));
+    let two = second.connected().await;
+    assert!(two > one);
+    let reason = first.disconnected().await;
+    assert!(reason.contains("a newer session of this node began"), "{reason}");
+    drop(first);
+    node_is(&cluster, &second.node, "ready").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revoked_node_is_cut_off_within_a_second_and_stays_out() {
+    let cluster = Cluster::start().await;
+    let mut agent = cluster.agent("n1").await;
+    agent.orders().await;
+    let asked = Instant::now();
+    let serials = cluster.store().revoke_certificates(&cluster.world.right(""), &agent.node).await.unwrap();
+    assert_eq!(serials.len(), 1);
+    let reason = agent.disconnected().await;
+    assert!(reason.contains("revoked"), "{reason}");
+    assert!(asked.elapsed() < Duration::from_secs(1), "{:?}", asked.elapsed());
+    assert!(agent.handle.fetch_blob(&"a".repeat(64), 0).await.is_err());
+    node_is(&cluster, &agent.node, "offline").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_is_renewed_over_the_session() {
+    let cluster = Cluster::start().await;
+    let node = cluster.make_node("n1").await;
+    let old = SystemTime::now() - Duration::from_secs(20 * 60 * 60);
+    let state = cluster.plant(&node, "n1", old).await;
+    let mut agent = Agent::start(&cluster, &node, state.clone(), Ledger::at(0, 0));
+    agent.connected().await;
+    until("a certificate with a full life", 10, async || {
+        let times = IdentityFolder::new(&state).load().unwrap().times;
+        (times.not_after > SystemTime::now() + Duration::from_secs(20 * 60 * 60)).then_some(())
+    })
+    .await;
+    let seen = agent.handle.identity().times;
+    assert_eq!(seen, IdentityFolder::new(&state).load().unwrap().times);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_refuses_an_older_database_and_another_cluster() {
+    let cluster = Cluster::start().await;
+    let node = cluster.make_node("n1").await;
+    let state = cluster.plant(&node, "n1", SystemTime::now()).await;
+    let mut agent = Agent::start(&cluster, &node, state.clone(), Ledger::at(7, 3));
+    let reason = agent.disconnected().await;
+    assert!(reason.starts_with("older-database"), "{reason}");
+    drop(agent);
+
+    let folder = IdentityFolder::new(&state);
+    let mut record = folder.record().unwrap().unwrap();
+    record.cluster_id = "elsewhere".into();
+    folder.keep_record(&record).unwrap();
+    let mut agent = Agent::start(&cluster, &node, state, Ledger::at(0, 0));
+    let reason = agent.disconnected().await;
+    assert!(reason.starts_with("wrong-cluster"), "{reason}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_console_is_lent_both_ways() {
+    let cluster = Cluster::start().await;
+    let mut agent = cluster.agent("n1").await;
+    let refused = cluster.streams.open_console("node_nobody", "inst_1").await.unwrap_err();
+    assert!(refused.to_string().contains("not connected"), "{refused}");
+    agent.orders().await;
+    let refused = cluster.streams.open_console(&agent.node, "disk_1").await.unwrap_err();
+    assert!(refused.to_string().contains("no console here"), "{refused}");
+
+    let guest = tokio::net::UnixListener::bind(cluster.folder.path().join("console.sock")).unwrap();
+    let echo = tokio::spawn(async move {
+        let (mut socket, _) = guest.accept().await.unwrap();
+        socket.write_all(b"login: ").await.unwrap();
+        let mut name = [0; 4];
+        socket.read_exact(&mut name).await.unwrap();
+        socket.write_all(&name).await.unwrap();
+        socket.read(&mut name).await.unwrap()
+    });
+    let (to_guest, mut from_guest) = cluster.streams.open_console(&agent.node, "inst_1").await.unwrap();
+    let mut screen = from_guest.recv().await.unwrap().to_vec();
+    to_guest.send("root".into()).await.unwrap();
+    while screen.len() < 11 {
+        screen.extend(from_guest.recv().await.unwrap());
+    }
+    assert_eq!(screen, b"login: root");
+    drop((to_guest, from_guest));
+    assert_eq!(echo.await.unwrap(), 0, "the socket is closed when nobody looks any more");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bytes_of_an_ordered_image_come_from_any_offset() {
+    let cluster = Cluster::start().await;
+    let mut agent = cluster.agent("n1").await;
+    agent.connected().await;
+    agent.handle.node_status(big());
+    node_is(&cluster, &agent.node, "ready").await;
+    let digest = "a".repeat(64);
+    let content: Vec<u8> = (0..700_000_u32).map(|n| n as u8).collect();
+    std::fs::write(cluster.folder.path().join("blobs").join(&digest), &content).unwrap();
+
+    assert!(agent.handle.fetch_blob(&digest, 0).await.is_err(), "no order names it yet");
+    cluster.world.make_image("", "tiny").await;
+    cluster.world.make("default", "instance", "one", json!({"image": "tiny"})).await;
+    for offset in [0, 300_000, 700_000] {
+        let mut blob = agent.handle.fetch_blob(&digest, offset as u64).await.unwrap();
+        let mut got = vec![];
+        while let Some(bytes) = blob.next().await.unwrap() {
+            got.extend(bytes);
+        }
+        assert!(got == content[offset..], "from {offset}");
+    }
+    assert!(agent.handle.fetch_blob(&digest, 700_001).await.is_err());
+    assert!(agent.handle.fetch_blob("../../etc/passwd", 0).await.is_err());
+}
