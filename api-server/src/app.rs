@@ -1,5 +1,6 @@
 //! The App: makes clock, random numbers, store and everything around it, and hands each what it needs.
 
+use std::fs::File;
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path;
@@ -8,6 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, bail};
 use futures_util::future::BoxFuture;
+use nix::fcntl::{Flock, FlockArg};
 use rhyzome_pki::{Authority, Identity, ServerCertificate, rest_server_config, write_private};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -46,6 +48,7 @@ pub async fn run(config: Config, role: Role, stop: CancellationToken) -> anyhow:
         );
     }
     private_folder(&config.data)?;
+    let _only_one = if alone { Some(only_one(&config.data)?) } else { None };
     let env = system_env();
     let store = Store::open(&url, env.clone(), resources::registry()).await?;
     let server = env.id("srv");
@@ -57,14 +60,10 @@ pub async fn run(config: Config, role: Role, stop: CancellationToken) -> anyhow:
         rhyzome_imagefmt::Limits { max_file_size_bytes: config.image_max_bytes, ..Default::default() };
     let folder = config.data.join("blobs");
     private_folder(&folder)?;
-    let blobs = Blobs::open(&folder, limits, env.clone()).context("the folder of image bytes")?;
     let streams = Streams::new();
     let tasks = TaskTracker::new();
     tasks.spawn(jobs::run(store.clone(), stop.clone()));
     tasks.spawn(jobs::sweep(store.clone(), server.clone(), folder.clone(), stop.clone()));
-    if let Some(folder) = config.images_folder.clone() {
-        tasks.spawn(images_folder::watch(store.clone(), blobs.clone(), folder, stop.clone()));
-    }
     if role != Role::Http {
         let listener = tokio::net::TcpListener::bind(config.grpc)
             .await
@@ -74,7 +73,7 @@ pub async fn run(config: Config, role: Role, stop: CancellationToken) -> anyhow:
             authority: authority.clone(),
             server_id: server,
             names: names(config.grpc, &config.grpc_names),
-            blobs: folder,
+            blobs: folder.clone(),
             streams: streams.clone(),
         };
         tracing::info!(address = %listener.local_addr()?, "agents may dial in");
@@ -82,6 +81,11 @@ pub async fn run(config: Config, role: Role, stop: CancellationToken) -> anyhow:
         tasks.spawn(or_stop(serving, stop.clone(), "the agents' door"));
     }
     if role != Role::Grpc {
+        // Opening it sweeps out what arrived halfway: only who takes bytes in may do that.
+        let blobs = Blobs::open(&folder, limits, env.clone()).context("the folder of image bytes")?;
+        if let Some(folder) = config.images_folder.clone() {
+            tasks.spawn(images_folder::watch(store.clone(), blobs.clone(), folder, stop.clone()));
+        }
         let context = rest_context(&config, store, &authority, blobs, streams)?;
         let serving = serve_rest(config, context, authority, stop.clone())?;
         tasks.spawn(or_stop(serving, stop.clone(), "the REST door"));
@@ -210,6 +214,22 @@ fn tell_clients(data: &Path, url: &str, trust_pem: &str) -> anyhow::Result<()> {
     });
     write_private(&data.join("client.json"), format!("{told:#}\n").as_bytes())?;
     Ok(())
+}
+
+/// On SQLite one process works on a folder: held until the process ends, however it ends.
+fn only_one(data: &Path) -> anyhow::Result<Flock<File>> {
+    let path = data.join("server.lock");
+    let file = File::options().create(true).truncate(false).write(true).open(&path);
+    let file = file.with_context(|| path.display().to_string())?;
+    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, error)| match error {
+        nix::errno::Errno::EWOULDBLOCK => {
+            anyhow::anyhow!(
+                "another rhyzome-api works on {} already: end it, or choose another `data`",
+                data.display()
+            )
+        }
+        error => anyhow::anyhow!("{} cannot be locked: {error}", path.display()),
+    })
 }
 
 fn private_folder(path: &Path) -> anyhow::Result<()> {
