@@ -253,7 +253,7 @@ fn jobs() -> Command {
         .visible_alias("jobs")
         .subcommand_required(true)
         .arg_required_else_help(true)
-        .arg(switch("global", "The jobs on what operators own").global(true))
+        .arg(switch("global", "Those of all tenants, and on what operators own").global(true))
         .subcommand(
             Command::new("list")
                 .about("List jobs")

@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio_util::io::ReaderStream;
 
-use super::{Console, Error, Job, Page, Problem, Resource};
+use super::{Console, Error, Job, Page, Problem, Resource, Written};
 
 /// How long a call may take that does not wait for anything.
 const CALL_SECONDS: u64 = 60;
@@ -136,15 +136,15 @@ impl Client {
     }
 
     /// Makes an object: `{"name", "tags", "metadata", "protected", "spec"}`.
-    pub async fn create(&self, path: &str, body: Value) -> Result<Resource, Error> {
-        typed(path, self.call("POST", path, Some(("application/json", body)), None).await?)
+    pub async fn create(&self, path: &str, body: Value) -> Result<Written, Error> {
+        written(path, self.call("POST", path, Some(("application/json", body)), None).await?)
     }
 
     /// Changes an object by a merge patch; `version` refuses it if somebody else was faster.
-    pub async fn patch(&self, path: &str, body: Value, version: Option<i64>) -> Result<Resource, Error> {
+    pub async fn patch(&self, path: &str, body: Value, version: Option<i64>) -> Result<Written, Error> {
         let version = version.map(|version| format!("\"v{version}\""));
         let body = Some(("application/merge-patch+json", body));
-        typed(path, self.call("PATCH", path, body, version.as_deref()).await?)
+        written(path, self.call("PATCH", path, body, version.as_deref()).await?)
     }
 
     /// Deletes an object. Answers what the server said: the object and its job, or nothing when it is gone.
@@ -155,6 +155,11 @@ impl Client {
     /// Calls an action of the object at `path`.
     pub async fn action(&self, path: &str, verb: &str, body: Value) -> Result<Answer, Error> {
         self.call("POST", &format!("{path}/actions/{verb}"), Some(("application/json", body)), None).await
+    }
+
+    /// Calls an action that changes the object, as most do.
+    pub async fn act(&self, path: &str, verb: &str, body: Value) -> Result<Written, Error> {
+        written(path, self.action(path, verb, body).await?)
     }
 
     /// A job, after it ended, or after the server would hold the call no longer. `path` is the job's.
@@ -236,6 +241,13 @@ fn refusal(path: &str, status: u16, content_type: &str, text: &str) -> Error {
         return Error::Problem(Box::new(problem));
     }
     Error::Unexpected { url: path.to_owned(), status, body: text.chars().take(300).collect() }
+}
+
+/// 202 says that the job named is the one of this write, and not one of before.
+fn written(path: &str, answer: Answer) -> Result<Written, Error> {
+    let accepted = answer.status == 202;
+    let object: Resource = typed(path, answer)?;
+    Ok(Written { job: object.job.clone().filter(|_| accepted), object })
 }
 
 fn typed<T: DeserializeOwned>(path: &str, answer: Answer) -> Result<T, Error> {

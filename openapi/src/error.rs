@@ -113,12 +113,14 @@ impl Problem {
 }
 
 impl fmt::Display for Problem {
-    /// Title and detail on the first line, then each field, user and node on a line of its own.
+    /// What is wrong on the first line, then each field, user and node on a line of its own.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match (self.title.is_empty(), self.detail.is_empty()) {
-            (false, false) => write!(f, "{}: {}", self.title.trim_end_matches(['.', '?']), self.detail)?,
-            (false, true) => write!(f, "{}", self.title)?,
-            _ => write!(f, "the server answered {}: {}", self.status, self.detail)?,
+        // With a list of fields the detail only counts them; without one it says more than the title.
+        let more = self.errors.is_empty() || self.title.is_empty();
+        match Some(&self.detail).filter(|detail| more && !detail.is_empty()) {
+            Some(detail) => f.write_str(detail)?,
+            None if self.title.is_empty() => write!(f, "the server answered {}", self.status)?,
+            None => f.write_str(&self.title)?,
         }
         for error in &self.errors {
             write!(f, "\n  {}: {}", error.field, error.reason)?;
@@ -150,7 +152,7 @@ mod tests {
             "errors": [{"field": "spec.vcpus", "reason": "must be 1 to 256"}, {"field": "name", "reason": "no"}],
         }))
         .unwrap();
-        let wanted = "Some fields are not valid: 2 fields\n  spec.vcpus: must be 1 to 256\n  name: no";
+        let wanted = "Some fields are not valid\n  spec.vcpus: must be 1 to 256\n  name: no";
         assert_eq!(problem.to_string(), wanted);
         assert_eq!(problem.word(), "invalid");
     }

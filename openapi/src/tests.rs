@@ -76,11 +76,15 @@ async fn problems_are_errors() {
 
 #[tokio::test]
 async fn writes_say_what_they_are() {
-    let (client, asked) =
-        server(vec![(202, json!({"name": "a", "job": "job_1"})), (200, json!({"name": "b"}))]).await;
+    let (client, asked) = server(vec![
+        (202, json!({"name": "a", "job": "job_1"})),
+        (200, json!({"name": "b", "job": "job_0"})),
+    ])
+    .await;
     let made = client.create("/v1/nodes", json!({"name": "a"})).await.unwrap();
     assert_eq!(made.job.as_deref(), Some("job_1"));
-    client.patch("/v1/nodes/a", json!({"name": "b"}), Some(3)).await.unwrap();
+    let changed = client.patch("/v1/nodes/a", json!({"name": "b"}), Some(3)).await.unwrap();
+    assert_eq!((changed.object.job.as_deref(), changed.job), (Some("job_0"), None));
     let patch = asked.await.unwrap()[1].to_lowercase();
     assert!(patch.contains("if-match: \"v3\""), "{patch}");
     assert!(patch.contains("content-type: application/merge-patch+json"), "{patch}");

@@ -46,6 +46,15 @@ pub struct Resource {
     pub more: Map<String, Value>,
 }
 
+/// What a write did.
+#[derive(Clone, Debug)]
+pub struct Written {
+    /// The object as it is now.
+    pub object: Resource,
+    /// The job that this write began; none if it is done already.
+    pub job: Option<String>,
+}
+
 /// A page of a list.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Page<T> {

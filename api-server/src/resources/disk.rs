@@ -27,8 +27,8 @@ const MOST: u64 = 16 << 40;
 #[schema(example = json!({"size_bytes": 1073741824}))]
 pub struct DiskSpec {
     /// Its size, a multiple of 512; may grow, never shrink. Without it: the size of the image.
+    // Its limits are told by `validate`: the schema's would hide the field, and the disk seem without a size.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(minimum = 1048576, maximum = 17592186044416_u64)]
     pub size_bytes: Option<u64>,
     /// Name or id of the image that it starts as. Without it: empty.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -1,7 +1,8 @@
 //! A node: a machine whose agent holds what it is ordered to.
 //!
 //! Its life: made by an operator (`invited`), joined by its agent with a token, then `ready` while the agent
-//! is connected and `offline` while it is not. `cordoned` keeps new instances away.
+//! is connected and `offline` while it is not. `cordoned` keeps new instances away. What the agent says of
+//! its machine is no report on an object: the channel writes it into the status.
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -146,13 +147,6 @@ impl Resource for Node {
         Plan::release()
     }
 
-    // === order and observe ===
-
-    /// What a node reports of itself is an encoded `NodeStatus`, not a `Report`.
-    fn observe(object: &mut Object<Self>, report: &[u8]) {
-        wire::observe(object, report);
-    }
-
     // === settled ===
 
     fn settled(object: &Object<Self>) -> &'static str {
@@ -164,46 +158,12 @@ impl Resource for Node {
     }
 }
 
-// === wire ===
-
-mod wire {
-    use prost::Message as _;
-    use rhyzome_proto::v1;
-
-    use super::*;
-
-    pub fn observe(object: &mut Object<Node>, report: &[u8]) {
-        let Ok(said) = v1::NodeStatus::decode(report) else { return };
-        let capability =
-            |c: v1::Capability| NodeCapability { name: c.name, available: c.available, detail: c.detail };
-        object.status = NodeStatus {
-            joined: true,
-            connected: object.status.connected,
-            last_seen_at: object.status.last_seen_at,
-            hostname: said.hostname,
-            agent_version: said.agent_version,
-            architecture: said.architecture,
-            vcpus: said.vcpus,
-            memory_bytes: said.memory_bytes,
-            disk_bytes: said.disk_bytes,
-            disk_available_bytes: said.disk_available_bytes,
-            accelerator: said.accelerator,
-            accelerator_reason: said.accelerator_reason,
-            capabilities: said.capabilities.into_iter().map(capability).collect(),
-            kernel: said.kernel,
-            boot_id: said.boot_id,
-        };
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use prost::Message as _;
-    use rhyzome_proto::v1;
     use serde_json::json;
 
     use super::*;
-    use crate::resources::testing::{complaints, fields, object, stored_as};
+    use crate::resources::testing::{complaints, fields, stored_as};
 
     #[test]
     fn factors_have_limits() {
@@ -219,23 +179,5 @@ mod tests {
         assert_eq!(with(json!(null)), "invited");
         assert_eq!(with(json!({"joined": true, "connected": true})), "ready");
         assert_eq!(with(json!({"joined": true})), "offline");
-    }
-
-    #[test]
-    fn what_the_agent_says_is_kept() {
-        let mut node = object::<Node>(json!({}));
-        node.status.connected = true;
-        let kvm = v1::Capability { name: "kvm".into(), available: false, detail: "hangs".into() };
-        let said = v1::NodeStatus {
-            hostname: "rack1".into(),
-            vcpus: 4,
-            memory_bytes: 8,
-            capabilities: vec![kvm],
-            ..v1::NodeStatus::default()
-        };
-        Node::observe(&mut node, &said.encode_to_vec());
-        assert!(node.status.connected && node.status.joined);
-        assert_eq!((node.status.vcpus, node.status.memory_bytes), (4, 8));
-        assert_eq!(node.status.capabilities[0].detail, "hangs");
     }
 }

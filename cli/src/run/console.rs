@@ -24,7 +24,8 @@ const LONGEST_SHOW: Duration = Duration::from_secs(30);
 pub async fn run(context: &Context<'_>, kind: &Kind, leaf: &ArgMatches) -> anyhow::Result<()> {
     let name = text(leaf, "name").ok_or_else(|| Usage("say its name".into()))?;
     let path = format!("{}/{name}/console", context.path(kind));
-    let mut console = context.client.console(&path).await?;
+    let opened = context.client.console(&path).await;
+    let mut console = opened.map_err(|e| context.missing(kind, &name, e))?;
     if switch(leaf, "show") {
         // The guest may talk on: then time is up, which is no error.
         let shown = timeout(LONGEST_SHOW, show(&mut console)).await;

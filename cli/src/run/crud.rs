@@ -1,6 +1,5 @@
 //! The verbs that every kind has, and its actions.
 
-use anyhow::Context as _;
 use clap::ArgMatches;
 use rhyzome_client::{Kind, Resource};
 use serde_json::{Value, json};
@@ -21,8 +20,9 @@ pub async fn run(context: &Context<'_>, kind: &Kind, verb: &str, leaf: &ArgMatch
         }
         "edit" => {
             let patch = body::edit(context.kinds, kind, leaf)?;
-            let changed = context.client.patch(&format!("{path}/{}", name(leaf)?), patch, None).await;
-            context.settle(changed.map_err(|e| missing(context, kind, e))?, &path, "edit", leaf).await
+            let name = name(leaf)?;
+            let changed = context.client.patch(&format!("{path}/{name}"), patch, None).await;
+            context.settle(changed.map_err(|e| context.missing(kind, &name, e))?, &path, "edit", leaf).await
         }
         "delete" => each(leaf, async |name| delete(context, kind, &path, &name, leaf).await).await,
         "revisions" => revisions(context, &format!("{path}/{}", name(leaf)?)).await,
@@ -81,25 +81,7 @@ async fn list(context: &Context<'_>, kind: &Kind, path: &str, leaf: &ArgMatches)
 }
 
 async fn get(context: &Context<'_>, kind: &Kind, path: &str, name: &str) -> anyhow::Result<Resource> {
-    context.client.get(&format!("{path}/{name}")).await.map_err(|e| missing(context, kind, e))
-}
-
-/// Says where there is no such thing, and what lists those that there are.
-fn missing(context: &Context<'_>, kind: &Kind, error: rhyzome_client::Error) -> anyhow::Error {
-    let not_found = error.is_not_found();
-    let error = anyhow::Error::new(error);
-    if !not_found {
-        return error;
-    }
-    let place = match kind.of_tenants && !context.global {
-        true => format!(" in tenant `{}`", context.tenant),
-        false => String::new(),
-    };
-    let global = if context.global { " --global" } else { "" };
-    error.context(format!(
-        "no such {}{place}; `rhyzome {} list{global}` shows those that there are",
-        kind.kind, kind.kind
-    ))
+    context.client.get(&format!("{path}/{name}")).await.map_err(|e| context.missing(kind, name, e))
 }
 
 async fn delete(
@@ -110,7 +92,7 @@ async fn delete(
     leaf: &ArgMatches,
 ) -> anyhow::Result<()> {
     let answer =
-        context.client.delete(&format!("{path}/{name}")).await.map_err(|e| missing(context, kind, e))?;
+        context.client.delete(&format!("{path}/{name}")).await.map_err(|e| context.missing(kind, name, e))?;
     let job = answer.body["job"].as_str().map(str::to_owned);
     let tenant = answer.body["tenant"].as_str().unwrap_or_default().to_owned();
     match (&job, switch(leaf, "wait")) {
@@ -149,11 +131,8 @@ async fn act(
     if switch(leaf, "supersede") {
         call["supersede"] = true.into();
     }
-    let answer = context.client.action(&format!("{path}/{name}"), verb, call).await;
-    let answer = answer.map_err(|e| missing(context, kind, e))?;
-    let resource: Resource = serde_json::from_value(answer.body)
-        .with_context(|| format!("the answer to {verb} is no {}", kind.kind))?;
-    context.settle(resource, path, verb, leaf).await
+    let acted = context.client.act(&format!("{path}/{name}"), verb, call).await;
+    context.settle(acted.map_err(|e| context.missing(kind, name, e))?, path, verb, leaf).await
 }
 
 async fn revisions(context: &Context<'_>, path: &str) -> anyhow::Result<()> {

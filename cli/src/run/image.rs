@@ -34,7 +34,7 @@ pub async fn import(context: &Context<'_>, kind: &Kind, leaf: &ArgMatches) -> an
 /// A new image, or the one of this name that still waits for its content (an upload that broke off).
 async fn made(context: &Context<'_>, kind: &Kind, path: &str, leaf: &ArgMatches) -> anyhow::Result<Resource> {
     let error = match context.client.create(path, body::create(context.kinds, kind, leaf)?).await {
-        Ok(image) => return Ok(image),
+        Ok(made) => return Ok(made.object),
         Err(error) => error,
     };
     let name = text(leaf, "name").unwrap_or_default();

@@ -10,7 +10,7 @@ mod node;
 
 use clap::ArgMatches;
 use jiff::Timestamp;
-use rhyzome_client::{Client, Kind, Kinds, Resource};
+use rhyzome_client::{Client, Kind, Kinds, Resource, Written};
 
 use crate::output::{self, Format};
 use crate::settings::{self, Surroundings};
@@ -92,6 +92,20 @@ impl Context<'_> {
         kind.path(&self.tenant, self.global)
     }
 
+    /// Says where there is no such thing, and what lists those that there are.
+    pub fn missing(&self, kind: &Kind, name: &str, error: rhyzome_client::Error) -> anyhow::Error {
+        if !error.is_not_found() {
+            return error.into();
+        }
+        let of_tenant = kind.of_tenants && !(self.global && kind.of_operators);
+        let place = if of_tenant { format!(" in tenant `{}`", self.tenant) } else { String::new() };
+        let global = if self.global { " --global" } else { "" };
+        let kind = &kind.kind;
+        anyhow::anyhow!(
+            "there is no {kind} `{name}`{place}\n  `rhyzome {kind} list{global}` shows those that there are"
+        )
+    }
+
     /// Prints a resource that was looked at or written.
     pub fn print(&self, resource: &Resource) -> anyhow::Result<()> {
         match self.format {
@@ -105,29 +119,31 @@ impl Context<'_> {
     /// Waits for the job of a resource, if `--wait` was given, and tells how it ended.
     pub async fn settle(
         &self,
-        resource: Resource,
+        written: Written,
         path: &str,
         what: &str,
         leaf: &ArgMatches,
     ) -> anyhow::Result<()> {
-        let Some(job) = resource.job.clone().filter(|_| switch(leaf, "wait")) else {
+        let resource = &written.object;
+        let Some(job) = written.job.as_ref().filter(|_| switch(leaf, "wait")) else {
             if self.format == Format::Table {
-                return self.said(&resource, what);
+                self.said(&written, what);
+                return Ok(());
             }
-            return self.print(&resource);
+            return self.print(resource);
         };
-        crate::wait::wait(&self.client, &resource.tenant, &job, what, timeout(leaf)).await?;
+        crate::wait::wait(&self.client, &resource.tenant, job, what, timeout(leaf)).await?;
         let resource: Resource = self.client.get(&format!("{path}/{}", resource.id)).await?;
         self.print(&resource)
     }
 
-    fn said(&self, resource: &Resource, what: &str) -> anyhow::Result<()> {
+    fn said(&self, written: &Written, what: &str) {
+        let resource = &written.object;
         println!("{what}: {} {} is {} ({})", resource.kind, resource.name, resource.phase, resource.id);
-        if let Some(job) = &resource.job {
+        if let Some(job) = &written.job {
             let global = if resource.tenant.is_empty() { " --global" } else { "" };
             println!("  job {job}; `rhyzome job wait {job}{global}` waits for it");
         }
-        Ok(())
     }
 }
 
