@@ -270,9 +270,12 @@ mod tests {
         assert_eq!(config.http.port(), 1);
     }
 
+    /// File, environment, and what the line must say.
+    type Case<'a> = (&'a str, &'a [(&'a str, &'a str)], &'a str);
+
     #[test]
     fn one_clear_line_names_the_key() {
-        let cases: [(&str, &[(&str, &str)], &str); 8] = [
+        let cases: [Case; 8] = [
             (r#"{"colour": 1}"#, &[], "unknown field `colour`"),
             (r#"{"http": {"listn": "x"}}"#, &[], "key `http`: unknown field `listn`"),
             (r#"{"db": "rhyzome"}"#, &[], "key `db`: `rhyzome` names no database"),
