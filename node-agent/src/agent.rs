@@ -11,7 +11,7 @@ use crate::drivers::network::NetworkDriver;
 use crate::host::tools::{self, Tool};
 use crate::identity::IdentityFolder;
 use crate::ledger::Ledger;
-use crate::link::{Blob, LedgerView, Link, LinkConfig, LinkError, LinkHandle};
+use crate::link::{Blob, LedgerView, Lendable, Link, LinkConfig, LinkError, LinkHandle};
 use crate::owner::{Drivers, Event, Owner, Wires};
 use crate::{names, node};
 use futures_util::StreamExt;
@@ -160,6 +160,9 @@ fn socket_of(state: &Path) -> crate::link::SocketOf {
             return Err(format!("this node lends no {purpose:?} of {object_id:?}"));
         }
         let socket = argv::socket(&state, object_id, "console.sock");
-        if socket.exists() { Ok(socket) } else { Err(format!("{object_id} does not run on this node")) }
+        if !socket.exists() {
+            return Err(format!("{object_id} does not run on this node"));
+        }
+        Ok(Lendable { socket, log: Some(names::instance_folder(&state, object_id).join("console.log")) })
     })
 }

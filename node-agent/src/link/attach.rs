@@ -2,8 +2,9 @@
 use super::Shared;
 use rhyzome_proto::v1::control_client::ControlClient;
 use rhyzome_proto::v1::{OpenStream, StreamFrame};
+use std::path::Path;
 use std::sync::Arc;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncSeekExt, AsyncWriteExt, SeekFrom};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::mpsc;
@@ -13,6 +14,8 @@ use tonic::Streaming;
 /// Frames that may be on their way before the socket is not read any more.
 const FRAMES: usize = 16;
 const FRAME_BYTES: usize = 16 * 1024;
+/// How much of what was said before is sent first.
+const BEFORE_BYTES: u64 = 64 * 1024;
 
 /// Runs until one end closes. What goes wrong is told to the server in the first frame, or ends the stream.
 pub(super) async fn lend(shared: Arc<Shared>, wanted: OpenStream) {
@@ -33,7 +36,13 @@ pub(super) async fn lend(shared: Arc<Shared>, wanted: OpenStream) {
     };
     match (attached.await, socket) {
         (Ok(response), Ok(socket)) => {
+            let (socket, before) = socket;
             let (reading, writing) = socket.into_split();
+            if !before.is_empty()
+                && frames.send(StreamFrame { data: before, ..StreamFrame::default() }).await.is_err()
+            {
+                return;
+            }
             tokio::select! {
                 () = upward(reading, frames) => {}
                 () = downward(response.into_inner(), writing) => {}
@@ -46,11 +55,27 @@ pub(super) async fn lend(shared: Arc<Shared>, wanted: OpenStream) {
     }
 }
 
-async fn connect(shared: &Shared, wanted: &OpenStream) -> Result<UnixStream, String> {
-    let path = (shared.config.socket_of)(&wanted.object_id, &wanted.purpose)?;
-    UnixStream::connect(&path)
-        .await
-        .map_err(|error| format!("the {} of {} does not answer: {error}", wanted.purpose, wanted.object_id))
+async fn connect(shared: &Shared, wanted: &OpenStream) -> Result<(UnixStream, Vec<u8>), String> {
+    let lendable = (shared.config.socket_of)(&wanted.object_id, &wanted.purpose)?;
+    let socket = UnixStream::connect(&lendable.socket).await.map_err(|error| {
+        format!("the {} of {} does not answer: {error}", wanted.purpose, wanted.object_id)
+    })?;
+    let before = match &lendable.log {
+        // What was said before is a courtesy: without it the stream works all the same.
+        Some(log) => end_of(log).await.unwrap_or_default(),
+        None => Vec::new(),
+    };
+    Ok((socket, before))
+}
+
+/// The last bytes of a file.
+async fn end_of(path: &Path) -> std::io::Result<Vec<u8>> {
+    let mut file = tokio::fs::File::open(path).await?;
+    let length = file.metadata().await?.len();
+    file.seek(SeekFrom::Start(length.saturating_sub(BEFORE_BYTES))).await?;
+    let mut bytes = Vec::new();
+    file.take(BEFORE_BYTES).read_to_end(&mut bytes).await?;
+    Ok(bytes)
 }
 
 async fn upward(mut socket: OwnedReadHalf, frames: mpsc::Sender<StreamFrame>) {

@@ -42,9 +42,18 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-/// Names the unix socket behind a stream: called with the object's id and the purpose (`console`). The error is
-/// told to whoever asked for the stream.
-pub type SocketOf = Arc<dyn Fn(&str, &str) -> Result<PathBuf, String> + Send + Sync>;
+/// Names what is behind a stream: called with the object's id and the purpose (`console`). The error is told to
+/// whoever asked for the stream.
+pub type SocketOf = Arc<dyn Fn(&str, &str) -> Result<Lendable, String> + Send + Sync>;
+
+/// What is behind a stream.
+#[derive(Clone, Debug)]
+pub struct Lendable {
+    /// The unix socket that both directions are joined to.
+    pub socket: PathBuf,
+    /// Keeps what was said on it before; its end is sent first, so that whoever comes late sees it.
+    pub log: Option<PathBuf>,
+}
 
 /// What the link needs to know.
 #[derive(Clone)]

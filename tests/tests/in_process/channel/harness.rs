@@ -2,7 +2,7 @@
 use hyper_util::rt::TokioIo;
 use rhyzome_agent::enroll::{Joined, join};
 use rhyzome_agent::identity::{IdentityFolder, NodeRecord};
-use rhyzome_agent::link::{LedgerView, Link, LinkConfig, LinkEvent, LinkHandle};
+use rhyzome_agent::link::{LedgerView, Lendable, Link, LinkConfig, LinkEvent, LinkHandle};
 use rhyzome_api::channel::{Channel, ChannelContext, Streams};
 use rhyzome_api::kernel::join as token;
 use rhyzome_api::store::{NodeInvite, Store};
@@ -190,7 +190,9 @@ impl Agent {
             agent_version: "test".into(),
             boot_id: "boot".into(),
             socket_of: Arc::new(move |object, purpose| match purpose {
-                "console" if object.starts_with("inst") => Ok(sockets.join("console.sock")),
+                "console" if object.starts_with("inst") => {
+                    Ok(Lendable { socket: sockets.join("console.sock"), log: None })
+                }
                 _ => Err(format!("no {purpose} here")),
             }),
         };
