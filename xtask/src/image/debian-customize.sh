@@ -12,7 +12,7 @@ apt: {preserve_sources_list: true}
 # An RSA key takes a guest without KVM many seconds.
 ssh_genkeytypes: [ed25519, ecdsa]
 # C.UTF-8, which Debian has by itself; others would have to be generated first.
-locale: false
+locale: "false"
 END
 echo 'datasource: NoCloud' >"$root/etc/cloud/ds-identify.cfg"
 echo 'policy: enabled' >>"$root/etc/cloud/ds-identify.cfg"
