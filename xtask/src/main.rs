@@ -4,6 +4,7 @@ mod image;
 mod packages;
 mod progress;
 mod run;
+mod test;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -22,11 +23,14 @@ struct Cli {
 enum Command {
     /// Builds a guest image from Debian's own packages
     Image(image::Arguments),
+    /// Runs everything that must hold, or one part of it
+    Test(test::Arguments),
 }
 
 fn main() -> ExitCode {
     let answer = match Cli::parse().command {
         Command::Image(arguments) => image::main(arguments),
+        Command::Test(arguments) => test::main(&arguments),
     };
     match answer {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,0 +1,172 @@
+//! `cargo xtask test`: everything that must hold, in one command, or a part of it by name.
+//!
+//! All parts run even when one fails: whoever waited wants to know all of it. The last line counts the tests
+//! of all parts, alone on its line.
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+
+use crate::{image, packages, repository};
+
+/// Arguments of `cargo xtask test`.
+#[derive(Args)]
+pub struct Arguments {
+    /// One part only
+    #[arg(value_parser = clap::builder::PossibleValuesParser::new(PARTS.iter().map(|part| part.name)))]
+    part: Option<String>,
+    /// Install nothing: refuse when packages are missing, and say which
+    #[arg(long)]
+    no_install: bool,
+}
+
+/// A part of the tests.
+struct Part {
+    name: &'static str,
+    /// Arguments for cargo, each line a run.
+    runs: &'static [&'static str],
+    /// Guest images that it boots.
+    images: &'static [&'static str],
+}
+
+/// All parts, in the order in which they run: what fails fast comes first.
+const PARTS: &[Part] = &[
+    Part { name: "fmt", runs: &["fmt --all --check"], images: &[] },
+    Part { name: "lint", runs: &["clippy --workspace --all-targets --quiet -- -D warnings"], images: &[] },
+    Part { name: "build", runs: &["build --workspace --bins --quiet"], images: &[] },
+    Part { name: "unit", runs: &["test --workspace --lib --bins"], images: &[] },
+    Part { name: "in-process", runs: &["test --workspace --test in_process"], images: &[] },
+    Part {
+        name: "agent",
+        runs: &[
+            "test --workspace --test rights",
+            "test --workspace --test network",
+            "test --workspace --test lifecycle",
+        ],
+        images: &[],
+    },
+    Part { name: "e2e", runs: &["test --workspace --test e2e"], images: &["tiny", "debian"] },
+];
+
+/// What the parts counted.
+#[derive(Default)]
+struct Count {
+    passed: u64,
+    failed: u64,
+}
+
+/// Runs the command.
+pub fn main(arguments: &Arguments) -> Result<()> {
+    packages::ensure(&[packages::DEMO, packages::TEST], !arguments.no_install)?;
+    let mut total = Count::default();
+    let mut failures = Vec::new();
+    let mut times: Vec<(&str, Duration)> = Vec::new();
+    for part in PARTS.iter().filter(|part| arguments.part.as_ref().is_none_or(|name| name == part.name)) {
+        let began = Instant::now();
+        if let Err(error) = run(part, !arguments.no_install, &mut total) {
+            failures.push(format!("{}: {error:#}", part.name));
+        }
+        times.push((part.name, began.elapsed()));
+    }
+    println!();
+    for (name, time) in times {
+        println!("{name:<12} {:>5} s", time.as_secs());
+    }
+    for failure in &failures {
+        println!("FAILED  {failure}");
+    }
+    // A part that failed without a failed test (a lint, a build) counts as one.
+    let failed = total.failed.max(u64::try_from(failures.len()).unwrap_or(u64::MAX));
+    println!("{} passed, {failed} failed", total.passed);
+    if failures.is_empty() { Ok(()) } else { bail!("{} part(s) failed", failures.len()) }
+}
+
+fn run(part: &Part, install: bool, total: &mut Count) -> Result<()> {
+    println!("\n=== {}", part.name);
+    if matches!(part.name, "e2e" | "agent" | "in-process") {
+        prepare()?;
+    }
+    for name in part.images {
+        match *name {
+            "tiny" => image::tiny(None, install)?,
+            _ => image::debian(None, install)?,
+        };
+    }
+    let mut failed = Vec::new();
+    for line in part.runs {
+        if !cargo(line, total)? {
+            failed.push(format!("`cargo {line}`"));
+        }
+    }
+    if failed.is_empty() { Ok(()) } else { bail!("{} failed", failed.join(", ")) }
+}
+
+/// What tests with real processes need of the machine: the programs, and the user that they become.
+fn prepare() -> Result<()> {
+    let mut ignored = Count::default();
+    if !cargo("build --workspace --bins --quiet", &mut ignored)? {
+        bail!("the programs do not build");
+    }
+    if nix::unistd::geteuid().is_root() {
+        let agent = repository().join("target/debug/rhyzome-agent");
+        crate::run::output(Command::new(agent).arg("setup")).context("preparing this machine")?;
+    }
+    Ok(())
+}
+
+/// Runs cargo with its output shown, and counts the tests that it reports.
+fn cargo(line: &str, total: &mut Count) -> Result<bool> {
+    println!("--- cargo {line}");
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.args(line.split(' ')).current_dir(repository()).stdin(Stdio::null()).stdout(Stdio::piped());
+    if line.starts_with("test") {
+        // One failing binary does not hide what the others would say.
+        command.arg("--no-fail-fast");
+    }
+    // Output is compared in places, and a backtrace belongs to nobody's expectation.
+    command.env_remove("RUST_BACKTRACE");
+    let mut child = command.spawn().context("cargo cannot be run")?;
+    let output = child.stdout.take().context("cargo has no output")?;
+    for line in BufReader::new(output).lines() {
+        let line = line?;
+        count(&line, total);
+        // Whoever reads this may have gone; the tests go on.
+        let _ = writeln!(std::io::stdout(), "{line}");
+    }
+    Ok(child.wait()?.success())
+}
+
+/// Adds what a line such as `test result: ok. 3 passed; 0 failed; 0 ignored; ...` says.
+fn count(line: &str, total: &mut Count) {
+    let Some(rest) = line.strip_prefix("test result: ") else { return };
+    for part in rest.split(['.', ';']) {
+        let mut words = part.split_whitespace();
+        let (Some(number), Some(what)) =
+            (words.next().and_then(|word| word.parse::<u64>().ok()), words.next())
+        else {
+            continue;
+        };
+        match what {
+            "passed" => total.passed += number,
+            "failed" => total.failed += number,
+            _ => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn results_are_added_up() {
+        let mut total = Count::default();
+        count("test result: FAILED. 3 passed; 2 failed; 0 ignored; 0 measured; 7 filtered out", &mut total);
+        count("test result: ok. 1 passed; 0 failed; 0 ignored; finished in 0.05s", &mut total);
+        count("3 passed; 2 failed", &mut total);
+        assert_eq!((total.passed, total.failed), (4, 2));
+    }
+}
