@@ -1,15 +1,9 @@
 //! Project commands: demo, test, bench, openapi, image.
 
-mod image;
-mod packages;
-mod progress;
-mod run;
-mod test;
-
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use xtask::{demo, image, openapi, test};
 
 /// Commands for those who work on Rhyzome.
 #[derive(Parser)]
@@ -21,16 +15,22 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Builds a guest image from Debian's own packages
-    Image(image::Arguments),
+    /// From nothing to a running instance, and back to nothing: what Rhyzome is, in one command
+    Demo(demo::Arguments),
     /// Runs everything that must hold, or one part of it
     Test(test::Arguments),
+    /// Builds a guest image from Debian's own packages
+    Image(image::Arguments),
+    /// Compares the locked API document with what the server serves
+    Openapi(openapi::Arguments),
 }
 
 fn main() -> ExitCode {
     let answer = match Cli::parse().command {
-        Command::Image(arguments) => image::main(arguments),
+        Command::Demo(arguments) => demo::main(&arguments),
         Command::Test(arguments) => test::main(&arguments),
+        Command::Image(arguments) => image::main(arguments),
+        Command::Openapi(arguments) => openapi::main(&arguments),
     };
     match answer {
         Ok(()) => ExitCode::SUCCESS,
@@ -40,11 +40,4 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
-}
-
-/// The root of the repository.
-fn repository() -> PathBuf {
-    let mut path = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
-    path.pop();
-    path
 }

@@ -3,34 +3,56 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use tokio::sync::broadcast::Receiver;
+use tokio::sync::broadcast::error::TryRecvError;
 use tokio_util::sync::CancellationToken;
 
 use crate::kernel::Error;
-use crate::store::Store;
+use crate::store::{Bell, Store};
 
 /// Well within a server's lease.
 const HEARTBEAT: Duration = Duration::from_secs(5);
-/// How often the folder of image bytes is swept, in heartbeats.
-const BLOBS_EVERY: u32 = 12;
-/// Bytes younger than this may belong to an upload that is not written down yet.
-const BLOB_GRACE: Duration = Duration::from_secs(600);
+/// How often the folder of image bytes is swept when no image says that it has changed, in heartbeats.
+const BLOBS_EVERY: u32 = 120;
+/// Bytes younger than this may have got their name, but not yet their row.
+const BLOB_GRACE: Duration = Duration::from_secs(15);
 
 /// Runs until it is told to stop.
 pub async fn sweep(store: Store, server: String, blobs: PathBuf, stop: CancellationToken) {
+    let mut bells = store.bells().subscribe();
     let mut round = 0_u32;
+    // After a start: what was left by whoever ran before.
+    let mut images_changed = true;
     loop {
         if let Err(error) = heartbeat(&store, &server).await {
             tracing::warn!(%error, "this server's heartbeat was not written; trying again");
         }
-        if round.is_multiple_of(BLOBS_EVERY)
-            && let Err(error) = sweep_blobs(&store, &blobs, BLOB_GRACE).await
-        {
-            tracing::warn!(%error, "the folder of image bytes was not swept");
+        images_changed |= round.is_multiple_of(BLOBS_EVERY);
+        if images_changed {
+            match sweep_blobs(&store, &blobs, BLOB_GRACE).await {
+                // What is too young now is looked at again.
+                Ok(young) => images_changed = young,
+                Err(error) => tracing::warn!(%error, "the folder of image bytes was not swept"),
+            }
         }
         round = round.wrapping_add(1);
         tokio::select! {
             () = stop.cancelled() => return,
             () = tokio::time::sleep(HEARTBEAT) => {}
+        }
+        images_changed |= heard_of_images(&mut bells);
+    }
+}
+
+/// True if a bell spoke of an image, or may have.
+fn heard_of_images(bells: &mut Receiver<Bell>) -> bool {
+    let mut heard = false;
+    loop {
+        match bells.try_recv() {
+            Ok(Bell::Resource(id)) => heard |= id.starts_with("img_"),
+            Ok(_) => {}
+            Err(TryRecvError::Lagged(_)) => heard = true,
+            Err(TryRecvError::Empty | TryRecvError::Closed) => return heard,
         }
     }
 }
@@ -44,19 +66,33 @@ async fn heartbeat(store: &Store, server: &str) -> Result<(), Error> {
     Ok(())
 }
 
-/// Deletes files that no image names and that are older than the grace.
-async fn sweep_blobs(store: &Store, blobs: &Path, grace: Duration) -> Result<(), Error> {
+/// Deletes files that no image names and that are older than the grace; true if some were too young to judge.
+async fn sweep_blobs(store: &Store, blobs: &Path, grace: Duration) -> Result<bool, Error> {
     let read = |e: std::io::Error| Error::Internal(format!("{}: {e}", blobs.display()));
     let mut files = tokio::fs::read_dir(blobs).await.map_err(read)?;
+    let mut unnamed = Vec::new();
+    let mut young = false;
     while let Some(file) = files.next_entry().await.map_err(read)? {
         let name = file.file_name().to_string_lossy().into_owned();
-        let modified = file.metadata().await.and_then(|meta| meta.modified()).map_err(read)?;
-        let age = SystemTime::now().duration_since(modified).unwrap_or_default();
-        if age < grace || store.image_content_wanted(&name).await? {
+        // What is still arriving belongs to its upload.
+        if name.starts_with('.') {
             continue;
         }
-        tracing::info!(file = name, "no image needs these bytes any more");
-        tokio::fs::remove_file(file.path()).await.map_err(read)?;
+        let modified = file.metadata().await.and_then(|meta| meta.modified()).map_err(read)?;
+        let age = SystemTime::now().duration_since(modified).unwrap_or_default();
+        if age < grace {
+            young = true;
+        } else {
+            unnamed.push((name, file.path()));
+        }
     }
-    Ok(())
+    if unnamed.is_empty() {
+        return Ok(young);
+    }
+    let wanted = store.image_contents().await?;
+    for (name, path) in unnamed.into_iter().filter(|(name, _)| !wanted.contains(name)) {
+        tracing::info!(file = name, "no image needs these bytes any more");
+        tokio::fs::remove_file(path).await.map_err(read)?;
+    }
+    Ok(young)
 }

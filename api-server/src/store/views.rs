@@ -1,6 +1,6 @@
 //! What users see beside objects: jobs, revisions, rendered files, the content of images.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 use serde_json::{Map, Value, json};
@@ -249,16 +249,15 @@ impl Store {
         .await
     }
 
-    /// True if some image that has not gone has these bytes.
-    pub async fn image_content_wanted(&self, sha256: &str) -> Result<bool, Error> {
+    /// The SHA-256 of all images that have not gone.
+    pub async fn image_contents(&self) -> Result<BTreeSet<String>, Error> {
         let sql = "SELECT status FROM resource r WHERE r.kind = 'image' AND r.gone_at IS NULL";
+        let mut all = BTreeSet::new();
         for row in self.read().await?.rows(sql, &[]).await? {
             let status: Value = row.json("status")?;
-            if status["sha256"].as_str() == Some(sha256) {
-                return Ok(true);
-            }
+            all.extend(status["sha256"].as_str().map(str::to_owned));
         }
-        Ok(false)
+        Ok(all)
     }
 }
 
