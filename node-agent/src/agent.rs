@@ -46,6 +46,10 @@ struct Machine {
 /// Runs the agent until `shutdown`. Guests go on.
 pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
     let state = config.state_dir.clone();
+    // The rooms of its folder are there from the start, so that nothing is left that was not there before.
+    for room in ["instances", "disks", "images", "networks", "run"] {
+        std::fs::create_dir_all(state.join(room))?;
+    }
     let ledger = Arc::new(Mutex::new(Ledger::open(&state)?));
     let record = IdentityFolder::new(&state).record()?.ok_or_else(|| {
         anyhow::anyhow!("{} holds no identity: run `rhyzome-agent join` first", state.display())

@@ -152,6 +152,8 @@ impl Resource for Node {
     fn settled(object: &Object<Self>) -> &'static str {
         match (object.status.joined, object.status.connected) {
             (false, _) => "invited",
+            // It has not said yet what it can do: trying its accelerator takes a few seconds.
+            (true, true) if object.status.accelerator.is_empty() => "starting",
             (true, true) => "ready",
             (true, false) => "offline",
         }
@@ -177,7 +179,9 @@ mod tests {
     fn invited_then_ready_then_offline() {
         let with = |status| Node::settled(&stored_as::<Node>(json!({}), json!({}), status));
         assert_eq!(with(json!(null)), "invited");
-        assert_eq!(with(json!({"joined": true, "connected": true})), "ready");
+        assert_eq!(with(json!({"joined": true, "connected": true})), "starting");
+        let said = json!({"joined": true, "connected": true, "accelerator": "none"});
+        assert_eq!(with(said), "ready");
         assert_eq!(with(json!({"joined": true})), "offline");
     }
 }
