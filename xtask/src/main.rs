@@ -1,14 +1,9 @@
 //! Project commands: demo, test, bench, openapi, image.
 
-mod image;
-mod packages;
-mod progress;
-mod run;
-
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use xtask::image;
 
 /// Commands for those who work on Rhyzome.
 #[derive(Parser)]
@@ -36,11 +31,4 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
-}
-
-/// The root of the repository.
-fn repository() -> PathBuf {
-    let mut path = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
-    path.pop();
-    path
 }

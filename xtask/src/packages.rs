@@ -26,7 +26,6 @@ pub const IMAGE_DEBIAN: Set =
 pub const ROOTLESS: Set = Set { name: "building without root", packages: &["uidmap"] };
 
 /// What the demo needs: a node's tools, and the tiny image's.
-#[allow(dead_code, reason = "the demo command uses it")]
 pub const DEMO: Set = Set {
     name: "demo",
     packages: &[
@@ -37,13 +36,14 @@ pub const DEMO: Set = Set {
         "dnsmasq-base",
         "iproute2",
         "iputils-ping",
+        "util-linux",
+        "curl",
         "mtools",
         "e2fsprogs",
     ],
 };
 
 /// What all tests need beyond the demo.
-#[allow(dead_code, reason = "the test command uses it")]
 pub const TEST: Set = Set { name: "test", packages: &["postgresql", "mmdebstrap", "xorriso"] };
 
 /// Makes sure that the packages of all sets are there.

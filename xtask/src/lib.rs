@@ -1,0 +1,19 @@
+//! Project commands, and what they share with benches and tests: a world of real processes, and what it leaves behind.
+
+pub mod http;
+pub mod image;
+pub mod leftovers;
+pub mod packages;
+pub mod procfs;
+pub mod progress;
+pub mod run;
+pub mod world;
+
+use std::path::PathBuf;
+
+/// The root of the repository.
+pub fn repository() -> PathBuf {
+    let mut path = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    path.pop();
+    path
+}
