@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use xtask::{demo, image, openapi, test};
+use xtask::image;
 
 /// Commands for those who work on Rhyzome.
 #[derive(Parser)]

@@ -146,7 +146,17 @@ impl World {
 
     /// Starts an agent (again) and waits until the server calls its node ready.
     pub fn restart_agent(&mut self, index: usize) -> Result<()> {
+        // The node may still be called ready after its last agent: this agent must have a session of its own.
+        let before = self.agents[index].log_text().len();
         self.agents[index].start()?;
+        let until = Instant::now() + PATIENCE;
+        while !self.agents[index].log_text()[before..].contains("session with the server") {
+            let agent = &mut self.agents[index];
+            if !agent.is_running() || Instant::now() > until {
+                bail!("the agent gets no session with the server{}", agent.last_words());
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
         self.await_node(index)
     }
 
@@ -154,7 +164,6 @@ impl World {
     pub fn await_node(&mut self, index: usize) -> Result<()> {
         let until = Instant::now() + PATIENCE;
         loop {
-            // Told apart from an earlier agent's word: this agent must have spoken.
             let node = self.json(&["node", "show", &self.nodes[index]])?;
             if node["phase"] == "ready" {
                 return Ok(());
