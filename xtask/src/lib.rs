@@ -1,12 +1,15 @@
 //! Project commands, and what they share with benches and tests: a world of real processes, and what it leaves behind.
 
+pub mod demo;
 pub mod http;
 pub mod image;
 pub mod leftovers;
+pub mod openapi;
 pub mod packages;
 pub mod procfs;
 pub mod progress;
 pub mod run;
+pub mod test;
 pub mod world;
 
 use std::path::PathBuf;

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use xtask::image;
+use xtask::{demo, image, openapi, test};
 
 /// Commands for those who work on Rhyzome.
 #[derive(Parser)]
