@@ -1,0 +1,12 @@
+//! Whole stories with nothing made up: real processes, real guests in QEMU, real nftables, dnsmasq and namespaces.
+//!
+//! They need root. Each story has the machine for itself.
+
+// A test that cannot go on says so by a panic, in its helpers too.
+#![allow(clippy::unwrap_used)]
+
+mod house;
+
+mod crash;
+mod life;
+mod refuse;
