@@ -71,6 +71,12 @@ pub struct Gone {
     pub placement_epoch: u64,
     /// Its generation.
     pub generation: u64,
+    /// Its sequence: what was ordered after it may bring the object back.
+    #[serde(default)]
+    pub sequence: u64,
+    /// Of the database that counted it.
+    #[serde(default)]
+    pub db_epoch: u64,
 }
 
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -210,19 +216,29 @@ impl Ledger {
         Ok(())
     }
 
-    /// An order from before the removal must not bring an object back.
+    /// An order from before the removal must not bring an object back. One from after it may, in the same
+    /// generation: a network comes and goes with the instances that need it.
     fn check_gone(&self, order: &Order) -> Result<(), Refused> {
         let Some(gone) = self.meta.gone.get(&order.object_id) else { return Ok(()) };
-        let (asked, ledger) =
-            ((order.placement_epoch, order.generation), (gone.placement_epoch, gone.generation));
-        let stale = !order.remove && asked <= ledger && order.db_epoch <= self.db_epoch();
-        if stale { Err(Refused::Older { order: asked, ledger }) } else { Ok(()) }
+        let stale = (order.db_epoch, order.sequence) <= (gone.db_epoch, gone.sequence);
+        if order.remove || !stale {
+            return Ok(());
+        }
+        Err(Refused::Older {
+            order: (order.placement_epoch, order.generation),
+            ledger: (gone.placement_epoch, gone.generation),
+        })
     }
 
     /// Forgets an object whose removal is done; that it is gone stays known until [`Ledger::heard`].
     pub fn finish_removal(&mut self, object_id: &str) -> Result<(), LedgerError> {
         let Some(order) = self.orders.get(object_id) else { return Ok(()) };
-        let gone = Gone { placement_epoch: order.placement_epoch, generation: order.generation };
+        let gone = Gone {
+            placement_epoch: order.placement_epoch,
+            generation: order.generation,
+            sequence: order.sequence,
+            db_epoch: order.db_epoch,
+        };
         self.meta.gone.insert(object_id.to_owned(), gone);
         self.write_meta()?;
         self.orders.remove(object_id);
@@ -332,11 +348,23 @@ mod tests {
         let mut ledger = Ledger::open(folder.path()).unwrap();
         assert_eq!(ledger.cursor(), 6);
         assert!(ledger.gone().contains_key("a"));
-        assert!(take(&mut ledger, order("a", 1, 1, 7)).is_err());
+        assert!(take(&mut ledger, order("a", 1, 1, 5)).is_err());
         ledger.heard(&["a".into()]).unwrap();
         let ledger = Ledger::open(folder.path()).unwrap();
         assert!(ledger.gone().is_empty());
         assert_eq!(fs::read_dir(folder.path().join("ledger/objects")).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn what_is_gone_comes_back_when_it_is_ordered_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut ledger = Ledger::open(folder.path()).unwrap();
+        take(&mut ledger, order("net", 1, 1, 5)).unwrap();
+        take(&mut ledger, Order { remove: true, ..order("net", 1, 1, 6) }).unwrap();
+        ledger.finish_removal("net").unwrap();
+        assert!(take(&mut ledger, order("net", 1, 1, 5)).is_err());
+        take(&mut ledger, order("net", 1, 1, 7)).unwrap();
+        assert!(ledger.gone().is_empty() && ledger.orders().contains_key("net"));
     }
 
     #[test]
