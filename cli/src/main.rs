@@ -4,6 +4,11 @@
 //! without a line of code. What the API has beside kinds (jobs, uploads, invitations, consoles) has files of
 //! its own in `run/`.
 
+/// Prints a line. Whoever has read enough (`rhyzome ... | head -1`) ends us, quietly.
+macro_rules! say {
+    ($($what:tt)*) => { $crate::output::write_line(format_args!($($what)*)) };
+}
+
 mod command;
 mod fields;
 mod output;

@@ -1,11 +1,30 @@
 //! How things are printed: tables for people, JSON for programs.
 
+use std::io::{self, Write as _};
+
 use comfy_table::{Table, presets};
 use jiff::Timestamp;
 use rhyzome_client::{Job, Resource};
 use serde_json::Value;
 
 use crate::units;
+
+/// Writes a line to standard output: what `say!` does.
+pub fn write_line(line: std::fmt::Arguments<'_>) {
+    let mut out = io::stdout();
+    if let Err(error) = writeln!(out, "{line}").and_then(|()| out.flush()) {
+        leave(&error);
+    }
+}
+
+/// Ends the process, because nobody hears it any more; that is a failure only if the reader did not go by itself.
+pub fn leave(error: &io::Error) -> ! {
+    if error.kind() == io::ErrorKind::BrokenPipe {
+        std::process::exit(0);
+    }
+    eprintln!("rhyzome: standard output cannot be written to: {error}");
+    std::process::exit(1);
+}
 
 /// How to print.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

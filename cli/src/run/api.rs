@@ -23,9 +23,9 @@ pub async fn raw(context: &Context<'_>, leaf: &ArgMatches) -> anyhow::Result<()>
     };
     let answer = context.client.call(&method, &path, body, None).await?;
     match &answer.body {
-        Value::Null => println!("{}", answer.status),
-        Value::String(text) => println!("{text}"),
-        body => println!("{}", serde_json::to_string_pretty(body)?),
+        Value::Null => say!("{}", answer.status),
+        Value::String(text) => say!("{text}"),
+        body => say!("{}", serde_json::to_string_pretty(body)?),
     }
     Ok(())
 }
@@ -34,8 +34,8 @@ pub async fn raw(context: &Context<'_>, leaf: &ArgMatches) -> anyhow::Result<()>
 pub async fn whoami(context: &Context<'_>) -> anyhow::Result<()> {
     let answer: Value = context.client.get("/v1/whoami").await?;
     match context.format {
-        Format::Table => println!("{}\nserver: {}", output::lines(&answer), context.client.url()),
-        _ => println!("{}", serde_json::to_string_pretty(&answer)?),
+        Format::Table => say!("{}\nserver: {}", output::lines(&answer), context.client.url()),
+        _ => say!("{}", serde_json::to_string_pretty(&answer)?),
     }
     Ok(())
 }

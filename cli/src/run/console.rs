@@ -39,7 +39,7 @@ pub async fn run(context: &Context<'_>, kind: &Kind, leaf: &ArgMatches) -> anyho
     let ended = carry(&mut console, typed()).await;
     drop(raw);
     console.close().await;
-    println!();
+    say!("");
     ended
 }
 
@@ -88,7 +88,14 @@ fn until_leave(bytes: &[u8]) -> (&[u8], bool) {
 
 fn print(bytes: &[u8]) -> anyhow::Result<()> {
     let mut out = std::io::stdout();
-    out.write_all(bytes).and_then(|()| out.flush()).context("the terminal cannot be written to")
+    let written = out.write_all(bytes).and_then(|()| out.flush());
+    if let Err(error) = &written
+        && error.kind() == std::io::ErrorKind::BrokenPipe
+        && !std::io::stdin().is_terminal()
+    {
+        crate::output::leave(error);
+    }
+    written.context("the terminal cannot be written to")
 }
 
 /// What is typed. Reading a terminal blocks, so it has a thread, which ends with the process.

@@ -73,9 +73,9 @@ async fn list(context: &Context<'_>, kind: &Kind, path: &str, leaf: &ArgMatches)
     let most = leaf.get_one::<usize>("limit").copied();
     let list: Vec<Resource> = context.client.list(&path, &query, most).await?;
     match context.format {
-        Format::Json => println!("{}", serde_json::to_string_pretty(&list)?),
-        Format::Name => list.iter().for_each(|resource| println!("{}", resource.name)),
-        Format::Table => println!("{}", output::resources(&list, everywhere, context.now)),
+        Format::Json => say!("{}", serde_json::to_string_pretty(&list)?),
+        Format::Name => list.iter().for_each(|resource| say!("{}", resource.name)),
+        Format::Table => say!("{}", output::resources(&list, everywhere, context.now)),
     }
     Ok(())
 }
@@ -100,15 +100,15 @@ async fn delete(
             wait::wait(&context.client, &tenant, job, &format!("delete {name}"), timeout(leaf)).await?;
         }
         (Some(job), false) if context.format == Format::Table => {
-            println!("{} {name} is being deleted (job {job})", kind.kind);
+            say!("{} {name} is being deleted (job {job})", kind.kind);
             return Ok(());
         }
         _ => {}
     }
     match context.format {
-        Format::Json => println!("{}", serde_json::to_string_pretty(&answer.body)?),
-        Format::Name => println!("{name}"),
-        Format::Table => println!("{} {name} is gone", kind.kind),
+        Format::Json => say!("{}", serde_json::to_string_pretty(&answer.body)?),
+        Format::Name => say!("{name}"),
+        Format::Table => say!("{} {name} is gone", kind.kind),
     }
     Ok(())
 }
@@ -138,7 +138,7 @@ async fn act(
 async fn revisions(context: &Context<'_>, path: &str) -> anyhow::Result<()> {
     let list: Vec<Value> = context.client.list(&format!("{path}/revisions"), &[], None).await?;
     if context.format == Format::Json {
-        println!("{}", serde_json::to_string_pretty(&list)?);
+        say!("{}", serde_json::to_string_pretty(&list)?);
         return Ok(());
     }
     let rows = list.iter().map(|revision| {
@@ -148,19 +148,19 @@ async fn revisions(context: &Context<'_>, path: &str) -> anyhow::Result<()> {
         };
         vec![text("version"), text("at"), text("actor"), text("name"), text("spec")]
     });
-    println!("{}", output::table(&["version", "at", "by", "name", "spec"], rows));
+    say!("{}", output::table(&["version", "at", "by", "name", "spec"], rows));
     Ok(())
 }
 
 async fn rendered(context: &Context<'_>, path: &str) -> anyhow::Result<()> {
     let answer: Value = context.client.get(path).await?;
     if context.format == Format::Json {
-        println!("{}", serde_json::to_string_pretty(&answer)?);
+        say!("{}", serde_json::to_string_pretty(&answer)?);
         return Ok(());
     }
     for (node, files) in answer["nodes"].as_object().into_iter().flatten() {
         for (file, content) in files.as_object().into_iter().flatten() {
-            println!("# {node}: {file}\n{}", content.as_str().unwrap_or_default().trim_end());
+            say!("# {node}: {file}\n{}", content.as_str().unwrap_or_default().trim_end());
         }
     }
     Ok(())

@@ -28,9 +28,9 @@ pub async fn run(context: &Context<'_>, verb: &str, leaf: &ArgMatches) -> anyhow
         }
     };
     match context.format {
-        Format::Json => println!("{}", serde_json::to_string_pretty(&job)?),
-        Format::Name => println!("{}", job.id),
-        Format::Table => println!("{}", output::job(&job)),
+        Format::Json => say!("{}", serde_json::to_string_pretty(&job)?),
+        Format::Name => say!("{}", job.id),
+        Format::Table => say!("{}", output::job(&job)),
     }
     Ok(())
 }
@@ -44,9 +44,9 @@ async fn list(context: &Context<'_>, tenant: &str, leaf: &ArgMatches) -> anyhow:
     let most = leaf.get_one::<usize>("limit").copied();
     let list: Vec<Job> = context.client.list(path.trim_end_matches('/'), &query, most).await?;
     match context.format {
-        Format::Json => println!("{}", serde_json::to_string_pretty(&list)?),
-        Format::Name => list.iter().for_each(|job| println!("{}", job.id)),
-        Format::Table => println!("{}", output::jobs(&list, context.now)),
+        Format::Json => say!("{}", serde_json::to_string_pretty(&list)?),
+        Format::Name => list.iter().for_each(|job| say!("{}", job.id)),
+        Format::Table => say!("{}", output::jobs(&list, context.now)),
     }
     Ok(())
 }

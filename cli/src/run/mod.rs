@@ -109,9 +109,9 @@ impl Context<'_> {
     /// Prints a resource that was looked at or written.
     pub fn print(&self, resource: &Resource) -> anyhow::Result<()> {
         match self.format {
-            Format::Json => println!("{}", serde_json::to_string_pretty(resource)?),
-            Format::Name => println!("{}", resource.name),
-            Format::Table => println!("{}", output::resource(resource, self.now)),
+            Format::Json => say!("{}", serde_json::to_string_pretty(resource)?),
+            Format::Name => say!("{}", resource.name),
+            Format::Table => say!("{}", output::resource(resource, self.now)),
         }
         Ok(())
     }
@@ -139,10 +139,10 @@ impl Context<'_> {
 
     fn said(&self, written: &Written, what: &str) {
         let resource = &written.object;
-        println!("{what}: {} {} is {} ({})", resource.kind, resource.name, resource.phase, resource.id);
+        say!("{what}: {} {} is {} ({})", resource.kind, resource.name, resource.phase, resource.id);
         if let Some(job) = &written.job {
             let global = if resource.tenant.is_empty() { " --global" } else { "" };
-            println!("  job {job}; `rhyzome job wait {job}{global}` waits for it");
+            say!("  job {job}; `rhyzome job wait {job}{global}` waits for it");
         }
     }
 }

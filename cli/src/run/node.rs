@@ -21,11 +21,8 @@ pub async fn invite(context: &Context<'_>, leaf: &ArgMatches) -> anyhow::Result<
     }
     let answer = context.client.action(&path, "invite", json!({})).await?.body;
     match context.format {
-        Format::Json => println!("{}", serde_json::to_string_pretty(&answer)?),
-        _ => println!(
-            "{}",
-            answer["command"].as_str().context("the answer to the invitation has no `command`")?
-        ),
+        Format::Json => say!("{}", serde_json::to_string_pretty(&answer)?),
+        _ => say!("{}", answer["command"].as_str().context("the answer to the invitation has no `command`")?),
     }
     if let (Format::Table, Some(expires)) = (context.format, answer["expires_at"].as_str()) {
         eprintln!("run this line on {name}; it is good once, until {expires}");

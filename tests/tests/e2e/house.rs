@@ -12,23 +12,18 @@ use xtask::leftovers::{self, Snapshot};
 use xtask::procfs::{self, Seen};
 use xtask::world::{Options, World};
 
-/// Guests share two processors: only the stories in `long`, which mostly wait, run side by side.
-static MACHINE: RwLock<()> = RwLock::new(());
+/// Guests share two processors: each story has the machine for itself.
+static MACHINE: Mutex<()> = Mutex::new(());
 
 /// How long anything may take that a guest's boot is part of.
 pub const BOOT: u64 = 90;
 
-/// The machine, held by one story, or by several that share it.
-pub enum Turn {
-    /// By one.
-    Alone(#[allow(dead_code, reason = "held")] RwLockWriteGuard<'static, ()>),
-    /// By several.
-    Shared(#[allow(dead_code, reason = "held")] RwLockReadGuard<'static, ()>),
-}
+/// The machine, held by one story.
+pub struct Turn(#[allow(dead_code, reason = "held")] MutexGuard<'static, ()>);
 
 /// The whole machine. A story that failed does not keep the others from it.
 pub fn alone() -> Turn {
-    Turn::Alone(MACHINE.write().unwrap_or_else(|poisoned| poisoned.into_inner()))
+    Turn(MACHINE.lock().unwrap_or_else(|poisoned| poisoned.into_inner()))
 }
 
 /// A world and what is needed to tell its stories.

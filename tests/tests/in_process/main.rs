@@ -5,6 +5,7 @@
 
 mod arrows;
 mod channel;
+mod hygiene;
 mod rest;
 mod rest_contract;
 mod store;
