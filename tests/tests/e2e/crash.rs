@@ -96,7 +96,7 @@ fn killed_at(house: &mut House, seed: u64) {
         house.call("POST", INSTANCES, asked).is(202);
     } else {
         // It is there whole: the same create again is refused.
-        house.call("POST", INSTANCES, asked).is_problem(409, "name-taken");
+        house.call("POST", INSTANCES, asked).problem(409, "name-taken");
     }
     let web = house.wait_for(&path, "running", 60, |object| object["phase"] == "running");
     let id = web["id"].as_str().unwrap();

@@ -2,7 +2,7 @@
 //! the end that nothing is left.
 
 use std::path::{Path, PathBuf};
-use std::sync::{LazyLock, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{LazyLock, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -94,7 +94,7 @@ impl House {
 
     /// Makes an object and waits until its job is done; the object.
     pub fn make(&self, path: &str, body: Value) -> Value {
-        let made = self.call("POST", path, body).is_one_of(&[201, 202]).json;
+        let made = self.call("POST", path, body).one_of(&[201, 202]).json;
         self.done(&made);
         let id = made["id"].as_str().unwrap();
         self.get(&format!("{path}/{id}"))
@@ -115,7 +115,7 @@ impl House {
 
     /// Deletes an object and waits until it is gone.
     pub fn delete(&self, path: &str) {
-        let answer = self.call("DELETE", path, Value::Null).is_one_of(&[202, 204]);
+        let answer = self.call("DELETE", path, Value::Null).one_of(&[202, 204]);
         if answer.status == 202 {
             self.done(&answer.json);
         }
@@ -317,19 +317,19 @@ impl Answer {
     /// Itself, if it has this status.
     #[track_caller]
     pub fn is(self, status: u16) -> Answer {
-        self.is_one_of(&[status])
+        self.one_of(&[status])
     }
 
     /// Itself, if it has one of these.
     #[track_caller]
-    pub fn is_one_of(self, wanted: &[u16]) -> Answer {
+    pub fn one_of(self, wanted: &[u16]) -> Answer {
         assert!(wanted.contains(&self.status), "{}, not {wanted:?}: {:#}", self.status, self.json);
         self
     }
 
     /// Itself, if it is this problem.
     #[track_caller]
-    pub fn is_problem(self, status: u16, word: &str) -> Answer {
+    pub fn problem(self, status: u16, word: &str) -> Answer {
         let answer = self.is(status);
         assert_eq!(answer.json["type"], format!("/problems/{word}"), "{:#}", answer.json);
         answer

@@ -37,7 +37,7 @@ fn an_instance_lives_as_promised_and_leaves_nothing() {
     assert_eq!(nic(&house.get(&path))["address"], promised.as_str(), "the address changed");
 
     house.delete(&path);
-    house.call("GET", &path, Value::Null).is_problem(404, "not-found");
+    house.call("GET", &path, Value::Null).problem(404, "not-found");
     house.call("GET", "/v1/tenants/default/instances", Value::Null);
     house.nothing_left(&before);
 }

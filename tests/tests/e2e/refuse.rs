@@ -20,24 +20,22 @@ fn bad_input_is_told_whole_and_changes_nothing() {
     let bad = json!({"name": "with spaces", "spec": {
         "image": "none", "vcpus": 0, "colour": "red", "node": "gone", "root": {"size_bytes": 1_u64 << 60},
     }});
-    let answer = house.call("POST", INSTANCES, bad).is_problem(422, "invalid");
+    let answer = house.call("POST", INSTANCES, bad).problem(422, "invalid");
     let wanted = ["name", "spec.colour", "spec.image", "spec.node", "spec.root.size_bytes", "spec.vcpus"];
     assert_eq!(answer.fields(), wanted);
 
-    house
-        .call("POST", NETWORKS, json!({"name": "a", "spec": {"cidr": "10.1.0.0/16"}}))
-        .is_one_of(&[201, 202]);
+    house.call("POST", NETWORKS, json!({"name": "a", "spec": {"cidr": "10.1.0.0/16"}})).one_of(&[201, 202]);
     let overlap = json!({"name": "b", "spec": {"cidr": "10.1.2.0/24"}});
-    let answer = house.call("POST", NETWORKS, overlap).is_problem(422, "invalid");
+    let answer = house.call("POST", NETWORKS, overlap).problem(422, "invalid");
     assert_eq!(answer.fields(), ["spec.cidr"]);
 
     let at = |address: &str| json!({"spec": {"image": "tiny", "nics": {"lan": {"network": "a", "address": address}}}});
     house.call("POST", INSTANCES, at("10.1.0.9")).is(202);
     for (address, why) in [("10.1.0.9", "in use"), ("10.2.0.9", "outside"), ("10.1.0.0", "network")] {
-        let answer = house.call("POST", INSTANCES, at(address)).is_problem(422, "invalid");
+        let answer = house.call("POST", INSTANCES, at(address)).problem(422, "invalid");
         assert_eq!(answer.fields(), ["spec.nics.lan.address"], "{why}: {:#}", answer.json);
     }
-    house.raw("POST", INSTANCES, &[JSON], "{\"spec\": {\"image\"").is_problem(400, "malformed");
+    house.raw("POST", INSTANCES, &[JSON], "{\"spec\": {\"image\"").problem(400, "malformed");
     let huge = format!("{{\"metadata\": {{\"a\": \"{}\"}}}}", "x".repeat(100 << 20));
     // The server may close before all of it is sent: then there is no answer to read, and nothing was taken.
     let refused = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
@@ -51,7 +49,7 @@ fn bad_input_is_told_whole_and_changes_nothing() {
     assert_eq!(count(&after), count(&before) + 1, "only the good one was made");
 
     let large = json!({"spec": {"image": "tiny", "memory_bytes": 1_u64 << 39}});
-    let answer = house.call("POST", INSTANCES, large).is_problem(409, "no-capacity");
+    let answer = house.call("POST", INSTANCES, large).problem(409, "no-capacity");
     assert!(
         answer.json["nodes"][0]["reasons"][0].as_str().unwrap().contains("bytes of memory"),
         "{:#}",
@@ -149,7 +147,7 @@ fn a_good_file_in_the_images_folder_becomes_an_image_and_a_bad_one_does_not() {
         (image.status == 200 && image.json["phase"] == "ready").then_some(())
     };
     until("the image to be taken in", 30, ready);
-    house.call("GET", "/v1/images/bad", Value::Null).is_problem(404, "not-found");
+    house.call("GET", "/v1/images/bad", Value::Null).problem(404, "not-found");
     house.make(INSTANCES, json!({"name": "of-it", "spec": {"image": "dropped"}}));
 }
 
