@@ -175,13 +175,18 @@ fn serve_rest(
     listener.set_nonblocking(true)?;
     let address = listener.local_addr()?;
     // TLS, unless nobody but this machine can listen in.
-    let certificate = match &config.http_certificate {
-        Some((cert, key)) => Some(Identity::from_files(cert, key)?),
+    let tls = match &config.http_certificate {
+        Some((cert, key)) => {
+            Some(rest_server_config(ServerCertificate::new(&Identity::from_files(cert, key)?)?)?)
+        }
         None if address.ip().is_loopback() => None,
-        None => Some(authority.issue_server(&names(address, &config.http_names), SystemTime::now())?),
+        None => {
+            let names = names(address, &config.http_names);
+            let shown = ServerCertificate::new(&authority.issue_server(&names, SystemTime::now())?)?;
+            tokio::spawn(renew(authority.clone(), names, shown.clone(), stop.clone()));
+            Some(rest_server_config(shown)?)
+        }
     };
-    let tls =
-        certificate.map(|identity| rest_server_config(ServerCertificate::new(&identity)?)).transpose()?;
     let scheme = if tls.is_some() { "https" } else { "http" };
     let url = format!("{scheme}://{}", SocketAddr::new(reachable(address.ip()), address.port()));
     tell_clients(&config.data, &url, &authority.trust_pem())?;
@@ -203,6 +208,25 @@ fn serve_rest(
         }
         Ok(())
     })
+}
+
+/// Keeps our own certificate for REST fresh: it lives 30 days, and is made anew each day.
+async fn renew(
+    authority: Arc<Authority>,
+    names: Vec<String>,
+    shown: Arc<ServerCertificate>,
+    stop: CancellationToken,
+) {
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(Duration::from_secs(24 * 3600)) => {}
+        }
+        let made = authority.issue_server(&names, SystemTime::now());
+        if let Err(error) = made.and_then(|identity| shown.replace(&identity)) {
+            tracing::error!(%error, "the certificate for REST could not be renewed; trying again tomorrow");
+        }
+    }
 }
 
 /// Writes what a client on this machine needs: address, where the token is, whom to trust.

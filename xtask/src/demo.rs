@@ -25,6 +25,9 @@ pub struct Arguments {
     /// Install nothing: refuse when packages are missing, and say which
     #[arg(long)]
     no_install: bool,
+    /// End a demo that was left running, with its guests
+    #[arg(long, conflicts_with = "exit")]
+    stop: bool,
     /// Everything goes under here [default: /var/lib/rhyzome-demo as root, else ./var/demo]
     #[arg(long)]
     folder: Option<PathBuf>,
@@ -53,10 +56,13 @@ const BOOT: Duration = Duration::from_secs(180);
 
 /// Runs the command.
 pub fn main(arguments: &Arguments) -> Result<()> {
+    let folder = arguments.folder.clone().unwrap_or_else(default_folder);
+    if arguments.stop {
+        return stop(&folder);
+    }
     packages::ensure(&[packages::DEMO, packages::IMAGE_TINY], !arguments.no_install)?;
     build()?;
     let tiny = image::tiny(None, !arguments.no_install)?;
-    let folder = arguments.folder.clone().unwrap_or_else(default_folder);
     let world = start(&folder)?;
     let before = Snapshot::take(&world.folder)?;
     story(&world, &tiny)?;
@@ -85,10 +91,19 @@ fn build() -> Result<()> {
     run::shown(Command::new(cargo).arg("build").current_dir(repository()))
 }
 
-/// A new cloud: an earlier demo's is ended first.
+fn stop(folder: &Path) -> Result<()> {
+    let folder = fs::canonicalize(folder).with_context(|| format!("no demo is in {}", folder.display()))?;
+    match end_all(&folder).first() {
+        Some(line) => bail!("{line}"),
+        None => println!("the demo in {} has ended", folder.display()),
+    }
+    Ok(())
+}
+
+/// A new cloud: an earlier demo's is ended first, and what was in it goes.
 fn start(folder: &Path) -> Result<World> {
     let progress = Progress::start("cloud");
-    progress.step("ending an earlier demo, if one runs");
+    progress.step("ending an earlier demo, if one runs, and removing what was in it");
     if folder.exists() {
         let folder = fs::canonicalize(folder)?;
         if let Some(line) = end_all(&folder).first() {
@@ -240,6 +255,6 @@ fn farewell(world: &World) -> Result<()> {
         "  {header} -H 'Content-Type: application/json' -d '{{\"name\":\"lan\",\"spec\":{{}}}}' \
          {url}/v1/tenants/default/networks"
     );
-    println!("\nTo end it: kill $(cat {0}/server.pid {0}/agent-node1.pid)", world.folder.display());
+    println!("\nTo end it, with its guests: cargo xtask demo --stop --folder {}", world.folder.display());
     Ok(())
 }

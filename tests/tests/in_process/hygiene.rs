@@ -47,7 +47,7 @@ fn any_of(words: &mut Words) -> bool {
     let mut good = all_of(words);
     while words.next_if_eq(&"OR").is_some() {
         // Both sides are read in any case.
-        good = all_of(words) | good;
+        good |= all_of(words);
     }
     good
 }
@@ -55,7 +55,7 @@ fn any_of(words: &mut Words) -> bool {
 fn all_of(words: &mut Words) -> bool {
     let mut good = one(words);
     while words.next_if_eq(&"AND").is_some() {
-        good = one(words) & good;
+        good &= one(words);
     }
     good
 }

@@ -122,7 +122,7 @@ async fn the_newest_session_of_a_node_wins() {
     let reason = first.disconnected().await;
     assert!(reason.contains("a newer session of this node began"), "{reason}");
     drop(first);
-    node_is(&cluster, &second.node, "ready").await;
+    node_is(&cluster, &second.node, "starting").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
