@@ -35,7 +35,7 @@ fn an_agent_is_killed_and_no_guest_notices() {
 }
 
 /// The end of the newest DHCP lease of the world's networks, as dnsmasq wrote it.
-fn lease_end(house: &House) -> u64 {
+pub fn lease_end(house: &House) -> u64 {
     let networks = std::fs::read_dir(house.state().join("networks")).unwrap();
     let ends = networks.flatten().filter_map(|network| {
         let text = std::fs::read_to_string(network.path().join("leases")).ok()?;
@@ -63,10 +63,10 @@ fn a_killed_qemu_is_seen_and_started_again() {
 #[test]
 fn a_server_killed_at_any_moment_of_a_create() {
     let mut house = House::new();
-    house.import_tiny();
-    house.make("/v1/tenants/default/networks", json!({"name": "default", "spec": {}}));
-    // What every moment needs is there; only the create itself is interrupted.
     let before = house.snapshot();
+    house.import_tiny();
+    // What every moment needs is there; only the create itself is interrupted.
+    house.make("/v1/tenants/default/networks", json!({"name": "default", "spec": {}}));
     for seed in 0..20_u64 {
         killed_at(&mut house, seed);
     }

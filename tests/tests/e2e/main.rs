@@ -1,6 +1,6 @@
 //! Whole stories with nothing made up: real processes, real guests in QEMU, real nftables, dnsmasq and namespaces.
 //!
-//! They need root. Each story has the machine for itself.
+//! They need root. Each story has the machine for itself (but for those in `long`, which share it).
 
 // A test that cannot go on says so by a panic, in its helpers too.
 #![allow(clippy::unwrap_used)]
@@ -9,4 +9,5 @@ mod house;
 
 mod crash;
 mod life;
+mod long;
 mod refuse;
