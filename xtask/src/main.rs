@@ -1,4 +1,4 @@
-//! Project commands: demo, test, bench, openapi, image.
+//! Project commands: demo, test, image, openapi.
 
 use std::process::ExitCode;
 
