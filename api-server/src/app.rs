@@ -22,7 +22,7 @@ use crate::environment::system_env;
 use crate::kernel::{Caller, Clash, Error, Scope};
 use crate::rest::{ConsoleEnds, ConsoleHub, Joining, RestContext, RestLimits};
 use crate::store::{Asked, DbUrl, NewObject, Store};
-use crate::{images_folder, jobs, resources, rest};
+use crate::{images_folder, jobs, process, resources, rest};
 
 /// Which doors this process opens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,6 +90,7 @@ pub async fn run(config: Config, role: Role, stop: CancellationToken) -> anyhow:
         let serving = serve_rest(config, context, authority, stop.clone())?;
         tasks.spawn(or_stop(serving, stop.clone(), "the REST door"));
     }
+    process::give_back_memory();
     stop.cancelled().await;
     tasks.close();
     // Whoever is still busy then is cut off: every write is a transaction, and every start a recovery.

@@ -58,6 +58,7 @@ fn main() -> ExitCode {
         Err(error) => return refuse(&error.to_string()),
     };
     process::keep_private();
+    process::share_memory();
     if let Err(error) = process::leave_root(&config.user, &config.data) {
         return refuse(&error);
     }

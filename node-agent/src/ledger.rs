@@ -6,7 +6,7 @@
 use crate::{files, names};
 use rhyzome_proto::v1::Order;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -162,12 +162,11 @@ impl Ledger {
         &self.meta.gone
     }
 
-    /// Takes orders that arrived together: each is checked, then all that are taken become durable with one
-    /// sync of the folder. Answers for each whether it was taken.
+    /// Takes orders that arrived together: each is checked, then all that are taken become durable together.
+    /// Answers for each whether it was taken. If the disk refuses, none is.
     pub fn take(&mut self, orders: Vec<Order>) -> Result<Vec<Answer>, LedgerError> {
         let mut answers = Vec::with_capacity(orders.len());
-        let objects = self.folder.join("objects");
-        let mut written = false;
+        let mut before = Vec::new();
         for mut order in orders {
             let answer = self.check(&order);
             if let Some(held) = self.orders.get(&order.object_id).filter(|_| order.remove) {
@@ -178,21 +177,39 @@ impl Ledger {
                 }
             }
             if answer.is_ok() && self.orders.get(&order.object_id) != Some(&order) {
-                let entry = Entry { version: VERSION, order: order.clone() };
-                let path = objects.join(format!("{}.json", order.object_id));
-                let bytes =
-                    serde_json::to_vec_pretty(&entry).map_err(|error| failed("render", error.into()))?;
-                files::write_durable(&path, &bytes).map_err(|error| failed("write an order", error))?;
-                self.orders.insert(order.object_id.clone(), order.clone());
-                self.meta.gone.remove(&order.object_id);
-                written = true;
+                let id = order.object_id.clone();
+                let held = self.orders.insert(id.clone(), order.clone());
+                let gone = self.meta.gone.remove(&id);
+                before.push((id, held, gone));
             }
             answers.push((order, answer));
         }
-        if written {
-            files::sync_folder(&objects).map_err(|error| failed("sync the folder", error))?;
+        if let Err(error) = self.write_orders(before.iter().map(|(id, ..)| id)) {
+            // The last first: what one order replaced may itself have come with this batch.
+            for (id, held, gone) in before.into_iter().rev() {
+                put_back(&mut self.orders, &id, held);
+                put_back(&mut self.meta.gone, &id, gone);
+            }
+            return Err(error);
         }
         Ok(answers)
+    }
+
+    fn write_orders<'a>(&self, ids: impl Iterator<Item = &'a String>) -> Result<(), LedgerError> {
+        let objects = self.folder.join("objects");
+        let ids: BTreeSet<&String> = ids.collect();
+        if ids.is_empty() {
+            return Ok(());
+        }
+        let held = ids.into_iter().filter_map(|id| Some((id, self.orders.get(id)?)));
+        let render = |(id, order): (&String, &Order)| {
+            let bytes = serde_json::to_vec_pretty(&Entry { version: VERSION, order: order.clone() })?;
+            Ok((objects.join(format!("{id}.json")), bytes))
+        };
+        let written = held.map(render).collect::<io::Result<Vec<_>>>();
+        written
+            .and_then(|written| files::write_all_durable(&objects, &written))
+            .map_err(|error| failed("write orders", error))
     }
 
     fn check(&self, order: &Order) -> Result<(), Refused> {
@@ -264,6 +281,13 @@ impl Ledger {
         files::write_durable(&self.folder.join("meta.json"), &bytes)
             .and_then(|()| files::sync_folder(&self.folder))
             .map_err(|error| failed("write meta.json", error))
+    }
+}
+
+fn put_back<T>(map: &mut BTreeMap<String, T>, id: &str, value: Option<T>) {
+    match value {
+        Some(value) => drop(map.insert(id.to_owned(), value)),
+        None => drop(map.remove(id)),
     }
 }
 

@@ -5,7 +5,6 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -87,8 +86,7 @@ fn default_folder() -> PathBuf {
 
 fn build() -> Result<()> {
     println!("\n--- building server, agent and command line");
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    run::shown(Command::new(cargo).arg("build").current_dir(repository()))
+    run::shown(run::cargo().arg("build"))
 }
 
 fn stop(folder: &Path) -> Result<()> {

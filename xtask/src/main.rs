@@ -1,9 +1,9 @@
-//! Project commands: demo, test, image, openapi.
+//! Project commands: demo, test, bench, image, openapi.
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use xtask::{demo, image, openapi, test};
+use xtask::{bench, demo, image, openapi, test};
 
 /// Commands for those who work on Rhyzome.
 #[derive(Parser)]
@@ -19,6 +19,8 @@ enum Command {
     Demo(demo::Arguments),
     /// Runs everything that must hold, or one part of it
     Test(test::Arguments),
+    /// Measures, beside a floor or a peer taken in the same run
+    Bench(bench::Arguments),
     /// Builds a guest image from Debian's own packages
     Image(image::Arguments),
     /// Compares the locked API document with what the server serves
@@ -29,6 +31,7 @@ fn main() -> ExitCode {
     let answer = match Cli::parse().command {
         Command::Demo(arguments) => demo::main(&arguments),
         Command::Test(arguments) => test::main(&arguments),
+        Command::Bench(arguments) => bench::main(&arguments),
         Command::Image(arguments) => image::main(arguments),
         Command::Openapi(arguments) => openapi::main(&arguments),
     };

@@ -1,7 +1,6 @@
 //! `cargo xtask openapi`: the locked document is what the server serves; a change is a visible diff.
 
 use std::fs;
-use std::process::Command;
 
 use anyhow::{Result, bail};
 use clap::Args;
@@ -18,9 +17,8 @@ pub struct Arguments {
 
 /// Runs the command.
 pub fn main(arguments: &Arguments) -> Result<()> {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let mut command = Command::new(cargo);
-    command.args(["run", "--quiet", "--package", "rhyzome-api", "--", "openapi"]).current_dir(repository());
+    let mut command = run::cargo();
+    command.args(["run", "--quiet", "--package", "rhyzome-api", "--", "openapi"]);
     let served = run::output(&mut command)?;
     let file = repository().join("openapi/openapi.json");
     if fs::read_to_string(&file).unwrap_or_default() == served {

@@ -29,6 +29,23 @@ pub fn shown(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
+/// Cargo, in the repository, as if a user had called it.
+///
+/// What the outer cargo says of this very program must not reach it: build scripts such as ring's ask to be run
+/// again when it changes, and everything above them would be built anew at each change between `cargo xtask` and
+/// `cargo`.
+pub fn cargo() -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    for (name, _) in std::env::vars_os() {
+        let of_us = ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_", "CARGO_CRATE_", "CARGO_PRIMARY_"];
+        if of_us.iter().any(|prefix| name.to_string_lossy().starts_with(prefix)) {
+            command.env_remove(name);
+        }
+    }
+    command.current_dir(crate::repository());
+    command
+}
+
 /// A command from a line of words without quotes.
 pub fn words(line: &str) -> Command {
     let mut words = line.split_whitespace();

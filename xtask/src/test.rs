@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use clap::Args;
 
-use crate::{image, packages, repository};
+use crate::{image, packages, repository, run};
 
 /// Arguments of `cargo xtask test`.
 #[derive(Args)]
@@ -119,7 +119,7 @@ fn prepare() -> Result<()> {
     }
     if nix::unistd::geteuid().is_root() {
         let agent = repository().join("target/debug/rhyzome-agent");
-        crate::run::output(Command::new(agent).arg("setup")).context("preparing this machine")?;
+        run::output(Command::new(agent).arg("setup")).context("preparing this machine")?;
     }
     Ok(())
 }
@@ -127,8 +127,8 @@ fn prepare() -> Result<()> {
 /// Runs cargo with its output shown, and counts the tests that it reports.
 fn cargo(line: &str, total: &mut Count) -> Result<bool> {
     println!("--- cargo {line}");
-    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    command.args(line.split(' ')).current_dir(repository()).stdin(Stdio::null()).stdout(Stdio::piped());
+    let mut command = run::cargo();
+    command.args(line.split(' ')).stdin(Stdio::null()).stdout(Stdio::piped());
     if line.starts_with("test") {
         // One failing binary does not hide what the others would say.
         command.arg("--no-fail-fast");

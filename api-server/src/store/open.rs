@@ -138,7 +138,9 @@ async fn sqlite(path: &Path) -> Result<Opened, OpenError> {
     rhyzome_sql::migrate_sqlite(&mut conn).await?;
     drop(conn);
     let four = SqlitePoolOptions::new().max_connections(4);
-    let readers = four.connect_with(options.read_only(true)).await.map_err(OpenError::Connect)?;
+    // In KiB. Each reader has a cache of its own, and beneath all of them is the kernel's.
+    let options = options.read_only(true).pragma("cache_size", "-512");
+    let readers = four.connect_with(options).await.map_err(OpenError::Connect)?;
     let bells = Bells::new(None);
     Ok(Opened { readers: Readers::Lite(readers), writer: Writer::sqlite(writer, bells.clone()), bells })
 }

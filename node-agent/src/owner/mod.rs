@@ -108,6 +108,8 @@ pub struct Owner {
     progress: HashMap<String, u32>,
     decisions: BTreeMap<String, Decision>,
     told: HashMap<String, (Report, u64)>,
+    /// Since when objects are worked on, of which something is to be told.
+    working: HashMap<String, Instant>,
     gone_told: HashMap<String, Instant>,
     connected: Option<Instant>,
     looking: bool,
@@ -130,6 +132,7 @@ impl Owner {
             progress: HashMap::new(),
             decisions: BTreeMap::new(),
             told: HashMap::new(),
+            working: HashMap::new(),
             gone_told: HashMap::new(),
             connected: None,
             looking: false,
@@ -227,6 +230,7 @@ impl Owner {
                 continue;
             }
             self.told.remove(&order.object_id);
+            self.working.remove(&order.object_id);
             self.gone_told.remove(&order.object_id);
             if order.remove {
                 self.give_up_fetching(&order.object_id);
@@ -344,7 +348,7 @@ impl Owner {
             self.forget(id).await;
         }
         if self.connected.is_some() {
-            self.report();
+            wake = wake.min(self.report());
         }
         if finished.is_empty() { wake.max(Duration::from_millis(1)) } else { Duration::ZERO }
     }
@@ -404,6 +408,7 @@ impl Owner {
                 self.decisions.remove(id);
                 self.trouble.remove(id);
                 self.told.remove(id);
+                self.working.remove(id);
                 self.known.forget(id);
             }
             Ok(Err(error)) => tracing::error!(%error, "cannot forget {id}"),

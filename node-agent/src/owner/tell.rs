@@ -2,7 +2,7 @@
 
 use super::Owner;
 use crate::report;
-use rhyzome_proto::v1::Report;
+use rhyzome_proto::v1::{Report, ReportState};
 use std::collections::hash_map::Entry;
 use std::sync::PoisonError;
 use std::time::Duration;
@@ -13,17 +13,33 @@ const HEARD_AFTER: Duration = Duration::from_secs(30);
 /// A session this old has brought all orders that it was opened with.
 const SETTLED_AFTER: Duration = Duration::from_secs(20);
 
+/// Work that is done sooner is not worth a word: each one costs the server a commit, and the disk that both may
+/// share a sync, while a user waits for the end of it.
+const WORTH_TELLING: Duration = Duration::from_millis(300);
+
 impl Owner {
-    /// Sends what the server has not been told in this session.
-    pub(super) fn report(&mut self) {
+    /// Sends what the server has not been told in this session. Answers how long nothing is to be told by itself.
+    pub(super) fn report(&mut self) -> Duration {
         let mut news = Vec::new();
+        let mut wake = Duration::MAX;
         for (id, decision) in &self.decisions {
             let Some(order) = self.orders.get(id) else { continue };
             let failure = self.trouble.get(id).map(|trouble| &trouble.failure);
             let progress = self.progress.get(id).copied();
             let report = report::of(order, decision, &self.known.world, failure, progress);
             let (coarse, version) = (report::coarse(&report), self.known.rendered_version(id));
+            if report.state() != ReportState::Working {
+                self.working.remove(id);
+            }
             if self.told.get(id) != Some(&(coarse.clone(), version)) {
+                if report.state() == ReportState::Working {
+                    let since = self.working.entry(id.clone()).or_insert_with(Instant::now);
+                    let early = WORTH_TELLING.saturating_sub(since.elapsed());
+                    if !early.is_zero() {
+                        wake = wake.min(early);
+                        continue;
+                    }
+                }
                 self.told.insert(id.clone(), (coarse, version));
                 news.push(Report { rendered: self.known.rendered(id), ..report });
             }
@@ -50,6 +66,7 @@ impl Owner {
         for report in news {
             self.send(report);
         }
+        wake
     }
 
     pub(super) fn send(&self, report: Report) {
