@@ -23,12 +23,9 @@ impl Store {
 
     /// Takes a job as far as it goes.
     pub(crate) async fn advance_job(&self, id: &str) -> Result<(), Error> {
-        let (context, id) = (self.context(), id.to_owned());
-        self.write(move |tx| {
-            let (context, id) = (context.clone(), id.clone());
-            Box::pin(async move { advance(tx, &context, &id).await })
-        })
-        .await
+        let taken = id.to_owned();
+        self.write(taken, move |tx, context, id| Box::pin(async move { advance(tx, &context, &id).await }))
+            .await
     }
 }
 

@@ -59,13 +59,10 @@ impl Store {
         if_match: Option<i64>,
         asked: &Asked,
     ) -> Result<Written, Error> {
-        let (context, right, asked) = (self.context(), right.clone(), asked.clone());
-        let id = id.to_owned();
-        self.write(move |tx| {
-            let (context, right, asked) = (context.clone(), right.clone(), asked.clone());
-            let (id, patch) = (id.clone(), patch.clone());
+        let taken = (right.clone(), asked.clone(), id.to_owned(), patch);
+        self.write(taken, move |tx, context, (right, asked, id, patch)| {
             Box::pin(async move {
-                let maker = Maker { caller: right.caller(), tenant: right.tenant(), asked: &asked };
+                let maker = Maker::of(&right, &asked);
                 let old = changeable(tx, &right, kind, &id, if_match).await?;
                 let mut document = document(&old);
                 json_patch::merge(&mut document, &patch);
@@ -84,12 +81,10 @@ impl Store {
         version: i64,
         asked: &Asked,
     ) -> Result<Written, Error> {
-        let (context, right, asked) = (self.context(), right.clone(), asked.clone());
-        let id = id.to_owned();
-        self.write(move |tx| {
-            let (context, right, asked, id) = (context.clone(), right.clone(), asked.clone(), id.clone());
+        let taken = (right.clone(), asked.clone(), id.to_owned());
+        self.write(taken, move |tx, context, (right, asked, id)| {
             Box::pin(async move {
-                let maker = Maker { caller: right.caller(), tenant: right.tenant(), asked: &asked };
+                let maker = Maker::of(&right, &asked);
                 let old = changeable(tx, &right, kind, &id, None).await?;
                 let sql =
                     "SELECT name, tags, metadata, spec FROM revision WHERE resource = $1 AND version = $2";
@@ -117,13 +112,10 @@ impl Store {
         if_match: Option<i64>,
         asked: &Asked,
     ) -> Result<Written, Error> {
-        let (context, right, asked) = (self.context(), right.clone(), asked.clone());
-        let id = id.to_owned();
-        self.write(move |tx| {
-            let (context, right, asked) = (context.clone(), right.clone(), asked.clone());
-            let (id, call) = (id.clone(), call.clone());
+        let taken = (right.clone(), asked.clone(), id.to_owned(), call);
+        self.write(taken, move |tx, context, (right, asked, id, call)| {
             Box::pin(async move {
-                let maker = Maker { caller: right.caller(), tenant: right.tenant(), asked: &asked };
+                let maker = Maker::of(&right, &asked);
                 let object = changeable(tx, &right, kind, &id, if_match).await?;
                 let plan = kind.act(&object, &call)?;
                 let hard = call.hard;

@@ -21,6 +21,12 @@ pub(super) struct Maker<'a> {
     pub(super) asked: &'a Asked,
 }
 
+impl<'a> Maker<'a> {
+    pub(super) fn of(right: &'a Right, asked: &'a Asked) -> Maker<'a> {
+        Maker { caller: right.caller(), tenant: right.tenant(), asked }
+    }
+}
+
 impl Store {
     /// Makes an object. The answer carries the addresses that it was given.
     pub async fn create(
@@ -30,11 +36,10 @@ impl Store {
         body: NewObject,
         asked: &Asked,
     ) -> Result<Written, Error> {
-        let (context, right, asked) = (self.context(), right.clone(), asked.clone());
-        self.write(move |tx| {
-            let (context, right, asked, body) = (context.clone(), right.clone(), asked.clone(), body.clone());
+        let taken = (right.clone(), asked.clone(), body);
+        self.write(taken, move |tx, context, (right, asked, body)| {
             Box::pin(async move {
-                let maker = Maker { caller: right.caller(), tenant: right.tenant(), asked: &asked };
+                let maker = Maker::of(&right, &asked);
                 create(tx, &context, &maker, kind, body).await
             })
         })

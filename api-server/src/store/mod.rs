@@ -85,18 +85,16 @@ impl Store {
         &self.context.registry
     }
 
-    /// One transaction; durable when this returns `Ok`. The closure may run more than once.
-    pub(crate) async fn write<T, F>(&self, work: F) -> Result<T, Error>
+    /// One transaction; durable when this returns `Ok`. The closure may run more than once: each try gets a
+    /// copy of what it takes along.
+    pub(crate) async fn write<A, T, F>(&self, taken: A, work: F) -> Result<T, Error>
     where
+        A: Clone + Send + Sync + 'static,
         T: Send + 'static,
-        F: for<'a> Fn(&'a mut Tx) -> TxFuture<'a, T> + Send + Sync + 'static,
+        F: for<'a> Fn(&'a mut Tx, Arc<Context>, A) -> TxFuture<'a, T> + Send + Sync + 'static,
     {
-        self.writer.write(&self.bells, work).await
-    }
-
-    /// What a transaction's closure takes along.
-    pub(crate) fn context(&self) -> Arc<Context> {
-        self.context.clone()
+        let context = self.context.clone();
+        self.writer.write(&self.bells, move |tx| work(tx, context.clone(), taken.clone())).await
     }
 
     /// A connection for reading.

@@ -60,9 +60,8 @@ pub struct NodeHead {
 impl Store {
     /// Keeps a join token for a node.
     pub async fn invite_node(&self, right: &Right, id: &str, invite: NodeInvite) -> Result<(), Error> {
-        let (context, right, id) = (self.context(), right.clone(), id.to_owned());
-        self.write(move |tx| {
-            let (context, right, id, invite) = (context.clone(), right.clone(), id.clone(), invite.clone());
+        let taken = (right.clone(), id.to_owned(), invite);
+        self.write(taken, move |tx, context, (right, id, invite)| {
             Box::pin(async move {
                 let node = objects::find(tx, &right, context.registry.get(KIND)?, &id).await?;
                 let sql = "INSERT INTO join_token (hash, node, expires_at) VALUES ($1, $2, $3)";
@@ -79,9 +78,8 @@ impl Store {
         hash: &str,
         name: &str,
     ) -> Result<Result<String, JoinRefusal>, Error> {
-        let (context, hash, name) = (self.context(), hash.to_owned(), name.to_owned());
-        self.write(move |tx| {
-            let (context, hash, name) = (context.clone(), hash.clone(), name.clone());
+        let taken = (hash.to_owned(), name.to_owned());
+        self.write(taken, move |tx, context, (hash, name)| {
             Box::pin(async move { redeem(tx, &context, &hash, &name).await })
         })
         .await
@@ -94,9 +92,8 @@ impl Store {
         node: &str,
         not_after: Timestamp,
     ) -> Result<(), Error> {
-        let (serial, node) = (serial.to_owned(), node.to_owned());
-        self.write(move |tx| {
-            let (serial, node) = (serial.clone(), node.clone());
+        let taken = (serial.to_owned(), node.to_owned());
+        self.write(taken, move |tx, _, (serial, node)| {
             Box::pin(async move {
                 let sql = "INSERT INTO certificate (serial, node, not_after) VALUES ($1, $2, $3)";
                 tx.run(sql, values![serial, node, not_after]).await?;
@@ -115,9 +112,8 @@ impl Store {
 
     /// Revokes all certificates of a node; their serials.
     pub async fn revoke_certificates(&self, right: &Right, id: &str) -> Result<Vec<String>, Error> {
-        let (context, right, id) = (self.context(), right.clone(), id.to_owned());
-        self.write(move |tx| {
-            let (context, right, id) = (context.clone(), right.clone(), id.clone());
+        let taken = (right.clone(), id.to_owned());
+        self.write(taken, move |tx, context, (right, id)| {
             Box::pin(async move {
                 let node = objects::find(tx, &right, context.registry.get(KIND)?, &id).await?;
                 let sql = "UPDATE certificate SET revoked_at = $2 WHERE node = $1 AND revoked_at IS NULL \
@@ -133,9 +129,8 @@ impl Store {
 
     /// Begins a session of a node at a server: its number, higher than any before.
     pub async fn open_session(&self, node: &str, server: &str) -> Result<i64, Error> {
-        let (context, node, server) = (self.context(), node.to_owned(), server.to_owned());
-        self.write(move |tx| {
-            let (context, node, server) = (context.clone(), node.clone(), server.clone());
+        let taken = (node.to_owned(), server.to_owned());
+        self.write(taken, move |tx, context, (node, server)| {
             Box::pin(async move {
                 let sql = "UPDATE node_state SET session = session + 1, server = $2, connected = 1 WHERE node = $1 \
                            RETURNING session";
@@ -183,9 +178,8 @@ impl Store {
 
     /// Ends a session, unless a newer one has begun.
     pub async fn close_session(&self, node: &str, session: i64) -> Result<(), Error> {
-        let (context, node) = (self.context(), node.to_owned());
-        self.write(move |tx| {
-            let (context, node) = (context.clone(), node.clone());
+        let taken = node.to_owned();
+        self.write(taken, move |tx, context, node| {
             Box::pin(async move {
                 let sql = "UPDATE node_state SET connected = 0 WHERE node = $1 AND session = $2";
                 if tx.run(sql, values![&node, session]).await? == 1 {

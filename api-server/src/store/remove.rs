@@ -18,12 +18,10 @@ impl Store {
         if_match: Option<i64>,
         asked: &Asked,
     ) -> Result<Written, Error> {
-        let (context, right, asked) = (self.context(), right.clone(), asked.clone());
-        let id = id.to_owned();
-        self.write(move |tx| {
-            let (context, right, asked, id) = (context.clone(), right.clone(), asked.clone(), id.clone());
+        let taken = (right.clone(), asked.clone(), id.to_owned());
+        self.write(taken, move |tx, context, (right, asked, id)| {
             Box::pin(async move {
-                let maker = Maker { caller: right.caller(), tenant: right.tenant(), asked: &asked };
+                let maker = Maker::of(&right, &asked);
                 let object = changeable(tx, &right, kind, &id, if_match).await?;
                 if object.core.protected {
                     return Err(Clash::Protected.into());

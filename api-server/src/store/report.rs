@@ -90,9 +90,8 @@ impl Store {
     /// Keeps what a node says of an object. What speaks of an older order, or of nothing that was ordered
     /// from it, is ignored.
     pub async fn record_report(&self, node: &str, report: NodeReport) -> Result<(), Error> {
-        let (context, node) = (self.context(), node.to_owned());
-        self.write(move |tx| {
-            let (context, node, report) = (context.clone(), node.clone(), report.clone());
+        let taken = (node.to_owned(), report);
+        self.write(taken, move |tx, context, (node, report)| {
             Box::pin(async move { keep(tx, &context, &node, report).await })
         })
         .await
@@ -100,9 +99,8 @@ impl Store {
 
     /// Keeps what a node says of itself. `false` if nothing is new.
     pub async fn record_node_status(&self, node: &str, said: Value) -> Result<bool, Error> {
-        let (context, node) = (self.context(), node.to_owned());
-        self.write(move |tx| {
-            let (context, node, said) = (context.clone(), node.clone(), said.clone());
+        let taken = (node.to_owned(), said);
+        self.write(taken, move |tx, context, (node, said)| {
             Box::pin(async move { merge_status(tx, &context, &node, said).await })
         })
         .await

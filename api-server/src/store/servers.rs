@@ -10,9 +10,8 @@ pub const SERVER_LEASE_SECONDS: i64 = 15;
 impl Store {
     /// This server is here.
     pub async fn server_heartbeat(&self, id: &str) -> Result<(), Error> {
-        let (context, id) = (self.context(), id.to_owned());
-        self.write(move |tx| {
-            let (context, id) = (context.clone(), id.clone());
+        let taken = id.to_owned();
+        self.write(taken, move |tx, context, id| {
             Box::pin(async move {
                 let sql = "INSERT INTO server (id, started_at, heartbeat_at) VALUES ($1, $2, $2) \
                            ON CONFLICT (id) DO UPDATE SET heartbeat_at = excluded.heartbeat_at";
@@ -25,9 +24,8 @@ impl Store {
 
     /// Takes down the sessions of servers that are dead (`alone`: of all but this one). How many there were.
     pub async fn bury_servers(&self, own: &str, alone: bool) -> Result<usize, Error> {
-        let (context, own) = (self.context(), own.to_owned());
-        self.write(move |tx| {
-            let (context, own) = (context.clone(), own.clone());
+        let taken = own.to_owned();
+        self.write(taken, move |tx, context, own| {
             Box::pin(async move {
                 let seconds = if alone { 0 } else { -SERVER_LEASE_SECONDS };
                 let before = context.env.now().plus_seconds(seconds);
@@ -47,9 +45,8 @@ impl Store {
 
     /// A value kept once for the whole cluster, made by `first` when there is none yet.
     pub async fn meta(&self, key: &str, first: String) -> Result<String, Error> {
-        let key = key.to_owned();
-        self.write(move |tx| {
-            let (key, first) = (key.clone(), first.clone());
+        let taken = (key.to_owned(), first);
+        self.write(taken, move |tx, _, (key, first)| {
             Box::pin(async move {
                 let sql = "INSERT INTO meta (key, value) VALUES ($1, $2) ON CONFLICT DO NOTHING";
                 tx.run(sql, values![&key, first]).await?;

@@ -160,9 +160,8 @@ impl Store {
 
     /// Ends a job that has not ended. A creation takes back what it did.
     pub async fn cancel_job(&self, right: &Right, id: &str) -> Result<Job, Error> {
-        let (context, right, id) = (self.context(), right.clone(), id.to_owned());
-        self.write(move |tx| {
-            let (context, right, id) = (context.clone(), right.clone(), id.clone());
+        let taken = (right.clone(), id.to_owned());
+        self.write(taken, move |tx, context, (right, id)| {
             Box::pin(async move {
                 one_job(tx, &right, &id).await?;
                 cancel(tx, &context, &id).await?;
@@ -174,11 +173,10 @@ impl Store {
 
     /// Asks again for what a failed or cancelled job was to do: a new job with the same steps.
     pub async fn retry_job(&self, right: &Right, id: &str, asked: &Asked) -> Result<Job, Error> {
-        let (context, right, asked, id) = (self.context(), right.clone(), asked.clone(), id.to_owned());
-        self.write(move |tx| {
-            let (context, right, asked, id) = (context.clone(), right.clone(), asked.clone(), id.clone());
+        let taken = (right.clone(), asked.clone(), id.to_owned());
+        self.write(taken, move |tx, context, (right, asked, id)| {
             Box::pin(async move {
-                let maker = Maker { caller: right.caller(), tenant: right.tenant(), asked: &asked };
+                let maker = Maker::of(&right, &asked);
                 let old = one_job(tx, &right, &id).await?;
                 let new = retry(tx, &context, &maker, &old).await?;
                 one_job(tx, &right, &new).await
@@ -241,9 +239,8 @@ impl Store {
         id: &str,
         content: ImageContent,
     ) -> Result<Stored, Error> {
-        let (context, right, id) = (self.context(), right.clone(), id.to_owned());
-        self.write(move |tx| {
-            let (context, right, id, content) = (context.clone(), right.clone(), id.clone(), content.clone());
+        let taken = (right.clone(), id.to_owned(), content);
+        self.write(taken, move |tx, context, (right, id, content)| {
             Box::pin(async move { set_content(tx, &context, &right, &id, content).await })
         })
         .await
