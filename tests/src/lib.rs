@@ -7,3 +7,16 @@ pub mod face;
 pub mod postgres;
 pub mod wait;
 pub mod world;
+
+/// The same stories on both databases, each in a world of its own.
+#[macro_export]
+macro_rules! on_both {
+    ($($name:ident),* $(,)?) => {
+        mod sqlite { $(#[tokio::test(flavor = "multi_thread")] async fn $name() {
+            super::$name($crate::world::World::new($crate::world::Engine::Sqlite).await).await;
+        })* }
+        mod postgres { $(#[tokio::test(flavor = "multi_thread")] async fn $name() {
+            super::$name($crate::world::World::new($crate::world::Engine::Postgres).await).await;
+        })* }
+    };
+}

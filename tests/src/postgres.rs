@@ -21,17 +21,47 @@ struct Cluster {
 static CLUSTER: OnceLock<Cluster> = OnceLock::new();
 static NUMBER: AtomicU32 = AtomicU32::new(0);
 
-/// A new, empty database of the cluster, which is started when first asked for.
-pub fn database() -> String {
-    let cluster = CLUSTER.get_or_init(start);
-    let name = format!("t{}", NUMBER.fetch_add(1, Ordering::Relaxed));
-    let host = cluster.folder.display();
-    let made = Command::new(tool("createdb"))
-        .args(["-h", &host.to_string(), "-U", "rhyzome", &name])
-        .output()
-        .expect("createdb can be run");
-    assert!(made.status.success(), "createdb: {}", String::from_utf8_lossy(&made.stderr));
-    format!("dbname={name} host={host} user=rhyzome")
+/// A database of the cluster, which is started when first asked for. It goes with this value: hundreds of them
+/// would fill the disk.
+pub struct Database {
+    name: String,
+    host: String,
+}
+
+impl Database {
+    /// A new, empty one.
+    pub fn new() -> Database {
+        let cluster = CLUSTER.get_or_init(start);
+        let name = format!("t{}", NUMBER.fetch_add(1, Ordering::Relaxed));
+        let database = Database { name, host: cluster.folder.display().to_string() };
+        let made = database.tool("createdb").output().expect("createdb can be run");
+        assert!(made.status.success(), "createdb: {}", String::from_utf8_lossy(&made.stderr));
+        database
+    }
+
+    /// How to open it.
+    pub fn url(&self) -> String {
+        format!("dbname={} host={} user=rhyzome", self.name, self.host)
+    }
+
+    fn tool(&self, name: &str) -> Command {
+        let mut command = Command::new(tool(name));
+        command.args(["-h", &self.host, "-U", "rhyzome", &self.name]);
+        command
+    }
+}
+
+impl Default for Database {
+    fn default() -> Database {
+        Database::new()
+    }
+}
+
+impl Drop for Database {
+    fn drop(&mut self) {
+        // What a test left running still holds connections. If it fails, the whole cluster goes soon.
+        let _ = self.tool("dropdb").arg("--force").output();
+    }
 }
 
 fn start() -> Cluster {

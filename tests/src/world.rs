@@ -8,6 +8,8 @@ use rhyzome_api::store::{Asked, NewObject, NodeInvite, NodeReport, Store, Writte
 use rhyzome_api::{app, environment};
 use serde_json::{Value, json};
 
+use crate::postgres::Database;
+
 /// The two databases.
 #[derive(Clone, Copy, Debug)]
 pub enum Engine {
@@ -24,22 +26,31 @@ pub struct World {
     pub store: Store,
     /// How to open it again.
     pub db: String,
-    _folder: Arc<tempfile::TempDir>,
+    _home: Arc<Home>,
+}
+
+/// What a world lives in.
+struct Home {
+    _folder: tempfile::TempDir,
+    _database: Option<Database>,
 }
 
 impl World {
     /// A new world on this engine.
     pub async fn new(engine: Engine) -> World {
-        let folder = Arc::new(tempfile::tempdir().unwrap());
-        let db = match engine {
-            Engine::Sqlite => format!("sqlite:{}", folder.path().join("t.db").display()),
-            Engine::Postgres => tokio::task::spawn_blocking(crate::postgres::database).await.unwrap(),
+        let folder = tempfile::tempdir().unwrap();
+        let (db, database) = match engine {
+            Engine::Sqlite => (format!("sqlite:{}", folder.path().join("t.db").display()), None),
+            Engine::Postgres => {
+                let database = tokio::task::spawn_blocking(Database::new).await.unwrap();
+                (database.url(), Some(database))
+            }
         };
         let store = Store::open(&db.parse().unwrap(), environment::system_env(), resources::registry())
             .await
             .unwrap();
         app::seed(&store).await.unwrap();
-        World { store, db, _folder: folder }
+        World { store, db, _home: Arc::new(Home { _folder: folder, _database: database }) }
     }
 
     /// The kind of this name.

@@ -1,17 +1,22 @@
-//! What the API does beyond what every kind has: waiting, jobs, actions, content, invitations, pages.
+//! What the API does beyond what every kind has: waiting, jobs, actions, content, invitations, pages; on both
+//! databases.
 
 use rhyzome_api::jobs;
 use rhyzome_tests::face::{Face, TOKEN};
+use rhyzome_tests::on_both;
 use rhyzome_tests::wait::until;
-use rhyzome_tests::world::{Engine, World};
+use rhyzome_tests::world::World;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
-async fn face() -> (World, Face) {
-    let world = World::new(Engine::Sqlite).await;
-    let face = Face::of(&world);
-    (world, face)
-}
+on_both!(
+    whoever_waits_gets_the_end,
+    nobody_home_is_accepted_and_no_room_is_refused,
+    images_are_inspected_before_they_get_a_name,
+    an_invitation_is_shown_once_and_kept_hashed,
+    everything_wrong_is_a_problem,
+    newcomers_find_their_way,
+);
 
 /// A node that does what it is ordered to, for as long as the guard lives.
 struct Obedient(CancellationToken, tokio::task::JoinHandle<()>);
@@ -42,9 +47,8 @@ async fn obedient(world: &World) -> Obedient {
 const INSTANCES: &str = "/v1/tenants/default/instances";
 const WAIT: (&str, &str) = ("prefer", "wait=30");
 
-#[tokio::test(flavor = "multi_thread")]
-async fn whoever_waits_gets_the_end() {
-    let (world, face) = face().await;
+async fn whoever_waits_gets_the_end(world: World) {
+    let face = Face::of(&world);
     let _node = obedient(&world).await;
     let body = json!({ "name": "web", "spec": { "image": "tiny" } });
     let made = face.with("POST", INSTANCES, &[WAIT], body).await.is(201);
@@ -82,9 +86,8 @@ async fn whoever_waits_gets_the_end() {
     assert!(gone.bytes.is_empty());
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn nobody_home_is_accepted_and_no_room_is_refused() {
-    let (world, face) = face().await;
+async fn nobody_home_is_accepted_and_no_room_is_refused(world: World) {
+    let face = Face::of(&world);
     world.make_image("", "tiny").await;
     let body = json!({ "spec": { "image": "tiny" } });
     let full = face.call("POST", INSTANCES, body.clone()).await.is_problem(409, "no-capacity");
@@ -96,9 +99,8 @@ async fn nobody_home_is_accepted_and_no_room_is_refused() {
     assert_eq!(cancelled.json["id"], job);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn images_are_inspected_before_they_get_a_name() {
-    let (_world, face) = face().await;
+async fn images_are_inspected_before_they_get_a_name(world: World) {
+    let face = Face::of(&world);
     let made = face.call("POST", "/v1/images", json!({ "name": "tiny" })).await;
     assert!(matches!(made.status, 201 | 202), "{:#}", made.json);
     let bearer = format!("Bearer {TOKEN}");
@@ -147,9 +149,8 @@ fn qcow2() -> Vec<u8> {
     image
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn an_invitation_is_shown_once_and_kept_hashed() {
-    let (world, face) = face().await;
+async fn an_invitation_is_shown_once_and_kept_hashed(world: World) {
+    let face = Face::of(&world);
     world.make("", "node", "n1", json!({})).await;
     let invited = face.call("POST", "/v1/nodes/n1/actions/invite", Value::Null).await.is(201);
     let token = invited.json["token"].as_str().unwrap();
@@ -162,9 +163,8 @@ async fn an_invitation_is_shown_once_and_kept_hashed() {
     face.call("POST", "/v1/nodes/n1/actions/invite", json!({ "days": 9 })).await.is_problem(422, "invalid");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn everything_wrong_is_a_problem() {
-    let (_world, face) = face().await;
+async fn everything_wrong_is_a_problem(world: World) {
+    let face = Face::of(&world);
     let bearer = format!("Bearer {TOKEN}");
     let post = async |body: String| {
         let headers = [("authorization", bearer.as_str()), ("content-type", "application/json")];
@@ -188,9 +188,8 @@ async fn everything_wrong_is_a_problem() {
     assert!(strange.is_problem(404, "not-found").header("x-request-id").starts_with("req_"));
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn newcomers_find_their_way() {
-    let (_world, face) = face().await;
+async fn newcomers_find_their_way(world: World) {
+    let face = Face::of(&world);
     let root = face.get("/v1").await.is(200);
     assert!(root.json["kinds"].as_array().unwrap().iter().any(|kind| kind["kind"] == "instance"));
     assert_eq!(face.get("/v1/whoami").await.is(200).json["operator"], true);

@@ -23,17 +23,29 @@ struct Case {
     refs: BTreeMap<String, String>,
 }
 
-/// Runs a test for every kind at every place, each in a world of its own, and says where it failed.
+/// Runs a test on both databases for every kind at every place, each in a world of its own, and says where it
+/// failed.
 macro_rules! for_every_kind {
     ($($name:ident),* $(,)?) => {$(
         mod $name {
-            #[tokio::test(flavor = "multi_thread")]
-            async fn holds() {
+            use rhyzome_tests::world::Engine;
+
+            async fn on(engine: Engine) {
                 for (kind, tenant) in super::places() {
-                    let case = super::Case::new(kind, tenant).await;
-                    println!("{}: {}", stringify!($name), case.base);
+                    let case = super::Case::new(engine, kind, tenant).await;
+                    println!("{}, {engine:?}: {}", stringify!($name), case.base);
                     super::$name(case).await;
                 }
+            }
+
+            #[tokio::test(flavor = "multi_thread")]
+            async fn sqlite() {
+                on(Engine::Sqlite).await;
+            }
+
+            #[tokio::test(flavor = "multi_thread")]
+            async fn postgres() {
+                on(Engine::Postgres).await;
             }
         }
     )*};
@@ -74,8 +86,8 @@ fn example(kind: &dyn Kind) -> Value {
 }
 
 impl Case {
-    async fn new(kind: &str, tenant: &'static str) -> Case {
-        let world = World::new(Engine::Sqlite).await;
+    async fn new(engine: Engine, kind: &str, tenant: &'static str) -> Case {
+        let world = World::new(engine).await;
         let face = Face::of(&world);
         let kind = world.kind(kind);
         world.make_node("able", 1 << 40).await;

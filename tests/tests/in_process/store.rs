@@ -4,22 +4,11 @@ use rhyzome_api::jobs;
 use rhyzome_api::kernel::resource::Call;
 use rhyzome_api::kernel::{Clash, Error};
 use rhyzome_api::store::{Asked, NewObject};
+use rhyzome_tests::on_both;
 use rhyzome_tests::wait::until;
-use rhyzome_tests::world::{Engine, World};
+use rhyzome_tests::world::World;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
-
-/// The same test on both.
-macro_rules! on_both {
-    ($($name:ident),* $(,)?) => {
-        mod sqlite { $(#[tokio::test(flavor = "multi_thread")] async fn $name() {
-            super::$name(super::World::new(super::Engine::Sqlite).await).await;
-        })* }
-        mod postgres { $(#[tokio::test(flavor = "multi_thread")] async fn $name() {
-            super::$name(super::World::new(super::Engine::Postgres).await).await;
-        })* }
-    };
-}
 
 on_both!(
     an_image_alone_makes_an_instance,

@@ -7,7 +7,7 @@ use rhyzome_api::channel::{Channel, ChannelContext, Streams};
 use rhyzome_api::kernel::join as token;
 use rhyzome_api::store::{NodeInvite, Store};
 use rhyzome_pki::{Authority, Identity, NodeKey, SERVER_NAME, agent_client_config};
-use rhyzome_tests::world::{Engine, World};
+use rhyzome_tests::world::World;
 use serde_json::json;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -31,12 +31,12 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    pub async fn start() -> Cluster {
+    pub async fn start(world: World) -> Cluster {
         let folder = tempfile::tempdir().unwrap();
         std::fs::create_dir(folder.path().join("blobs")).unwrap();
         let authority = Authority::open_or_create(&folder.path().join("pki"), SystemTime::now()).unwrap();
         let mut cluster = Cluster {
-            world: World::new(Engine::Sqlite).await,
+            world,
             authority: Arc::new(authority),
             folder,
             streams: Streams::new(),

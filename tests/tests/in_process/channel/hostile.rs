@@ -5,11 +5,19 @@ use rhyzome_proto::v1::control_client::ControlClient;
 use rhyzome_proto::v1::{
     AgentMessage, Heartbeat, Hello, ServerMessage, StreamFrame, WhoAmIRequest, agent_message, server_message,
 };
+use rhyzome_tests::on_both;
+use rhyzome_tests::world::World;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
+
+on_both!(
+    only_a_good_certificate_of_this_cluster_gets_an_answer,
+    an_agent_that_floods_or_does_not_say_hello_is_cut_off_with_a_reason,
+    a_stream_that_nobody_asked_for_is_refused,
+);
 
 async fn who_am_i(cluster: &Cluster, tls: Arc<rustls::ClientConfig>) -> Result<String, String> {
     let mut client = ControlClient::new(cluster.dial(tls).await?);
@@ -17,9 +25,8 @@ async fn who_am_i(cluster: &Cluster, tls: Arc<rustls::ClientConfig>) -> Result<S
     answer.map(|answer| answer.into_inner().node_id).map_err(|status| format!("{status:?}"))
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn only_a_good_certificate_of_this_cluster_gets_an_answer() {
-    let cluster = Cluster::start().await;
+async fn only_a_good_certificate_of_this_cluster_gets_an_answer(world: World) {
+    let cluster = Cluster::start(world).await;
     let node = cluster.make_node("n1").await;
     let good = cluster.tls(&cluster.identity(&node).await);
     assert_eq!(who_am_i(&cluster, good).await.as_deref(), Ok(&*node));
@@ -72,9 +79,8 @@ async fn goodbye(mut down: Down) -> String {
     tokio::time::timeout(Duration::from_secs(20), last).await.unwrap()
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn an_agent_that_floods_or_does_not_say_hello_is_cut_off_with_a_reason() {
-    let cluster = Cluster::start().await;
+async fn an_agent_that_floods_or_does_not_say_hello_is_cut_off_with_a_reason(world: World) {
+    let cluster = Cluster::start(world).await;
     let node = cluster.make_node("n1").await;
     let (up, down) = session(&cluster, &node).await;
     up.send(message(agent_message::Message::Heartbeat(Heartbeat {}))).await.unwrap();
@@ -88,9 +94,8 @@ async fn an_agent_that_floods_or_does_not_say_hello_is_cut_off_with_a_reason() {
     assert!(goodbye(down).await.contains("too many messages"));
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_stream_that_nobody_asked_for_is_refused() {
-    let cluster = Cluster::start().await;
+async fn a_stream_that_nobody_asked_for_is_refused(world: World) {
+    let cluster = Cluster::start(world).await;
     let node = cluster.make_node("n1").await;
     let channel = cluster.dial(cluster.tls(&cluster.identity(&node).await)).await.unwrap();
     let (up, frames) = mpsc::channel(1);

@@ -1,4 +1,4 @@
-//! The door and the link, together: joining, sessions, orders, revocation, streams.
+//! The door and the link, together: joining, sessions, orders, revocation, streams; on both databases.
 mod harness;
 mod hostile;
 
@@ -6,14 +6,26 @@ use harness::{Agent, Cluster, Ledger};
 use rhyzome_agent::enroll::Joined;
 use rhyzome_agent::identity::IdentityFolder;
 use rhyzome_proto::v1::{NodeStatus, Report, ReportState};
+use rhyzome_tests::on_both;
 use rhyzome_tests::wait::until;
+use rhyzome_tests::world::World;
 use serde_json::json;
 use std::time::{Duration, Instant, SystemTime};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_machine_joins_once_with_its_own_token() {
-    let cluster = Cluster::start().await;
+on_both!(
+    a_machine_joins_once_with_its_own_token,
+    orders_above_the_cursor_come_in_order_and_reports_arrive,
+    the_newest_session_of_a_node_wins,
+    a_revoked_node_is_cut_off_within_a_second_and_stays_out,
+    a_certificate_is_renewed_over_the_session,
+    an_agent_refuses_an_older_database_and_another_cluster,
+    a_console_is_lent_both_ways,
+    bytes_of_an_ordered_image_come_from_any_offset,
+);
+
+async fn a_machine_joins_once_with_its_own_token(world: World) {
+    let cluster = Cluster::start(world).await;
     let node = cluster.make_node("n1").await;
     let line = cluster.invite(&node, 60).await;
     let state = |name: &str| cluster.folder.path().join(name);
@@ -62,9 +74,8 @@ async fn node_is(cluster: &Cluster, node: &str, phase: &str) {
     .await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn orders_above_the_cursor_come_in_order_and_reports_arrive() {
-    let mut cluster = Cluster::start().await;
+async fn orders_above_the_cursor_come_in_order_and_reports_arrive(world: World) {
+    let mut cluster = Cluster::start(world).await;
     let mut agent = cluster.agent("n1").await;
     agent.connected().await;
     agent.handle.node_status(big());
@@ -111,9 +122,8 @@ async fn orders_above_the_cursor_come_in_order_and_reports_arrive() {
     .await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn the_newest_session_of_a_node_wins() {
-    let cluster = Cluster::start().await;
+async fn the_newest_session_of_a_node_wins(world: World) {
+    let cluster = Cluster::start(world).await;
     let mut first = cluster.agent("n1").await;
     let one = first.connected().await;
     let mut second = Agent::start(&cluster, &first.node, first.state.clone(), Ledger::at(0, 0));
@@ -125,9 +135,8 @@ async fn the_newest_session_of_a_node_wins() {
     node_is(&cluster, &second.node, "starting").await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_revoked_node_is_cut_off_within_a_second_and_stays_out() {
-    let cluster = Cluster::start().await;
+async fn a_revoked_node_is_cut_off_within_a_second_and_stays_out(world: World) {
+    let cluster = Cluster::start(world).await;
     let mut agent = cluster.agent("n1").await;
     agent.orders().await;
     let asked = Instant::now();
@@ -140,9 +149,8 @@ async fn a_revoked_node_is_cut_off_within_a_second_and_stays_out() {
     node_is(&cluster, &agent.node, "offline").await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_certificate_is_renewed_over_the_session() {
-    let cluster = Cluster::start().await;
+async fn a_certificate_is_renewed_over_the_session(world: World) {
+    let cluster = Cluster::start(world).await;
     let node = cluster.make_node("n1").await;
     let old = SystemTime::now() - Duration::from_secs(20 * 60 * 60);
     let state = cluster.plant(&node, "n1", old).await;
@@ -157,9 +165,8 @@ async fn a_certificate_is_renewed_over_the_session() {
     assert_eq!(seen, IdentityFolder::new(&state).load().unwrap().times);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn an_agent_refuses_an_older_database_and_another_cluster() {
-    let cluster = Cluster::start().await;
+async fn an_agent_refuses_an_older_database_and_another_cluster(world: World) {
+    let cluster = Cluster::start(world).await;
     let node = cluster.make_node("n1").await;
     let state = cluster.plant(&node, "n1", SystemTime::now()).await;
     let mut agent = Agent::start(&cluster, &node, state.clone(), Ledger::at(7, 3));
@@ -176,9 +183,8 @@ async fn an_agent_refuses_an_older_database_and_another_cluster() {
     assert!(reason.starts_with("wrong-cluster"), "{reason}");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_console_is_lent_both_ways() {
-    let cluster = Cluster::start().await;
+async fn a_console_is_lent_both_ways(world: World) {
+    let cluster = Cluster::start(world).await;
     let mut agent = cluster.agent("n1").await;
     let refused = cluster.streams.open_console("node_nobody", "inst_1").await.unwrap_err();
     assert!(refused.to_string().contains("not connected"), "{refused}");
@@ -206,9 +212,8 @@ async fn a_console_is_lent_both_ways() {
     assert_eq!(echo.await.unwrap(), 0, "the socket is closed when nobody looks any more");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn bytes_of_an_ordered_image_come_from_any_offset() {
-    let cluster = Cluster::start().await;
+async fn bytes_of_an_ordered_image_come_from_any_offset(world: World) {
+    let cluster = Cluster::start(world).await;
     let mut agent = cluster.agent("n1").await;
     agent.connected().await;
     agent.handle.node_status(big());
