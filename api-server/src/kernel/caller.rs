@@ -3,7 +3,7 @@
 //! A `Right` is a value: functions that read or write objects of a tenant demand one, and only the policy
 //! below makes one. Without it no query compiles.
 
-use super::Error;
+use super::{Error, ResourceCore, Scope};
 
 /// Who is asking, as an authenticator found out.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,5 +61,24 @@ impl Right {
     /// True for a list over all tenants.
     pub fn all_tenants(&self) -> bool {
         self.all_tenants
+    }
+
+    /// Whose objects of a kind of this scope it lets one see: its tenant's, and those that operators made for all.
+    pub fn sees(&self, scope: Scope) -> Vec<&str> {
+        match scope {
+            Scope::Both if !self.tenant.is_empty() => vec![&self.tenant, ""],
+            _ => vec![&self.tenant],
+        }
+    }
+
+    /// Refuses what it lets one see, but not change.
+    pub fn may_change(&self, object: &ResourceCore) -> Result<(), Error> {
+        if self.all_tenants || object.tenant == self.tenant {
+            return Ok(());
+        }
+        Err(Error::Denied(format!(
+            "this {} is there for all tenants: it is operators who change it or look behind it, by its own path",
+            object.kind
+        )))
     }
 }

@@ -19,6 +19,7 @@ pub async fn put(mut ask: Ask, kind: &'static dyn Kind) -> Answer {
         return Err(Problem::new("unsupported-media-type", detail));
     }
     let image = ask.ctx.store.get(&right, kind, ask.id()?).await?;
+    right.may_change(&image.core)?;
     if image.core.deleted_at.is_some() {
         return Err(Error::from(Clash::WrongState("it is being deleted".into())).into());
     }

@@ -94,6 +94,7 @@ pub async fn patch(mut ask: Ask, kind: &'static dyn Kind) -> Answer {
     if !errors.is_empty() {
         // What is wrong with the spec is told in the same answer.
         let present = ask.ctx.store.get(&right, kind, ask.id()?).await?;
+        right.may_change(&present.core)?;
         return Err(envelope::with_spec_errors(ask.ctx.store.registry(), kind, &present, &body, errors));
     }
     let written = ask.ctx.store.update(&right, kind, ask.id()?, body, if_match, ask.asked()).await?;

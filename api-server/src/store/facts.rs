@@ -5,10 +5,10 @@ use serde_json::Value;
 
 use super::create::{self, Maker};
 use super::db::{Conn, Tx, values};
-use super::objects::{self, Reference, by_id, by_name};
+use super::objects::{self, Reference, by_id, by_name_for};
 use super::{Context, NewObject};
 use crate::kernel::kind::Registry;
-use crate::kernel::{Error, Fact, Facts, FieldError, Kind, Ref, Scope, Stored, Target};
+use crate::kernel::{Error, Fact, Facts, FieldError, Kind, Ref, Stored, Target};
 
 /// What was found out about a spec.
 #[derive(Default)]
@@ -94,14 +94,7 @@ async fn search(
                 o.core.kind == reference.kind && own && o.core.deleted_at.is_none()
             }))
         }
-        Target::Named(name) => {
-            if meta.scope != Scope::Operator
-                && let Some(object) = by_name(conn, reference.kind, tenant, name).await?
-            {
-                return Ok(Some(object));
-            }
-            if meta.scope == Scope::Tenant { Ok(None) } else { by_name(conn, reference.kind, "", name).await }
-        }
+        Target::Named(name) => by_name_for(conn, meta, tenant, name).await,
         Target::Default(by) => preferred(conn, reference.kind, tenant, *by).await,
     }
 }

@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 use super::db::{Conn, DbError, Row, Tx, values};
 use super::{Bell, Context};
 use crate::kernel::phase::{LastJob, phase};
-use crate::kernel::{Error, JobState, Kind, Relation, ResourceCore, Right, Stored, Verb};
+use crate::kernel::{Error, JobState, Kind, Meta, Relation, ResourceCore, Right, Scope, Stored, Verb};
 
 /// The columns of `resource`, in the form that `stored` reads.
 pub(super) const COLUMNS: &str = "r.id, r.kind, r.tenant, r.name, r.tags, r.metadata, r.generation, r.version, \
@@ -61,28 +61,55 @@ pub(super) async fn by_name(
     Ok(conn.row(&sql, values![kind, tenant, name]).await?.as_ref().map(stored).transpose()?)
 }
 
+/// The living resource that this name means to a tenant: its own, else the one that operators made for all.
+pub(super) async fn by_name_for(
+    conn: &mut Conn,
+    meta: &Meta,
+    tenant: &str,
+    name: &str,
+) -> Result<Option<Stored>, Error> {
+    if meta.scope != Scope::Operator
+        && let Some(object) = by_name(conn, meta.kind, tenant, name).await?
+    {
+        return Ok(Some(object));
+    }
+    if meta.scope == Scope::Tenant { Ok(None) } else { by_name(conn, meta.kind, "", name).await }
+}
+
 /// The resource that a right is about, by id or name. What the right does not cover does not exist.
 pub(super) async fn find(conn: &mut Conn, right: &Right, kind: &dyn Kind, id: &str) -> Result<Stored, Error> {
     let meta = kind.meta();
     let found = if id.starts_with(&format!("{}_", meta.prefix)) {
         by_id(conn, id, false).await?
     } else {
-        by_name(conn, meta.kind, right.tenant(), id).await?
+        by_name_for(conn, meta, right.tenant(), id).await?
     };
     found
         .filter(|object| object.core.kind == meta.kind)
-        .filter(|object| right.all_tenants() || object.core.tenant == right.tenant())
+        .filter(|object| right.all_tenants() || right.sees(meta.scope).contains(&object.core.tenant.as_str()))
         .ok_or(Error::NotFound)
 }
 
-/// As `find`, locked for a write.
+/// As `find`, but not what was only made for all: its history and its files are the operators'.
+pub(super) async fn find_own(
+    conn: &mut Conn,
+    right: &Right,
+    kind: &dyn Kind,
+    id: &str,
+) -> Result<Stored, Error> {
+    let found = find(conn, right, kind, id).await?;
+    right.may_change(&found.core)?;
+    Ok(found)
+}
+
+/// As `find_own`, locked for a write.
 pub(super) async fn find_for_write(
     tx: &mut Tx,
     right: &Right,
     kind: &dyn Kind,
     id: &str,
 ) -> Result<Stored, Error> {
-    let found = find(tx, right, kind, id).await?;
+    let found = find_own(tx, right, kind, id).await?;
     if !tx.is_postgres() {
         return Ok(found);
     }

@@ -3,14 +3,14 @@
 use super::Store;
 use super::db::{Value, values};
 use super::objects::{self, COLUMNS};
-use crate::kernel::{Error, Kind, Right, Stored};
+use crate::kernel::{Error, Kind, Meta, ResourceCore, Right, Stored};
 
 /// What a list is asked for.
 #[derive(Clone, Debug, Default)]
 pub struct ListQuery {
     /// At most so many.
     pub limit: i64,
-    /// Go on behind this one: an id, or with `by_name` a name.
+    /// Go on behind this one: the `next` of the page before.
     pub after: Option<String>,
     /// Order by name instead of id.
     pub by_name: bool,
@@ -46,14 +46,14 @@ impl Store {
         kind: &'static dyn Kind,
         query: &ListQuery,
     ) -> Result<Page<Stored>, Error> {
-        let (sql, values) = statement(right, kind.meta().kind, query);
+        let (sql, values) = statement(right, kind.meta(), query);
         let rows = self.read().await?.rows(&sql, &values).await?;
         let items = rows.iter().map(objects::stored).collect::<Result<Vec<_>, _>>()?;
         let full = i64::try_from(items.len()).unwrap_or(i64::MAX) >= query.limit;
         let next = items
             .last()
             .filter(|_| full)
-            .map(|last| if query.by_name { last.core.name.clone() } else { last.core.id.clone() });
+            .map(|last| if query.by_name { place_by_name(&last.core) } else { last.core.id.clone() });
         Ok(Page { items, next })
     }
 }
@@ -70,28 +70,58 @@ impl Builder {
         self.sql.push_str(" AND ");
         self.sql.push_str(&condition.replace('?', &format!("${}", self.values.len())));
     }
+
+    fn limit(&mut self, limit: i64) {
+        self.values.push(limit.into());
+        self.sql.push_str(&format!(" LIMIT ${}", self.values.len()));
+    }
 }
 
-fn statement(right: &Right, kind: &str, query: &ListQuery) -> (String, Vec<Value>) {
+/// A place in the order of names. A tenant's own and one made for all may have the same: their ids tell them apart.
+fn place_by_name(core: &ResourceCore) -> String {
+    format!("{} {}", core.name, core.id)
+}
+
+fn statement(right: &Right, meta: &Meta, query: &ListQuery) -> (String, Vec<Value>) {
+    let mut build = Builder { sql: String::new(), values: values![meta.kind].to_vec() };
+    let order = if query.by_name { "name, id" } else { "id" };
+    match right.sees(meta.scope)[..] {
+        _ if right.all_tenants() => select(&mut build, None, query),
+        [tenant] => select(&mut build, Some(tenant), query),
+        // Each tenant's range of the index is read by itself, and no further than a page: what is merged then
+        // does not depend on the size of the table.
+        ref tenants => {
+            for (nth, tenant) in tenants.iter().enumerate() {
+                let union = if nth == 0 { "" } else { " UNION ALL " };
+                build.sql.push_str(&format!("{union}SELECT * FROM ("));
+                select(&mut build, Some(tenant), query);
+                build.sql.push_str(&format!(") AS part{nth}"));
+            }
+            build.sql.push_str(&format!(" ORDER BY {order}"));
+            build.limit(query.limit);
+        }
+    }
+    (build.sql, build.values)
+}
+
+/// A page of one tenant's, or of all.
+fn select(build: &mut Builder, tenant: Option<&str>, query: &ListQuery) {
     // Whatever the driving table is, it carries kind and tenant, so that its index is entered at the front.
     let by_live = query.by_name || query.name.is_some() || query.name_prefix.is_some();
-    let (from, driver) = if by_live {
-        ("live d JOIN resource r ON r.id = d.id", "d.id")
+    let (from, d, id) = if by_live {
+        ("live d JOIN resource r ON r.id = d.id", "d", "d.id")
     } else if query.labels.is_empty() {
-        ("resource d JOIN resource r ON r.id = d.id", "d.id")
+        ("resource r", "r", "r.id")
     } else {
-        ("label d JOIN resource r ON r.id = d.resource", "d.resource")
+        ("label d JOIN resource r ON r.id = d.resource", "d", "d.resource")
     };
-    let from = if driver == "d.id" && !by_live { "resource r" } else { from };
-    let (d, driver) = if from == "resource r" { ("r", "r.id") } else { ("d", driver) };
-    let sql = format!("SELECT {COLUMNS} FROM {from} WHERE {d}.kind = $1");
-    let mut build = Builder { sql, values: values![kind].to_vec() };
-    if !right.all_tenants() {
-        build.and(&format!("{d}.tenant = ?"), right.tenant());
+    build.sql.push_str(&format!("SELECT {COLUMNS} FROM {from} WHERE {d}.kind = $1"));
+    if let Some(tenant) = tenant {
+        build.and(&format!("{d}.tenant = ?"), tenant);
     }
     build.sql.push_str(" AND r.gone_at IS NULL");
     let mut labels = query.labels.iter();
-    if driver == "d.resource"
+    if id == "d.resource"
         && let Some((key, value)) = labels.next()
     {
         build.and("d.key = ?", key.as_str());
@@ -116,11 +146,18 @@ fn statement(right: &Right, kind: &str, query: &ListQuery) -> (String, Vec<Value
     if let Some(phase) = &query.phase {
         build.and("r.phase = ?", phase.as_str());
     }
-    let order = if query.by_name { "d.name" } else { driver };
-    if let Some(after) = &query.after {
-        build.and(&format!("{order} > ?"), after.as_str());
+    match &query.after {
+        Some(after) if query.by_name => {
+            let (name, last) = after.split_once(' ').unwrap_or((after, ""));
+            build.and("d.name >= ?", name);
+            build.values.push(name.into());
+            let name = build.values.len();
+            build.and(&format!("(d.name > ${name} OR d.id > ?)"), last);
+        }
+        Some(after) => build.and(&format!("{id} > ?"), after.as_str()),
+        None => {}
     }
-    build.values.push(Value::from(query.limit));
-    let limit = build.values.len();
-    (format!("{} ORDER BY {order} LIMIT ${limit}", build.sql), build.values)
+    let order = if query.by_name { "d.name, d.id" } else { id };
+    build.sql.push_str(&format!(" ORDER BY {order}"));
+    build.limit(query.limit);
 }

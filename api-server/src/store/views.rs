@@ -195,7 +195,7 @@ impl Store {
         before: Option<i64>,
     ) -> Result<Vec<Revision>, Error> {
         let mut conn = self.read().await?;
-        let object = objects::find(&mut conn, right, kind, id).await?;
+        let object = objects::find_own(&mut conn, right, kind, id).await?;
         let sql = "SELECT version, generation, name, tags, metadata, spec, actor, at FROM revision \
                    WHERE resource = $1 AND version < $2 ORDER BY version DESC LIMIT $3";
         let rows = conn.rows(sql, values![&object.core.id, before.unwrap_or(i64::MAX), limit]).await?;
@@ -223,7 +223,7 @@ impl Store {
         id: &str,
     ) -> Result<BTreeMap<String, BTreeMap<String, String>>, Error> {
         let mut conn = self.read().await?;
-        let object = objects::find(&mut conn, right, kind, id).await?;
+        let object = objects::find_own(&mut conn, right, kind, id).await?;
         let sql = "SELECT r.name, a.rendered FROM assignment a JOIN resource r ON r.id = a.node WHERE a.object = $1";
         let mut all = BTreeMap::new();
         for row in conn.rows(sql, values![&object.core.id]).await? {

@@ -16,6 +16,7 @@ on_both!(
     an_invitation_is_shown_once_and_kept_hashed,
     everything_wrong_is_a_problem,
     newcomers_find_their_way,
+    a_tenants_images_are_its_own_and_those_for_all,
 );
 
 /// A node that does what it is ordered to, for as long as the guard lives.
@@ -218,4 +219,52 @@ async fn newcomers_find_their_way(world: World) {
         (list.json["items"].as_array()?.len() == 3).then_some(())
     })
     .await;
+}
+
+async fn a_tenants_images_are_its_own_and_those_for_all(world: World) {
+    let face = Face::of(&world);
+    world.make("", "tenant", "other", json!({})).await;
+    let mut wanted = Vec::new();
+    // Own ones and those for all by turns, some of one name; and what is not to be seen.
+    for (tenant, name) in [
+        ("", "b"),
+        ("default", "c"),
+        ("", "a"),
+        ("default", "b"),
+        ("other", "a"),
+        ("", "d"),
+        ("default", "a"),
+    ] {
+        let id = world.make_image(tenant, name).await;
+        if tenant != "other" {
+            wanted.push((name, id));
+        }
+    }
+    let images = "/v1/tenants/default/images";
+    let all = async |query: &str| {
+        let (mut seen, mut path) = (Vec::new(), format!("{images}?{query}"));
+        loop {
+            let page = face.get(&path).await.is(200).json;
+            seen.extend(
+                page["items"].as_array().unwrap().iter().map(|it| it["id"].as_str().unwrap().to_owned()),
+            );
+            let Some(next) = page["next"].as_str() else { return seen };
+            path = format!("{images}?{query}&page={next}");
+        }
+    };
+    let ids = |list: &[(&str, String)]| list.iter().map(|(_, id)| id.clone()).collect::<Vec<_>>();
+    let by_age = ids(&wanted);
+    let mut by_name = wanted.clone();
+    by_name.sort();
+    for limit in 1..=7 {
+        assert_eq!(all(&format!("limit={limit}")).await, by_age);
+        assert_eq!(all(&format!("limit={limit}&phase=ready")).await, by_age);
+        assert_eq!(all(&format!("limit={limit}&order=name")).await, ids(&by_name));
+        let of_a: Vec<_> = wanted.iter().filter(|(name, _)| *name == "a").cloned().collect();
+        assert_eq!(all(&format!("limit={limit}&name=a")).await, ids(&of_a));
+    }
+    assert_eq!(all("phase=pending").await, [""; 0]);
+    let bearer = format!("Bearer {TOKEN}");
+    let put = face.raw("PUT", &format!("{images}/d/content"), &[("authorization", &bearer)], "x").await;
+    put.is_problem(403, "denied");
 }

@@ -55,6 +55,7 @@ for_every_kind!(
     made_shown_listed_and_gone,
     what_clashes_and_what_is_wrong,
     nobody_elses_is_not_there,
+    made_for_all_is_seen_by_all,
     changed_by_those_who_know_it,
     protected_and_in_use,
     history_and_looks,
@@ -239,7 +240,7 @@ async fn nobody_elses_is_not_there(case: Case) {
     let Case { face, .. } = &case;
     let id = case.make().await["id"].as_str().unwrap().to_owned();
     case.world.make("", "tenant", "other", json!({})).await;
-    if case.kind.meta().scope == Scope::Operator {
+    if case.tenant.is_empty() {
         return;
     }
     let theirs = base(case.kind, "other");
@@ -272,6 +273,46 @@ async fn nobody_elses_is_not_there(case: Case) {
     let nobodys = base(case.kind, "nosuchtenant");
     face.get(&nobodys).await.is_problem(404, "not-found");
     face.call("POST", &nobodys, case.body()).await.is_problem(404, "not-found");
+}
+
+/// What operators made for all tenants: each finds it among its own, and can neither change it nor look behind it.
+async fn made_for_all_is_seen_by_all(case: Case) {
+    let Case { face, .. } = &case;
+    if !(case.tenant.is_empty() && case.kind.meta().scope == Scope::Both) {
+        return;
+    }
+    let id = case.make().await["id"].as_str().unwrap().to_owned();
+    let theirs = base(case.kind, TENANT);
+    for one in [id.as_str(), case.name] {
+        let path = format!("{theirs}/{one}");
+        let seen = face.get(&path).await.is(200);
+        assert_eq!((&seen.json["id"], &seen.json["tenant"]), (&json!(id), &Value::Null));
+        face.get(&format!("{path}/access")).await.is(200);
+        for (method, rest, body) in [
+            ("PATCH", "", json!({ "tags": { "mine": "now" } })),
+            ("PATCH", "", json!({ "phase": "x" })),
+            ("DELETE", "", Value::Null),
+            ("GET", "/revisions", Value::Null),
+            ("POST", "/revisions/1/restore", Value::Null),
+            ("GET", "/rendered", Value::Null),
+        ] {
+            let denied = face.call(method, &format!("{path}{rest}"), body).await.is_problem(403, "denied");
+            assert!(denied.json["detail"].as_str().unwrap().contains("operators"), "{:#}", denied.json);
+        }
+    }
+    for filter in ["", "?name=NAME", "?name_prefix=the", "?tag.env=prod", "?metadata.team.id=7&order=name"] {
+        let list = face.get(&format!("{theirs}{}", filter.replace("NAME", case.name))).await.is(200);
+        let items = list.json["items"].as_array().unwrap();
+        assert!(items.len() == 1 && items[0]["id"] == json!(id), "{filter}: {items:?}");
+    }
+    // A tenant may have one of the same name: then the name is its own.
+    let own = face.call("POST", &theirs, case.body()).await.json["id"].as_str().unwrap().to_owned();
+    assert_eq!(face.get(&format!("{theirs}/{}", case.name)).await.is(200).json["id"], own);
+    assert_eq!(face.get(&case.at(case.name)).await.is(200).json["id"], id);
+    pages_hold_everything_once(face, &theirs, &own).await;
+    pages_hold_everything_once(face, &theirs, &id).await;
+    face.call("DELETE", &format!("{theirs}/{own}"), Value::Null).await;
+    assert_eq!(face.get(&format!("{theirs}/{}", case.name)).await.is(200).json["id"], id);
 }
 
 async fn changed_by_those_who_know_it(case: Case) {
