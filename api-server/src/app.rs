@@ -16,7 +16,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::auth::{Authenticators, OperatorToken};
 use crate::blobs::Blobs;
-use crate::channel::{Channel, ChannelContext, Streams};
+use crate::channel::{Channel, ChannelContext, StreamError, Streams};
 use crate::config::Config;
 use crate::environment::system_env;
 use crate::kernel::{Caller, Clash, Error, Scope};
@@ -71,7 +71,7 @@ pub async fn run(config: Config, role: Role, stop: CancellationToken) -> anyhow:
         let context = ChannelContext {
             store: store.clone(),
             authority: authority.clone(),
-            server_id: server,
+            server_id: server.clone(),
             names: names(config.grpc, &config.grpc_names),
             blobs: folder.clone(),
             streams: streams.clone(),
@@ -86,7 +86,8 @@ pub async fn run(config: Config, role: Role, stop: CancellationToken) -> anyhow:
         if let Some(folder) = config.images_folder.clone() {
             tasks.spawn(images_folder::watch(store.clone(), blobs.clone(), folder, stop.clone()));
         }
-        let context = rest_context(&config, store, &authority, blobs, streams)?;
+        let consoles = ConsolesOfChannel { streams, store: store.clone(), server };
+        let context = rest_context(&config, store, &authority, blobs, consoles)?;
         let serving = serve_rest(config, context, authority, stop.clone())?;
         tasks.spawn(or_stop(serving, stop.clone(), "the REST door"));
     }
@@ -127,23 +128,40 @@ fn authority(config: &Config) -> anyhow::Result<Authority> {
 
 // === REST ===
 
-struct ConsolesOfChannel(Streams);
+struct ConsolesOfChannel {
+    streams: Streams,
+    store: Store,
+    server: String,
+}
 
 impl ConsoleHub for ConsolesOfChannel {
     fn open<'a>(&'a self, node: &'a str, object: &'a str) -> BoxFuture<'a, Result<ConsoleEnds, Error>> {
         Box::pin(async move {
-            let lent = self.0.open_console(node, object).await;
-            lent.map_err(|error| Error::Unavailable(error.to_string()))
+            let refused = match self.streams.open_console(node, object).await {
+                Ok(lent) => return Ok(lent),
+                Err(refused) => refused,
+            };
+            let holder = self.store.session_server(node).await?;
+            if matches!(refused, StreamError::NotConnected)
+                && holder.is_some_and(|holder| holder != self.server)
+            {
+                return Err(Clash::WrongState(ELSEWHERE.into()).into());
+            }
+            Err(Error::Unavailable(refused.to_string()))
         })
     }
 }
+
+/// Trying again would not help: that is why it is no `unavailable`.
+const ELSEWHERE: &str = "the node's agent is connected to another server process, and consoles do not pass from one \
+                         to another: ask the one that serves both REST and agents (`rhyzome-api` without a word)";
 
 fn rest_context(
     config: &Config,
     store: Store,
     authority: &Authority,
     blobs: Blobs,
-    streams: Streams,
+    consoles: ConsolesOfChannel,
 ) -> anyhow::Result<RestContext> {
     let token = OperatorToken::load_or_create(&config.data.join(TOKEN_FILE), store.env())?;
     let host = config.grpc_names.first().cloned().unwrap_or_else(|| reachable(config.grpc.ip()).to_string());
@@ -152,7 +170,7 @@ fn rest_context(
         store,
         authenticators: Authenticators::new(vec![Arc::new(token)]),
         blobs,
-        consoles: Arc::new(ConsolesOfChannel(streams)),
+        consoles: Arc::new(consoles),
         limits: RestLimits::default(),
         joining: Joining {
             root_sha256: authority.fingerprint(),

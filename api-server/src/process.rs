@@ -39,7 +39,11 @@ pub fn keep_private() {
 fn hand_over(path: &Path, account: &User) -> Result<(), String> {
     let failed =
         |e: &dyn std::fmt::Display| format!("{} cannot be handed to `{}`: {e}", path.display(), account.name);
-    let meta = std::fs::symlink_metadata(path).map_err(|e| failed(&e))?;
+    let meta = match std::fs::symlink_metadata(path) {
+        // Another server works on the folder, and has taken a draft of its own away.
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        meta => meta.map_err(|e| failed(&e))?,
+    };
     if meta.is_symlink() {
         return Ok(());
     }

@@ -1,6 +1,7 @@
 //! A private PostgreSQL cluster: in a temporary folder, as a user without rights, on a socket in that folder,
 //! ended with the test process. A missing server is an error, not a reason to skip.
 
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
@@ -69,6 +70,8 @@ fn start() -> Cluster {
     let root = nix::unistd::geteuid().is_root();
     if root {
         std::os::unix::fs::chown(&folder, Some(NOBODY), Some(NOBODY)).expect("chown");
+        // A server under test runs as another user yet, and comes by the socket.
+        std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(0o711)).expect("chmod");
     }
     let as_nobody = |mut command: Command| {
         if root {

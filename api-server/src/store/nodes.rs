@@ -161,6 +161,13 @@ impl Store {
         Ok(if newest { SessionStanding::Newest } else { SessionStanding::Superseded })
     }
 
+    /// The server that holds the node's session, as far as the database knows.
+    pub async fn session_server(&self, node: &str) -> Result<Option<String>, Error> {
+        let sql = "SELECT server FROM node_state WHERE node = $1 AND connected = 1";
+        let row = self.read().await?.row(sql, values![node]).await?;
+        Ok(row.map(|row| row.text("server")).transpose()?)
+    }
+
     /// For the net under the bells: the newest session and the highest order of each node whose session is, as
     /// far as the database knows, at this server.
     pub async fn node_heads(&self, server: &str) -> Result<Vec<NodeHead>, Error> {

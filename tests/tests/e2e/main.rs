@@ -11,3 +11,4 @@ mod crash;
 mod life;
 mod long;
 mod refuse;
+mod split;

@@ -8,7 +8,7 @@ mod options;
 mod process;
 
 use std::fs;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -33,8 +33,10 @@ pub struct World {
     pub http: SocketAddr,
     /// Where agents dial in.
     pub grpc: SocketAddr,
-    /// The server.
+    /// The server; with `Options::split` the one that serves REST.
     pub server: Process,
+    /// With `Options::split`: the one that agents dial in to.
+    pub door: Option<Process>,
     /// The agents, in the order of `Options::nodes`.
     pub agents: Vec<Process>,
     nodes: Vec<String>,
@@ -71,15 +73,24 @@ impl World {
         }
         let file = folder.join("rhyzome-api.json");
         fs::write(&file, format!("{config:#}\n"))?;
-        let words = vec![options.binary("rhyzome-api"), "--config".into(), file.display().to_string()];
         let style = Style { own_session: options.own_session, by_sudo: false };
-        let server =
-            Process::new("server", &folder, words, style).with_environment(options.server_env.clone());
+        let process = |name: &str, role: Option<&str>| {
+            let mut words =
+                vec![options.binary("rhyzome-api"), "--config".into(), file.display().to_string()];
+            words.extend(role.map(str::to_owned));
+            Process::new(name, &folder, words, style).with_environment(options.server_env.clone())
+        };
+        let (server, door) = if options.split {
+            (process("server", Some("http")), Some(process("server-grpc", Some("grpc"))))
+        } else {
+            (process("server", None), None)
+        };
         let mut world = World {
             folder,
             http,
             grpc,
             server,
+            door,
             agents: Vec::new(),
             nodes: Vec::new(),
             options,
@@ -89,9 +100,16 @@ impl World {
         Ok(world)
     }
 
-    /// Starts the server (again) and waits until it answers.
+    /// Starts the server (again) and waits until it answers; of two processes those that do not run, at once.
     pub fn restart_server(&mut self) -> Result<()> {
-        self.server.start()?;
+        if let Some(door) = &mut self.door
+            && !door.is_running()
+        {
+            door.start()?;
+        }
+        if self.door.is_none() || !self.server.is_running() {
+            self.server.start()?;
+        }
         let until = Instant::now() + PATIENCE;
         while !self.is_healthy() {
             if !self.server.is_running() {
@@ -103,6 +121,14 @@ impl World {
                     self.http,
                     self.server.last_words()
                 );
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let grpc = self.grpc;
+        let Some(door) = &mut self.door else { return Ok(()) };
+        while TcpStream::connect_timeout(&grpc, Duration::from_secs(5)).is_err() {
+            if !door.is_running() || Instant::now() > until {
+                bail!("agents cannot dial in at {grpc}{}", door.last_words());
             }
             std::thread::sleep(Duration::from_millis(10));
         }
@@ -147,10 +173,11 @@ impl World {
     /// Starts an agent (again) and waits until the server calls its node ready.
     pub fn restart_agent(&mut self, index: usize) -> Result<()> {
         // The node may still be called ready after its last agent: this agent must have a session of its own.
-        let before = self.agents[index].log_text().len();
+        let sessions = |agent: &Process| agent.log_text().matches("session with the server").count();
+        let before = sessions(&self.agents[index]);
         self.agents[index].start()?;
         let until = Instant::now() + PATIENCE;
-        while !self.agents[index].log_text()[before..].contains("session with the server") {
+        while sessions(&self.agents[index]) <= before {
             let agent = &mut self.agents[index];
             if !agent.is_running() || Instant::now() > until {
                 bail!("the agent gets no session with the server{}", agent.last_words());
@@ -251,6 +278,7 @@ impl World {
         // The rest of it is dropped without being ended.
         let empty = Process::new("left", &self.folder, Vec::new(), Style::default());
         std::mem::replace(&mut self.server, empty).leave();
+        self.door.take().into_iter().for_each(Process::leave);
     }
 }
 
@@ -262,6 +290,7 @@ impl Drop for World {
         self.agents.clear();
         let empty = Process::new("ended", &self.folder, Vec::new(), Style::default());
         drop(std::mem::replace(&mut self.server, empty));
+        drop(self.door.take());
         for line in end_all(&self.folder) {
             eprintln!("{line}");
         }

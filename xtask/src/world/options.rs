@@ -15,6 +15,8 @@ pub struct Options {
     pub binaries: PathBuf,
     /// The database; the embedded default without it.
     pub db: Option<String>,
+    /// REST and the agents' door in two processes (needs `db`).
+    pub split: bool,
     /// Where REST listens; a free port of 127.0.0.1 without it.
     pub http: Option<SocketAddr>,
     /// Where agents dial in; a free port of 127.0.0.1 without it.
@@ -40,6 +42,7 @@ impl Options {
             folder: folder.into(),
             binaries: binaries()?,
             db: None,
+            split: false,
             http: None,
             grpc: None,
             config: json!({}),
