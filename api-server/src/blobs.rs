@@ -110,7 +110,7 @@ impl Blobs {
         writer.sync_all().await?;
         drop(writer);
         let info = self.inspect(&file.0).await?;
-        let sha256 = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+        let sha256 = rhyzome_pki::hex(&hash.finalize());
         let content = ImageContent {
             sha256,
             size_bytes: size,

@@ -24,7 +24,7 @@ mod pin;
 mod tls;
 
 pub use authority::Authority;
-pub use encoding::{fingerprints, random_hex, sha256_hex};
+pub use encoding::{fingerprints, hex, random_hex, sha256_hex};
 pub use error::PkiError;
 pub use files::write_private;
 pub use identity::Identity;

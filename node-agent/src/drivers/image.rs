@@ -194,7 +194,7 @@ fn digest(file: &mut File) -> io::Result<String> {
         }
         hasher.update(&buffer[..read]);
     }
-    Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(rhyzome_pki::hex(&hasher.finalize()))
 }
 
 #[cfg(test)]
@@ -204,7 +204,7 @@ mod tests {
     use std::sync::Mutex;
 
     fn sha256(bytes: &[u8]) -> String {
-        Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+        rhyzome_pki::sha256_hex(bytes)
     }
 
     /// Serves `bytes`, breaking off after `break_at` the first time; remembers the offsets asked for.

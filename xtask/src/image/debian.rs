@@ -6,10 +6,8 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
-use super::debs::Deb;
 use super::disk::{Plan, Root};
-use super::stamp::Stamp;
-use crate::progress::Progress;
+use super::recipe::Recipe;
 use crate::run;
 
 /// Runs inside mmdebstrap, with the root folder as its first argument.
@@ -32,28 +30,14 @@ LABEL debian
 
 /// Builds the image, unless it is there and current.
 pub fn build(out: &Path, install: bool) -> Result<()> {
-    let progress = Progress::start("image debian");
-    progress.step("asking apt for versions");
-    let kernel = Deb::cloud_kernel(install)?;
-    let cloud_init = Deb::candidate("cloud-init", install)?;
-    let syslinux = Deb::candidate("syslinux", install)?;
-    let ids = [kernel.id(), cloud_init.id(), syslinux.id()];
-    let inputs: Vec<&str> = SOURCES.iter().copied().chain(ids.iter().map(String::as_str)).collect();
-    let stamp = Stamp::of(&inputs);
-    if stamp.matches(out) {
-        progress.done("current");
-        return Ok(());
-    }
-    let cache = crate::repository().join("var/cache/debs");
-    let syslinux = syslinux.unpack(&cache, install)?;
-    let work = tempfile::Builder::new().prefix(".debian").tempdir_in(&cache)?;
-    progress.step("mmdebstrap (a minute)");
-    let tar = bootstrap(work.path())?;
-    progress.step("making the disk");
-    disk(work.path(), &syslinux, &tar, out)?;
-    stamp.write(out)?;
-    progress.done(&format!("built, {} MiB", fs::metadata(out)?.len() >> 20));
-    Ok(())
+    let Some(recipe) = Recipe::begin("debian", "cloud-init", SOURCES, out, install)? else { return Ok(()) };
+    let syslinux = recipe.syslinux.unpack(&recipe.cache, install)?;
+    let work = recipe.work.path();
+    recipe.progress.step("mmdebstrap (a minute)");
+    let tar = bootstrap(work)?;
+    recipe.progress.step("making the disk");
+    disk(work, &syslinux, &tar, out)?;
+    recipe.finish(out)
 }
 
 /// The root file system as a tar, with kernel and initramfs in it.

@@ -5,6 +5,7 @@ mod debian;
 mod debs;
 mod disk;
 mod modules;
+mod recipe;
 mod stamp;
 mod tiny;
 

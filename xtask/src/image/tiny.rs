@@ -11,8 +11,7 @@ use super::cpio::Cpio;
 use super::debs::Deb;
 use super::disk::{Plan, Root};
 use super::modules::Modules;
-use super::stamp::Stamp;
-use crate::progress::Progress;
+use super::recipe::Recipe;
 use crate::run;
 
 const INITRD: &str = include_str!("tiny-initrd.sh");
@@ -79,30 +78,19 @@ const ROOT_MODULES: &[&str] = &[
 
 /// Builds the image, unless it is there and current.
 pub fn build(out: &Path, install: bool) -> Result<()> {
-    let progress = Progress::start("image tiny");
-    progress.step("asking apt for versions");
-    let kernel = Deb::cloud_kernel(install)?;
-    let busybox = Deb::candidate("busybox-static", install)?;
-    let syslinux = Deb::candidate("syslinux", install)?;
-    let ids = [kernel.id(), busybox.id(), syslinux.id()];
-    let inputs: Vec<&str> = SOURCES.iter().copied().chain(ids.iter().map(String::as_str)).collect();
-    let stamp = Stamp::of(&inputs);
-    if stamp.matches(out) {
-        progress.done("current");
-        return Ok(());
-    }
-    let cache = crate::repository().join("var/cache/debs");
+    let Some(recipe) = Recipe::begin("tiny", "busybox-static", SOURCES, out, install)? else { return Ok(()) };
     let unpack = |deb: &Deb| {
-        progress.step(&format!("unpacking {}", deb.name));
-        deb.unpack(&cache, install)
+        recipe.progress.step(&format!("unpacking {}", deb.name));
+        deb.unpack(&recipe.cache, install)
     };
-    let parts = Parts { kernel: unpack(&kernel)?, busybox: unpack(&busybox)?, syslinux: unpack(&syslinux)? };
-    progress.step("making the disk");
-    let work = tempfile::Builder::new().prefix(".tiny").tempdir_in(&cache)?;
-    parts.disk(work.path(), out)?;
-    stamp.write(out)?;
-    progress.done(&format!("built, {} MiB", fs::metadata(out)?.len() >> 20));
-    Ok(())
+    let parts = Parts {
+        kernel: unpack(&recipe.kernel)?,
+        busybox: unpack(&recipe.main)?,
+        syslinux: unpack(&recipe.syslinux)?,
+    };
+    recipe.progress.step("making the disk");
+    parts.disk(recipe.work.path(), out)?;
+    recipe.finish(out)
 }
 
 /// The unpacked packages.
