@@ -208,7 +208,7 @@ fn serve_rest(
     };
     let scheme = if tls.is_some() { "https" } else { "http" };
     let url = format!("{scheme}://{}", SocketAddr::new(reachable(address.ip()), address.port()));
-    tell_clients(&config.data, &url, &authority.trust_pem())?;
+    tell_clients(&config.data, &url, &authority.trust_pem(), config.http_certificate.is_none())?;
     tracing::info!(%url, pages = %format!("{url}/docs"), "the REST API is served");
     let app = rest::router(context).into_make_service_with_connect_info::<SocketAddr>();
     Ok(async move {
@@ -248,12 +248,13 @@ async fn renew(
     }
 }
 
-/// Writes what a client on this machine needs: address, where the token is, whom to trust.
-fn tell_clients(data: &Path, url: &str, trust_pem: &str) -> anyhow::Result<()> {
+/// Writes what a client on this machine needs: address, where the token is, whom to trust. For a certificate that is
+/// not `own` our authority does not vouch: a client goes by those of its machine.
+fn tell_clients(data: &Path, url: &str, trust_pem: &str, own: bool) -> anyhow::Result<()> {
     let data = std::fs::canonicalize(data)?;
     write_private(&data.join(CA_FILE), trust_pem.as_bytes())?;
     let told = serde_json::json!({
-        "url": url, "token_file": data.join(TOKEN_FILE), "ca_file": data.join(CA_FILE),
+        "url": url, "token_file": data.join(TOKEN_FILE), "ca_file": own.then(|| data.join(CA_FILE)),
     });
     write_private(&data.join("client.json"), format!("{told:#}\n").as_bytes())?;
     Ok(())

@@ -8,6 +8,7 @@
 mod house;
 
 mod crash;
+mod doors;
 mod life;
 mod long;
 mod refuse;

@@ -1,0 +1,134 @@
+//! `rhyzome-api` as a process that cannot start: one line that names what is wrong, and exit code 2.
+
+// A test that cannot go on says so by a panic, in its helpers too.
+#![allow(clippy::unwrap_used)]
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+/// A folder that the server can reach as whatever user it becomes.
+fn folder() -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o711)).unwrap();
+    folder
+}
+
+/// The program in this folder, with these variables of ours and no others.
+fn program(folder: &Path, words: &[&str], variables: &[(&str, &str)]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_rhyzome-api"));
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("RHYZOME_")) {
+        command.env_remove(name);
+    }
+    command.args(words).envs(variables.iter().copied()).env("RUST_LOG", "error").current_dir(folder);
+    command.stdin(Stdio::null());
+    command
+}
+
+/// What the program says on its way out.
+fn refusal(folder: &Path, words: &[&str], variables: &[(&str, &str)]) -> String {
+    let output = program(folder, words, variables).output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert_eq!(said.lines().count(), 1, "{said}");
+    assert!(output.stdout.is_empty() && said.starts_with("rhyzome-api: "), "{said}");
+    said
+}
+
+/// A configuration that is good: nothing outside of the folder is touched.
+fn good(folder: &Path) -> Value {
+    json!({
+        "data": folder.join("data"), "user": "nobody",
+        "http": {"listen": "127.0.0.1:0"}, "grpc": {"listen": "127.0.0.1:0"},
+    })
+}
+
+#[test]
+fn a_bad_configuration_is_one_line_that_names_it() {
+    let cases = [
+        (json!({"colour": "red"}), "unknown field `colour`"),
+        (json!({"http": {"listn": "127.0.0.1:1"}}), "key `http`: unknown field `listn`"),
+        (json!({"http": {"listen": "here"}}), "`http.listen`: `here` is not ADDRESS:PORT"),
+        (json!({"grpc": {"listen": "127.0.0.1:99999"}}), "`grpc.listen`: `127.0.0.1:99999`"),
+        (json!({"images": {"max_bytes": "much"}}), "key `images`"),
+        (json!({"pki": {"leaf_seconds": 1}}), "`pki.leaf_seconds` must be at least 60"),
+        (json!({"images": {"folder": "/nowhere/at/all"}}), "`images.folder`: /nowhere/at/all cannot be read"),
+        (
+            json!({"http": {"cert": "/nowhere.pem", "key": "/nowhere.key"}}),
+            "`http.cert`: /nowhere.pem cannot",
+        ),
+        (json!({"http": {"cert": "/etc/hostname"}}), "`http.cert` needs `http.key`"),
+        (json!({"pki": {"ca": "/etc/hostname"}}), "`pki.ca`, `pki.cert` and `pki.key` belong together"),
+        (json!({"db": "some words"}), "key `db`: `some words` names no database"),
+        (json!({"db": "postgres://[nowhere"}), "key `db`: not a PostgreSQL URL"),
+        (json!({"db": "dbname=x colour=red"}), "key `db`: `colour` in the libpq string"),
+        (json!({"db": "sqlite:"}), "key `db`: `sqlite:` needs a path"),
+        (json!(["db"]), "must hold an object"),
+    ];
+    for (config, wanted) in cases {
+        let folder = folder();
+        std::fs::write(folder.path().join("rhyzome-api.json"), config.to_string()).unwrap();
+        let said = refusal(folder.path(), &[], &[]);
+        assert!(said.contains(wanted), "{config}: {said}");
+        assert!(!folder.path().join("var").exists(), "{config}: something was made");
+    }
+}
+
+#[test]
+fn a_missing_file_a_broken_one_and_a_strange_variable_are_named() {
+    let folder = folder();
+    let said = refusal(folder.path(), &["--config", "/nowhere/rhyzome-api.json"], &[]);
+    assert!(said.contains("/nowhere/rhyzome-api.json cannot be read"), "{said}");
+    std::fs::write(folder.path().join("half.json"), "{\"db\": ").unwrap();
+    let said = refusal(folder.path(), &["--config", "half.json"], &[]);
+    assert!(said.contains("half.json is not JSON"), "{said}");
+    let said = refusal(folder.path(), &[], &[("RHYZOME_DBB", "x")]);
+    assert!(said.contains("RHYZOME_DBB is not known"), "{said}");
+    let said = refusal(folder.path(), &[], &[("RHYZOME_IMAGES_MAX_BYTES", "much")]);
+    assert!(said.contains("RHYZOME_IMAGES_MAX_BYTES must be a number"), "{said}");
+}
+
+#[test]
+fn what_is_not_there_or_does_not_go_together_is_named() {
+    let folder = folder();
+    let mut config = good(folder.path());
+    let file = folder.path().join("rhyzome-api.json");
+    std::fs::write(&file, config.to_string()).unwrap();
+    for word in ["http", "grpc"] {
+        let said = refusal(folder.path(), &[word], &[]);
+        assert!(said.contains("on SQLite there is one process"), "{said}");
+    }
+    config["db"] = json!("dbname=rhyzome host=/nowhere/at/all");
+    std::fs::write(&file, config.to_string()).unwrap();
+    let said = refusal(folder.path(), &[], &[]);
+    assert!(said.contains("database"), "{said}");
+}
+
+/// Ended with the test.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // It may have ended by itself, which the test has seen then.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn of_two_on_one_folder_the_second_says_that_there_is_one() {
+    let folder = folder();
+    std::fs::write(folder.path().join("rhyzome-api.json"), good(folder.path()).to_string()).unwrap();
+    let mut first = Running(program(folder.path(), &[], &[]).spawn().unwrap());
+    let end = Instant::now() + Duration::from_secs(60);
+    while !folder.path().join("data/client.json").exists() {
+        assert!(first.0.try_wait().unwrap().is_none() && Instant::now() < end, "the first does not start");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let said = refusal(folder.path(), &[], &[]);
+    assert!(said.contains("another rhyzome-api works on"), "{said}");
+}
