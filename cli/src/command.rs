@@ -13,6 +13,7 @@ Examples:
   rhyzome instance stop web --wait
   rhyzome disk create data --size 10GiB
   rhyzome instance edit web --set disks.data.disk=data
+  rhyzome instance restore web 3 --wait
   rhyzome node invite rack1
   rhyzome api GET /v1/whoami
 
@@ -91,7 +92,9 @@ fn of_kind(kinds: &Kinds, kind: &Kind) -> Command {
         .subcommand(
             Command::new("delete").about("Delete some").visible_alias("rm").arg(names()).args(waiting()),
         )
-        .subcommand(Command::new("revisions").about("Every version it had, by whom, when").arg(name()));
+        .subcommand(Command::new("revisions").about("Every version it had, by whom, when").arg(name()))
+        .subcommand(restore())
+        .subcommand(Command::new("access").about("Who may do what with it, and why").arg(name()));
     if kind.of_tenants && kind.of_operators {
         command = command.arg(switch("global", "The ones that all tenants may use").global(true));
     }
@@ -242,6 +245,21 @@ fn edit(kinds: &Kinds, kind: &Kind) -> Command {
         .args(waiting())
 }
 
+fn restore() -> Command {
+    Command::new("restore")
+        .about("Make it what it was at a version")
+        .after_help("Name, tags, metadata and spec; `revisions` shows the versions that it had.")
+        .arg(name())
+        .arg(
+            Arg::new("version")
+                .value_name("VERSION")
+                .required(true)
+                .value_parser(clap::value_parser!(i64))
+                .help("The version"),
+        )
+        .args(waiting())
+}
+
 fn article(word: &str) -> &'static str {
     if word.starts_with(['a', 'e', 'i', 'o', 'u']) || word.starts_with("ssh") { "an" } else { "a" }
 }
@@ -267,6 +285,7 @@ fn jobs() -> Command {
                 ),
         )
         .subcommand(Command::new("show").about("Show one with its steps").visible_alias("get").arg(id()))
+        .subcommand(Command::new("log").about("Each step as it happens, until it is done").arg(id()))
         .subcommand(Command::new("wait").about("Wait until it is done").arg(id()).arg(waiting()[1].clone()))
         .subcommand(Command::new("cancel").about("Cancel it and take back what it did").arg(id()))
         .subcommand(Command::new("retry").about("Do it again, as a new job").arg(id()).args(waiting()))
@@ -302,7 +321,7 @@ mod tests {
         let command = command(&kinds);
         for kind in kinds.all() {
             let of_kind = command.find_subcommand(&kind.kind).unwrap();
-            for verb in ["list", "show", "create", "edit", "delete", "revisions"] {
+            for verb in ["list", "show", "create", "edit", "delete", "revisions", "restore", "access"] {
                 assert!(of_kind.find_subcommand(verb).is_some(), "{} {verb}", kind.kind);
             }
             for action in &kind.actions {

@@ -76,7 +76,8 @@ pub fn resources(list: &[Resource], with_tenant: bool, now: Timestamp) -> String
     let rows = list.iter().zip(&details).map(|(resource, details)| {
         let mut row = vec![resource.name.clone(), resource.phase.clone()];
         if with_tenant {
-            row.insert(0, resource.tenant.clone());
+            let all = resource.tenant.is_empty();
+            row.insert(0, if all { "(all)".to_owned() } else { resource.tenant.clone() });
         }
         let value = |column: &&str| details.iter().find(|(name, _)| name == column).map(|(_, v)| v.clone());
         row.extend(columns.iter().map(|column| value(column).unwrap_or_default()));

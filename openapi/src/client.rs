@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
-use reqwest::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, ETAG, IF_MATCH};
+use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, ETAG, HeaderName, IF_MATCH};
 use reqwest::{Certificate, Method, Url};
 use rustls::pki_types::{CertificateDer, pem::PemObject as _};
 use serde::de::DeserializeOwned;
@@ -152,6 +152,12 @@ impl Client {
         self.call("DELETE", path, None, None).await
     }
 
+    /// Makes the object at `path` what it was at a version.
+    pub async fn restore(&self, path: &str, version: i64) -> Result<Written, Error> {
+        let path = format!("{path}/revisions/{version}/restore");
+        written(&path, self.call("POST", &path, None, None).await?)
+    }
+
     /// Calls an action of the object at `path`.
     pub async fn action(&self, path: &str, verb: &str, body: Value) -> Result<Answer, Error> {
         self.call("POST", &format!("{path}/actions/{verb}"), Some(("application/json", body)), None).await
@@ -172,6 +178,22 @@ impl Client {
         let body =
             if answer.body["job"].is_object() { answer.body["job"].clone() } else { answer.body.clone() };
         typed(&path, Answer { body, ..answer })
+    }
+
+    /// Reads lines as they come, until the server has no more; `media` says in which form they are wanted.
+    pub async fn lines(&self, path: &str, media: &str, mut each: impl FnMut(&str)) -> Result<(), Error> {
+        let request = self.request("GET", path)?.header(ACCEPT, media);
+        let response = self.answered(path, request).await?;
+        let mut stream = response.bytes_stream();
+        let mut rest = Vec::new();
+        while let Some(bytes) = stream.next().await {
+            rest.extend_from_slice(&bytes.map_err(|e| Error::unreachable(self.url(), &e))?);
+            while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = rest.drain(..=end).collect();
+                each(String::from_utf8_lossy(&line).trim_end());
+            }
+        }
+        Ok(())
     }
 
     /// Sends a file, and says how many bytes have gone out.
@@ -215,16 +237,26 @@ impl Client {
         Ok(request)
     }
 
-    async fn send(&self, path: &str, request: reqwest::RequestBuilder) -> Result<Answer, Error> {
+    /// A response that is no refusal; its body is still to come.
+    async fn answered(
+        &self,
+        path: &str,
+        request: reqwest::RequestBuilder,
+    ) -> Result<reqwest::Response, Error> {
         let response = request.send().await.map_err(|e| Error::unreachable(self.url(), &e))?;
         let status = response.status();
-        let header =
-            |name| response.headers().get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
-        let (etag, content_type) = (header(ETAG), header(CONTENT_TYPE).unwrap_or_default());
-        let text = response.text().await.map_err(|e| Error::unreachable(self.url(), &e))?;
-        if !status.is_success() {
-            return Err(refusal(path, status.as_u16(), &content_type, &text));
+        if status.is_success() {
+            return Ok(response);
         }
+        let media = header(&response, CONTENT_TYPE).unwrap_or_default();
+        let text = response.text().await.map_err(|e| Error::unreachable(self.url(), &e))?;
+        Err(refusal(path, status.as_u16(), &media, &text))
+    }
+
+    async fn send(&self, path: &str, request: reqwest::RequestBuilder) -> Result<Answer, Error> {
+        let response = self.answered(path, request).await?;
+        let (status, etag) = (response.status(), header(&response, ETAG));
+        let text = response.text().await.map_err(|e| Error::unreachable(self.url(), &e))?;
         let body = match serde_json::from_str(&text) {
             _ if text.is_empty() => Value::Null,
             Ok(body) => body,
@@ -232,6 +264,10 @@ impl Client {
         };
         Ok(Answer { status: status.as_u16(), etag, body })
     }
+}
+
+fn header(response: &reqwest::Response, name: HeaderName) -> Option<String> {
+    response.headers().get(name).and_then(|value| value.to_str().ok()).map(str::to_owned)
 }
 
 fn refusal(path: &str, status: u16, content_type: &str, text: &str) -> Error {

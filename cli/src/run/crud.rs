@@ -26,6 +26,13 @@ pub async fn run(context: &Context<'_>, kind: &Kind, verb: &str, leaf: &ArgMatch
         }
         "delete" => each(leaf, async |name| delete(context, kind, &path, &name, leaf).await).await,
         "revisions" => revisions(context, &format!("{path}/{}", name(leaf)?)).await,
+        "restore" => {
+            let name = name(leaf)?;
+            let version = leaf.get_one::<i64>("version").copied().unwrap_or_default();
+            let restored = context.client.restore(&format!("{path}/{name}"), version).await;
+            context.settle(restored?, &path, "restore", leaf).await
+        }
+        "access" => access(context, &format!("{path}/{}/access", name(leaf)?)).await,
         "rendered" => rendered(context, &format!("{path}/{}/rendered", name(leaf)?)).await,
         verb => each(leaf, async |name| act(context, kind, &path, &name, verb, leaf).await).await,
     }
@@ -55,6 +62,8 @@ async fn each(leaf: &ArgMatches, one: impl AsyncFn(String) -> anyhow::Result<()>
 
 async fn list(context: &Context<'_>, kind: &Kind, path: &str, leaf: &ArgMatches) -> anyhow::Result<()> {
     let everywhere = switch(leaf, "all-tenants");
+    // A tenant's list of these has those that are there for all in it.
+    let mixed = everywhere || (kind.of_tenants && kind.of_operators && !context.global);
     let path = if everywhere { format!("/v1/{}", kind.plural) } else { path.to_owned() };
     let mut query = Vec::new();
     for flag in ["tag", "metadata"] {
@@ -75,7 +84,7 @@ async fn list(context: &Context<'_>, kind: &Kind, path: &str, leaf: &ArgMatches)
     match context.format {
         Format::Json => say!("{}", serde_json::to_string_pretty(&list)?),
         Format::Name => list.iter().for_each(|resource| say!("{}", resource.name)),
-        Format::Table => say!("{}", output::resources(&list, everywhere, context.now)),
+        Format::Table => say!("{}", output::resources(&list, mixed, context.now)),
     }
     Ok(())
 }
@@ -149,6 +158,21 @@ async fn revisions(context: &Context<'_>, path: &str) -> anyhow::Result<()> {
         vec![text("version"), text("at"), text("actor"), text("name"), text("spec")]
     });
     say!("{}", output::table(&["version", "at", "by", "name", "spec"], rows));
+    Ok(())
+}
+
+async fn access(context: &Context<'_>, path: &str) -> anyhow::Result<()> {
+    let answer: Value = context.client.get(path).await?;
+    if context.format == Format::Json {
+        say!("{}", serde_json::to_string_pretty(&answer)?);
+        return Ok(());
+    }
+    let rows = answer["items"].as_array().into_iter().flatten().map(|item| {
+        let text = |key: &str| item[key].as_str().unwrap_or_default().to_owned();
+        let may: Vec<&str> = item["may"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+        vec![text("who"), may.join(" "), text("why")]
+    });
+    say!("{}", output::table(&["who", "may", "why"], rows));
     Ok(())
 }
 

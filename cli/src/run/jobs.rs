@@ -15,6 +15,11 @@ pub async fn run(context: &Context<'_>, verb: &str, leaf: &ArgMatches) -> anyhow
     }
     let id = text(leaf, "id").ok_or_else(|| Usage("say which job".into()))?;
     let path = job_path(tenant, &id);
+    if verb == "log" {
+        let media = if context.format == Format::Json { "application/x-ndjson" } else { "text/plain" };
+        context.client.lines(&format!("{path}/log"), media, |line| say!("{line}")).await?;
+        return Ok(());
+    }
     let job: Job = match verb {
         "show" => context.client.get(&path).await?,
         "wait" => wait::wait(&context.client, tenant, &id, "job", timeout(leaf)).await?,

@@ -13,3 +13,4 @@ mod life;
 mod long;
 mod refuse;
 mod split;
+mod words;
