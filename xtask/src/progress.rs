@@ -1,4 +1,4 @@
-//! Shows what goes on: a spinner with the time on a terminal, plain lines elsewhere.
+//! Shows what goes on: a spinner or a bar with the time on a terminal, plain lines elsewhere.
 
 use std::time::{Duration, Instant};
 
@@ -23,6 +23,27 @@ impl Progress {
             bar.enable_steady_tick(Duration::from_millis(120));
         }
         Progress { bar, title: title.to_owned(), since: Instant::now() }
+    }
+
+    /// Begins something whose end is known: a bar from 0 to 100 percent.
+    pub fn bar(title: &str) -> Progress {
+        let progress = Progress::start(title);
+        progress.bar.set_length(100);
+        if let Ok(style) =
+            ProgressStyle::with_template("{prefix} [{bar:30}] {percent:>3} % {msg} ({elapsed})")
+        {
+            progress.bar.set_style(style);
+        }
+        progress
+    }
+
+    /// Says how far it is, and what is done now.
+    pub fn at(&self, percent: u64, what: &str) {
+        if self.bar.is_hidden() {
+            println!("{}: {percent:>3} % {what}", self.title);
+        }
+        self.bar.set_position(percent);
+        self.bar.set_message(what.to_owned());
     }
 
     /// Says what is done now.
