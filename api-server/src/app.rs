@@ -50,7 +50,7 @@ pub async fn run(config: Config, role: Role, stop: CancellationToken) -> anyhow:
     private_folder(&config.data)?;
     let _only_one = if alone { Some(only_one(&config.data)?) } else { None };
     let env = system_env();
-    let store = Store::open(&url, env.clone(), resources::registry()).await?;
+    let store = Store::open_with(&url, env.clone(), resources::registry(), config.quota.clone()).await?;
     let server = env.id("srv");
     store.server_heartbeat(&server).await?;
     store.bury_servers(&server, alone).await?;

@@ -23,6 +23,7 @@ struct File {
     grpc: Grpc,
     pki: Pki,
     images: Images,
+    quota: BTreeMap<String, u64>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -85,6 +86,8 @@ pub struct Config {
     pub images_folder: Option<PathBuf>,
     /// The largest image that is taken.
     pub image_max_bytes: u64,
+    /// What a tenant may use of a quantity when its spec does not say; no limit where nothing is said here.
+    pub quota: BTreeMap<String, u64>,
 }
 
 /// A CA from files.
@@ -179,14 +182,15 @@ fn overlay(json: &mut serde_json::Value, environment: &BTreeMap<String, String>)
 
 fn serde_path(json: serde_json::Value) -> Result<File, ConfigError> {
     // Room by room, so that the error can name the whole key.
-    let rooms = ["http", "grpc", "pki", "images"];
+    let rooms = ["http", "grpc", "pki", "images", "quota"];
     for room in rooms {
         let Some(part) = json.get(room) else { continue };
         let outcome = match room {
             "http" => Listen::deserialize(part).map(drop),
             "grpc" => Grpc::deserialize(part).map(drop),
             "pki" => Pki::deserialize(part).map(drop),
-            _ => Images::deserialize(part).map(drop),
+            "images" => Images::deserialize(part).map(drop),
+            _ => BTreeMap::<String, u64>::deserialize(part).map(drop),
         };
         outcome.map_err(|e| ConfigError(format!("configuration key `{room}`: {e}")))?;
     }
@@ -236,7 +240,27 @@ fn resolve(file: File) -> Result<Config, ConfigError> {
         leaf_seconds,
         images_folder,
         image_max_bytes: file.images.max_bytes.unwrap_or(64 << 30),
+        quota: known_quantities(file.quota)?,
     })
+}
+
+fn known_quantities(quota: BTreeMap<String, u64>) -> Result<BTreeMap<String, u64>, ConfigError> {
+    let known = crate::kernel::quota::quantities(&crate::resources::registry());
+    for (quantity, limit) in &quota {
+        if !known.contains(quantity) {
+            let words = known.join(", ");
+            return Err(ConfigError(format!(
+                "configuration key `quota.{quantity}` is not known; known are {words}"
+            )));
+        }
+        if i64::try_from(*limit).is_err() {
+            return Err(ConfigError(format!(
+                "configuration key `quota.{quantity}` must be at most {}",
+                i64::MAX
+            )));
+        }
+    }
+    Ok(quota)
 }
 
 fn address(key: &str, text: &str) -> Result<SocketAddr, ConfigError> {
@@ -284,7 +308,9 @@ mod tests {
 
     #[test]
     fn one_clear_line_names_the_key() {
-        let cases: [Case; 8] = [
+        let cases: [Case; 10] = [
+            (r#"{"quota": {"vcpus": "many"}}"#, &[], "key `quota`: invalid type"),
+            (r#"{"quota": {"cars": 1}}"#, &[], "`quota.cars` is not known; known are addresses"),
             (r#"{"colour": 1}"#, &[], "unknown field `colour`"),
             (r#"{"http": {"listn": "x"}}"#, &[], "key `http`: unknown field `listn`"),
             (r#"{"db": "rhyzome"}"#, &[], "key `db`: `rhyzome` names no database"),

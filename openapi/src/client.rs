@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio_util::io::ReaderStream;
 
-use super::{Console, Error, Job, Page, Problem, Resource, Written};
+use super::{Console, Error, Job, Outcome, Page, Problem, Resource, Written};
 
 /// How long a call may take that does not wait for anything.
 const CALL_SECONDS: u64 = 60;
@@ -156,6 +156,28 @@ impl Client {
     pub async fn restore(&self, path: &str, version: i64) -> Result<Written, Error> {
         let path = format!("{path}/revisions/{version}/restore");
         written(&path, self.call("POST", &path, None, None).await?)
+    }
+
+    /// The same on all objects of a list that the query matches: `POST .../actions/{verb}`, `PATCH`, `DELETE`.
+    pub async fn on_all(
+        &self,
+        method: &str,
+        path: &str,
+        query: &[(String, String)],
+        body: Option<(&str, Value)>,
+    ) -> Result<Vec<Outcome>, Error> {
+        let mut items = Vec::new();
+        let mut page: Option<String> = None;
+        loop {
+            let pairs = query.iter().map(|(key, value)| (key.as_str(), value.as_str()));
+            let path = with_query(path, pairs.chain(page.iter().map(|page| ("page", page.as_str()))));
+            let one: Page<Outcome> = typed(&path, self.call(method, &path, body.clone(), None).await?)?;
+            items.extend(one.items);
+            page = one.next;
+            if page.is_none() {
+                return Ok(items);
+            }
+        }
     }
 
     /// Calls an action of the object at `path`.

@@ -15,7 +15,7 @@ pub use client::{Answer, Client, Settings};
 pub use console::Console;
 pub use error::{Error, FieldError, Problem};
 pub use kinds::{Kind, Kinds, Verb};
-pub use types::{Job, JobStep, Page, Resource, Written};
+pub use types::{Job, JobStep, Outcome, Page, Resource, Written};
 
 /// The OpenAPI 3.1 document of the API, as it is locked in the repository.
 pub const DOCUMENT: &str = include_str!("../openapi.json");

@@ -55,6 +55,25 @@ pub struct Written {
     pub job: Option<String>,
 }
 
+/// What became of one object of many.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Outcome {
+    /// Which one.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+    /// What the call on it alone would be answered with.
+    pub status: Option<u16>,
+    /// The job at work on it.
+    pub job: Option<String>,
+    /// Why it was not done.
+    pub problem: Option<Value>,
+    /// What newer servers say beside.
+    #[serde(flatten)]
+    pub more: Map<String, Value>,
+}
+
 /// A page of a list.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Page<T> {

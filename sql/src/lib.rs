@@ -14,8 +14,10 @@ pub struct Migration {
 }
 
 /// All steps, first to last.
-pub const MIGRATIONS: &[Migration] =
-    &[Migration { version: 1, name: "base", sql: include_str!("../migrations/0001_base.sql") }];
+pub const MIGRATIONS: &[Migration] = &[
+    Migration { version: 1, name: "base", sql: include_str!("../migrations/0001_base.sql") },
+    Migration { version: 2, name: "requests", sql: include_str!("../migrations/0002_requests.sql") },
+];
 
 /// Which database speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use rhyzome_api::kernel::{Caller, Kind, Right};
+use rhyzome_api::kernel::{Caller, Env, Kind, Right};
 use rhyzome_api::resources;
 use rhyzome_api::store::{Asked, NewObject, NodeInvite, NodeReport, Store, Written};
 use rhyzome_api::{app, environment};
@@ -38,6 +38,11 @@ struct Home {
 impl World {
     /// A new world on this engine.
     pub async fn new(engine: Engine) -> World {
+        World::with_env(engine, environment::system_env()).await
+    }
+
+    /// A new world on this engine, with a clock and random numbers of its own.
+    pub async fn with_env(engine: Engine, env: Env) -> World {
         let folder = tempfile::tempdir().unwrap();
         let (db, database) = match engine {
             Engine::Sqlite => (format!("sqlite:{}", folder.path().join("t.db").display()), None),
@@ -46,9 +51,7 @@ impl World {
                 (database.url(), Some(database))
             }
         };
-        let store = Store::open(&db.parse().unwrap(), environment::system_env(), resources::registry())
-            .await
-            .unwrap();
+        let store = Store::open(&db.parse().unwrap(), env, resources::registry()).await.unwrap();
         app::seed(&store).await.unwrap();
         World { store, db, _home: Arc::new(Home { _folder: folder, _database: database }) }
     }

@@ -1,4 +1,5 @@
-//! What has to be looked at now and then: heartbeats of servers, and bytes that no image needs any more.
+//! What has to be looked at now and then: heartbeats of servers, bytes that no image needs any more, answers
+//! that nobody asks for again.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -14,6 +15,8 @@ use crate::store::{Bell, Store};
 const HEARTBEAT: Duration = Duration::from_secs(5);
 /// How often the folder of image bytes is swept when no image says that it has changed, in heartbeats.
 const BLOBS_EVERY: u32 = 120;
+/// How often answers to retries that nobody makes any more are forgotten, in heartbeats.
+const KEYS_EVERY: u32 = 720;
 /// Bytes younger than this may have got their name, but not yet their row.
 const BLOB_GRACE: Duration = Duration::from_secs(15);
 
@@ -26,6 +29,11 @@ pub async fn sweep(store: Store, server: String, blobs: PathBuf, stop: Cancellat
     loop {
         if let Err(error) = heartbeat(&store, &server).await {
             tracing::warn!(%error, "this server's heartbeat was not written; trying again");
+        }
+        if round.is_multiple_of(KEYS_EVERY)
+            && let Err(error) = store.forget_old_keys().await
+        {
+            tracing::warn!(%error, "old idempotency keys were not forgotten");
         }
         images_changed |= round.is_multiple_of(BLOBS_EVERY);
         if images_changed {

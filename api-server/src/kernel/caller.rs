@@ -58,6 +58,11 @@ impl Right {
         &self.tenant
     }
 
+    /// The same right over all tenants: to look at what a transaction of ours has written.
+    pub(crate) fn everywhere(&self) -> Right {
+        Right { all_tenants: true, ..self.clone() }
+    }
+
     /// True for a list over all tenants.
     pub fn all_tenants(&self) -> bool {
         self.all_tenants

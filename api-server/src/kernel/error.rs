@@ -41,6 +41,9 @@ pub enum Error {
         /// What is there.
         current: i64,
     },
+    /// The `Idempotency-Key` was used for another request before.
+    #[error("this Idempotency-Key was used for another request; take a new key for a new request")]
+    KeyReused,
     /// The database, or something else that is needed, is not there now.
     #[error("{0}")]
     Unavailable(String),
@@ -64,12 +67,18 @@ pub enum Clash {
     /// No node has room. The table is for operators.
     #[error("no node has room for it")]
     NoCapacity(Vec<WhyNot>),
+    /// The tenant may not use more.
+    #[error("{}", super::quota::words(.0))]
+    QuotaExceeded(Vec<super::quota::Exceeded>),
     /// A range has nothing left to give.
     #[error("{0}")]
     Exhausted(String),
     /// The object is in a state in which this makes no sense.
     #[error("{0}")]
     WrongState(String),
+    /// A request under the same `Idempotency-Key` has not come to its end.
+    #[error("a request under the same Idempotency-Key is still at work; ask again in a moment")]
+    InFlight,
 }
 
 /// Someone who refers to an object.
@@ -92,6 +101,9 @@ pub struct WhyNot {
     pub node: String,
     /// Every reason, with figures.
     pub reasons: Vec<String>,
+    /// Every reason in a word, for those who may not see nodes: they are told how many say it.
+    #[serde(skip)]
+    pub words: Vec<&'static str>,
 }
 
 impl FieldError {

@@ -53,6 +53,8 @@ pub trait Kind: Send + Sync {
     fn remove(&self, object: &Stored) -> Result<Plan, Error>;
     /// What an action does.
     fn act(&self, object: &Stored, call: &Call) -> Result<Plan, Error>;
+    /// The action that a change amounts to.
+    fn amounts_to(&self, old: &Stored, new: &Stored) -> Result<Option<&'static str>, Error>;
     /// What a node is to hold for it.
     fn order(&self, object: &Stored, facts: &Facts) -> Result<Option<Order>, Error>;
     /// How a report changes its status.
@@ -154,6 +156,10 @@ impl<R: Resource> Kind for Erased<R> {
 
     fn act(&self, object: &Stored, call: &Call) -> Result<Plan, Error> {
         R::act(&loaded::<R>(object)?, call)
+    }
+
+    fn amounts_to(&self, old: &Stored, new: &Stored) -> Result<Option<&'static str>, Error> {
+        Ok(R::amounts_to(&loaded::<R>(old)?, &loaded::<R>(new)?))
     }
 
     fn order(&self, object: &Stored, facts: &Facts) -> Result<Option<Order>, Error> {

@@ -12,6 +12,7 @@ pub mod name;
 pub mod phase;
 pub mod place;
 pub mod plan;
+pub mod quota;
 pub mod resource;
 pub mod schema;
 

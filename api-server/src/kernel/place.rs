@@ -1,5 +1,7 @@
 //! Placement: a pure function over nodes.
 
+use std::collections::BTreeMap;
+
 use super::error::WhyNot;
 
 /// What an object needs of a node.
@@ -55,7 +57,7 @@ pub fn place(needs: &Needs, nodes: &[Candidate]) -> Result<String, Vec<WhyNot>> 
     for node in nodes {
         let reasons = why_not(needs, node);
         if !reasons.is_empty() {
-            table.push(WhyNot { node: node.name.clone(), reasons });
+            table.push(line(node, reasons));
             continue;
         }
         let free = |node: &Candidate| node.memory_bytes.saturating_sub(node.memory_used);
@@ -70,32 +72,71 @@ pub fn place(needs: &Needs, nodes: &[Candidate]) -> Result<String, Vec<WhyNot>> 
     best.map(|node| node.id.clone()).ok_or(table)
 }
 
-fn why_not(needs: &Needs, node: &Candidate) -> Vec<String> {
-    let mut reasons = Vec::new();
+/// Why each node but `chosen` was not chosen.
+pub fn why_not_others(needs: &Needs, nodes: &[Candidate], chosen: &str) -> Vec<WhyNot> {
+    let others = nodes.iter().filter(|node| node.id != chosen);
+    others
+        .map(|node| {
+            let mut reasons = why_not(needs, node);
+            if reasons.is_empty() {
+                reasons.push(("another has more free memory", "another has more free memory".to_owned()));
+            }
+            line(node, reasons)
+        })
+        .collect()
+}
+
+/// How many nodes say each reason.
+pub fn counts(table: &[WhyNot]) -> BTreeMap<&'static str, usize> {
+    let mut counts = BTreeMap::new();
+    for word in table.iter().flat_map(|line| &line.words) {
+        *counts.entry(*word).or_default() += 1;
+    }
+    counts
+}
+
+/// A reason in a word, and in full.
+type Reason = (&'static str, String);
+
+fn line(node: &Candidate, reasons: Vec<Reason>) -> WhyNot {
+    let (words, reasons) = reasons.into_iter().unzip();
+    WhyNot { node: node.name.clone(), reasons, words }
+}
+
+fn why_not(needs: &Needs, node: &Candidate) -> Vec<Reason> {
+    let mut reasons: Vec<Reason> = Vec::new();
+    let mut say = |text: &'static str| reasons.push((text, text.to_owned()));
     if needs.node.as_ref().is_some_and(|wanted| *wanted != node.id) {
-        reasons.push("another node was asked for".to_owned());
+        say("another node was asked for");
     }
     if !node.online {
-        reasons.push("its agent is not connected".to_owned());
+        say("its agent is not connected");
     }
     if node.cordoned {
-        reasons.push("it is cordoned".to_owned());
+        say("it is cordoned");
     }
     if needs.guests && !node.guests {
-        reasons.push("it cannot run guests (see its capabilities)".to_owned());
+        say("it cannot run guests (see its capabilities)");
     }
     if !needs.architecture.is_empty() && needs.architecture != node.architecture {
-        reasons.push(format!("it is {}, not {}", node.architecture, needs.architecture));
+        let text = format!("it is {}, not {}", node.architecture, needs.architecture);
+        reasons.push(("it has another architecture", text));
     }
     let rooms = [
-        ("vCPUs", u64::from(needs.vcpus), node.vcpus, node.vcpus_used),
-        ("bytes of memory", needs.memory_bytes, node.memory_bytes, node.memory_used),
-        ("bytes of disk", needs.disk_bytes, node.disk_bytes, node.disk_used),
+        ("too few free vCPUs", "vCPUs", u64::from(needs.vcpus), node.vcpus, node.vcpus_used),
+        (
+            "too little free memory",
+            "bytes of memory",
+            needs.memory_bytes,
+            node.memory_bytes,
+            node.memory_used,
+        ),
+        ("too little free disk", "bytes of disk", needs.disk_bytes, node.disk_bytes, node.disk_used),
     ];
-    for (what, wanted, total, used) in rooms {
+    for (word, what, wanted, total, used) in rooms {
         let free = total.saturating_sub(used);
         if wanted > free {
-            reasons.push(format!("{wanted} {what} wanted, {free} of {total} free"));
+            reasons.push((word, format!("{wanted} {what} wanted, {free} of {total} free")));
         }
     }
     reasons
@@ -143,6 +184,15 @@ mod tests {
         let table = place(&needs(50), &[node("full", 100, 60), off]).unwrap_err();
         assert_eq!(table[0].reasons, ["50 bytes of memory wanted, 40 of 100 free"]);
         assert_eq!(table[1].reasons, ["its agent is not connected"]);
+    }
+
+    #[test]
+    fn says_of_all_others_why_not() {
+        let table =
+            why_not_others(&needs(50), &[node("a", 100, 0), node("b", 100, 60), node("c", 90, 0)], "a");
+        let words: Vec<_> = table.iter().map(|line| (line.node.as_str(), line.words[0])).collect();
+        assert_eq!(words, [("b", "too little free memory"), ("c", "another has more free memory")]);
+        assert_eq!(counts(&table).values().sum::<usize>(), 2);
     }
 
     #[test]

@@ -152,6 +152,8 @@ pub struct Plan {
     pub claims: Vec<Claim>,
     /// Values to keep in the claims.
     pub values: Map<String, Value>,
+    /// Bytes of disk that it is counted as using, beyond what it claims.
+    pub disk_bytes: u64,
     /// What is made with it.
     pub children: Vec<Child>,
     /// What is to be done. None: done at once, without a job.

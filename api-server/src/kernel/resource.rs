@@ -199,6 +199,12 @@ pub trait Resource: Sized + Send + Sync + 'static {
         Err(Error::field("action", format!("there is no action `{}` on this kind", call.verb)))
     }
 
+    /// The action that a change of the spec amounts to, if it is one: then its job is that action's, with the
+    /// same phase and the same place in the queue.
+    fn amounts_to(_old: &Object<Self>, _new: &Object<Self>) -> Option<&'static str> {
+        None
+    }
+
     /// What a node is to hold for it; `None` for kinds that no node holds.
     fn order(_object: &Object<Self>, _facts: &Facts) -> Option<Order> {
         None

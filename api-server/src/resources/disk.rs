@@ -118,6 +118,7 @@ impl Resource for Disk {
         let mut plan = Plan::default();
         if let Some(size) = size(object, facts) {
             plan.values.insert("size_bytes".into(), size.into());
+            plan.disk_bytes = size;
         }
         if let Some(pool) = pool(facts) {
             plan.values.insert("pool".into(), pool);

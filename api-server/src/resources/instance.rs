@@ -273,6 +273,10 @@ impl Resource for Instance {
         plan::act(object, call)
     }
 
+    fn amounts_to(old: &Object<Self>, new: &Object<Self>) -> Option<&'static str> {
+        plan::amounts_to(old.spec.power, new.spec.power)
+    }
+
     // === order and observe ===
 
     fn order(object: &Object<Self>, facts: &Facts) -> Option<Order> {

@@ -51,6 +51,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
+    use crate::kernel::quota::quantities;
     use crate::kernel::{Facts, Stored, name};
 
     #[test]
@@ -92,6 +93,16 @@ mod tests {
                 assert!(part.starts_with(&family), "`{part}` could clash with a part of another kind");
             }
         }
+    }
+
+    #[test]
+    fn every_quantity_can_be_limited() {
+        let tenant = registry().get("tenant").unwrap().schemas();
+        let limits = tenant.parts.iter().find(|(name, _)| name == "TenantQuota").unwrap();
+        let limits = serde_json::to_value(&limits.1).unwrap();
+        let mut known: Vec<_> = limits["properties"].as_object().unwrap().keys().cloned().collect();
+        known.sort();
+        assert_eq!(known, quantities(&registry()), "TenantQuota has a field for each quantity and no other");
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! Its life: there at once; cannot be deleted while it owns anything; its id is its name and never changes.
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use utoipa::ToSchema;
 
 use crate::kernel::{Facts, FieldError, Held, Meta, NameRule, Object, Plan, Resource, Scope};
@@ -10,12 +11,15 @@ use crate::kernel::{Facts, FieldError, Held, Meta, NameRule, Object, Plan, Resou
 /// A tenant.
 pub struct Tenant;
 
+/// The greatest limit: what the databases can count.
+const MOST: u64 = i64::MAX as u64;
+
 // === spec ===
 
 /// What is known of a tenant.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-#[schema(example = json!({"description": "Acme Inc.", "billing_reference": "customer-4711"}))]
+#[schema(example = json!({"description": "Acme Inc.", "billing_reference": "customer-4711", "quota": {"vcpus": 64}}))]
 pub struct TenantSpec {
     /// For people.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -25,6 +29,43 @@ pub struct TenantSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(max_length = 200)]
     pub billing_reference: Option<String>,
+    /// What it may use at most. What is not said has the default. Less than is used already refuses only what
+    /// is new.
+    #[serde(default)]
+    pub quota: TenantQuota,
+}
+
+/// The most that a tenant may use of each quantity.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TenantQuota {
+    /// Virtual processors of all its instances.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vcpus: Option<u64>,
+    /// Memory of all its instances.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_bytes: Option<u64>,
+    /// Size of all its disks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk_bytes: Option<u64>,
+    /// Addresses of all its instances.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub addresses: Option<u64>,
+    /// How many instances.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instances: Option<u64>,
+    /// How many disks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disks: Option<u64>,
+    /// How many networks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub networks: Option<u64>,
+    /// How many images of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub images: Option<u64>,
+    /// How many SSH keys.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ssh_keys: Option<u64>,
 }
 
 // === status ===
@@ -57,6 +98,16 @@ impl Resource for Tenant {
             ("spec.billing_reference", &object.spec.billing_reference, 200),
         ];
         let mut errors = Vec::new();
+        for (quantity, limit) in
+            serde_json::to_value(&object.spec.quota).iter().flat_map(Value::as_object).flatten()
+        {
+            if limit.as_u64().is_none_or(|limit| limit > MOST) {
+                errors.push(FieldError::new(
+                    format!("spec.quota.{quantity}"),
+                    format!("must be at most {MOST}"),
+                ));
+            }
+        }
         for (field, text, most) in limits {
             let length = text.as_ref().map_or(0, |text| text.chars().count());
             if length > most {
@@ -94,6 +145,14 @@ mod tests {
         let said = complaints::<Tenant>(long, &Facts::default());
         assert_eq!(fields(&said), ["spec.description", "spec.billing_reference"]);
         assert_eq!(complaints::<Tenant>(json!({}), &Facts::default()), []);
+    }
+
+    #[test]
+    fn limits_have_an_end_too() {
+        let most = json!({"quota": {"vcpus": MOST, "instances": 0}});
+        assert_eq!(complaints::<Tenant>(most, &Facts::default()), []);
+        let beyond = json!({"quota": {"vcpus": MOST + 1}});
+        assert_eq!(fields(&complaints::<Tenant>(beyond, &Facts::default())), ["spec.quota.vcpus"]);
     }
 
     #[test]

@@ -1,13 +1,14 @@
 //! `POST .../{id}/actions/{verb}`
 
-use axum::http::StatusCode;
 use serde_json::{Map, Value};
 
-use super::crud::wrote;
 use super::extract::Ask;
+use super::plan;
 use super::problem::{Answer, Problem};
+use super::write::{How, Manner, write};
 use crate::kernel::resource::{Action, Call};
 use crate::kernel::{Error, FieldError, Kind};
+use crate::store::Write;
 
 /// How long the graceful way may take at most.
 pub const LONGEST_DEADLINE: u64 = 86_400;
@@ -15,15 +16,19 @@ pub const LONGEST_DEADLINE: u64 = 86_400;
 /// Does one of the kind's own verbs.
 pub async fn act(mut ask: Ask, kind: &'static dyn Kind, action: &'static Action) -> Answer {
     let right = ask.right(action.verb, kind.meta().kind)?;
-    ask.no_query()?;
-    let (time, if_match) = (ask.prefer_wait()?, ask.if_match()?);
+    ask.only_plan()?;
+    let if_match = ask.if_match()?;
     let body = ask.json(true).await?;
-    let (call, supersede) = read(action.verb, &body)?;
-    let written = ask.ctx.store.act(&right, kind, ask.id()?, call, supersede, if_match, ask.asked()).await?;
-    wrote(&ask, kind, &right, written, time, StatusCode::OK).await
+    let (call, supersede) = match read(action.verb, &body) {
+        Ok(call) => call,
+        Err(problem) => return plan::refused(&ask, problem),
+    };
+    let asked = Write::Act { kind, id: ask.id()?.to_owned(), call, supersede, if_match };
+    write(&ask, &right, asked, Manner::of(&ask, kind, How::Change)).await
 }
 
-fn read(verb: &str, body: &Value) -> Result<(Call, bool), Problem> {
+/// What a body says of an action.
+pub fn read(verb: &str, body: &Value) -> Result<(Call, bool), Problem> {
     let mut call = Call { verb: verb.to_owned(), ..Call::default() };
     let (mut supersede, mut errors) = (false, Vec::new());
     for (key, value) in body.as_object().into_iter().flat_map(Map::iter) {

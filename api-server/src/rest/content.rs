@@ -13,6 +13,7 @@ use crate::kernel::{Clash, Error, FieldError, Kind};
 pub async fn put(mut ask: Ask, kind: &'static dyn Kind) -> Answer {
     let right = ask.right("update", kind.meta().kind)?;
     ask.no_query()?;
+    ask.no_key("the same bytes again change nothing, whoever sends them")?;
     let media = ask.parts.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
     if media.is_some_and(|media| media != "application/octet-stream") {
         let detail = "send the bytes themselves, as `application/octet-stream`";

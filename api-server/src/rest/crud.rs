@@ -1,20 +1,20 @@
 //! The calls that every kind has.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use axum::Json;
 use axum::http::header::ETAG;
 use axum::http::{HeaderValue, StatusCode};
-use axum::response::{IntoResponse, Response};
+use axum::response::IntoResponse;
 use serde_json::json;
 
 use super::extract::Ask;
 use super::problem::{Answer, Problem};
-use super::shape::{answer, at, etag, location, shown};
-use super::{envelope, page, wait};
-use crate::kernel::{JobState, Kind, Right};
-use crate::store::{Job, Written};
+use super::shape::{answer, etag, shown};
+use super::write::{How, Manner, write};
+use super::{envelope, page, plan};
+use crate::kernel::{Kind, Right};
+use crate::store::Write;
 
 /// `GET .../{plural}`
 pub async fn list(ask: Ask, kind: &'static dyn Kind) -> Answer {
@@ -55,17 +55,13 @@ pub async fn tenant_is_there(ask: &Ask) -> Result<(), Problem> {
 /// `POST .../{plural}`
 pub async fn create(mut ask: Ask, kind: &'static dyn Kind) -> Answer {
     let right = ask.right("create", kind.meta().kind)?;
-    ask.no_query()?;
-    let time = ask.prefer_wait()?;
+    ask.only_plan()?;
     let body = ask.json(false).await?;
-    let body = envelope::new_object(ask.ctx.store.registry(), kind, body)?;
-    let written = ask.ctx.store.create(&right, kind, body, ask.asked()).await?;
-    let at_path = location(kind, &written.object);
-    let response = wrote(&ask, kind, &right, written, time, StatusCode::CREATED).await;
-    match response {
-        Ok(response) => Ok(at(response, &at_path)),
-        Err(problem) => Err(problem.header(axum::http::header::LOCATION, &at_path)),
-    }
+    let body = match envelope::new_object(ask.ctx.store.registry(), kind, body) {
+        Ok(body) => body,
+        Err(problem) => return plan::refused(&ask, problem),
+    };
+    write(&ask, &right, Write::Create { kind, body }, Manner::of(&ask, kind, How::Make)).await
 }
 
 /// `GET .../{id}`
@@ -87,36 +83,28 @@ pub async fn get(ask: Ask, kind: &'static dyn Kind) -> Answer {
 /// `PATCH .../{id}`
 pub async fn patch(mut ask: Ask, kind: &'static dyn Kind) -> Answer {
     let right = ask.right("update", kind.meta().kind)?;
-    ask.no_query()?;
-    let (time, if_match) = (ask.prefer_wait()?, ask.if_match()?);
-    let body = ask.json(false).await?;
-    let errors = envelope::patch_errors(&body);
+    ask.only_plan()?;
+    let if_match = ask.if_match()?;
+    let patch = ask.json(false).await?;
+    let errors = envelope::patch_errors(&patch);
     if !errors.is_empty() {
         // What is wrong with the spec is told in the same answer.
         let present = ask.ctx.store.get(&right, kind, ask.id()?).await?;
         right.may_change(&present.core)?;
-        return Err(envelope::with_spec_errors(ask.ctx.store.registry(), kind, &present, &body, errors));
+        let registry = ask.ctx.store.registry();
+        return plan::refused(&ask, envelope::with_spec_errors(registry, kind, &present, &patch, errors));
     }
-    let written = ask.ctx.store.update(&right, kind, ask.id()?, body, if_match, ask.asked()).await?;
-    wrote(&ask, kind, &right, written, time, StatusCode::OK).await
+    let asked = Write::Update { kind, id: ask.id()?.to_owned(), patch, if_match };
+    write(&ask, &right, asked, Manner::of(&ask, kind, How::Change)).await
 }
 
 /// `DELETE .../{id}`
 pub async fn delete(mut ask: Ask, kind: &'static dyn Kind) -> Answer {
     let right = ask.right("delete", kind.meta().kind)?;
-    ask.no_query()?;
+    ask.only_plan()?;
     ask.no_body().await?;
-    let (time, if_match) = (ask.prefer_wait()?, ask.if_match()?);
-    let written = ask.ctx.store.remove(&right, kind, ask.id()?, if_match, ask.asked()).await?;
-    let Some(id) = written.job.clone() else { return Ok(StatusCode::NO_CONTENT.into_response()) };
-    let accepted = answer(StatusCode::ACCEPTED, kind, &written.object, &ask.caller);
-    let Some(time) = time else { return Ok(accepted) };
-    let job = the_job(&ask, &right, &id, time).await?;
-    match end_of(&job) {
-        JobState::Done => Ok(applied(StatusCode::NO_CONTENT.into_response(), time)),
-        JobState::Failed | JobState::Cancelled => Err(failed(&job)),
-        _ => Ok(accepted),
-    }
+    let asked = Write::Remove { kind, id: ask.id()?.to_owned(), if_match: ask.if_match()? };
+    write(&ask, &right, asked, Manner::of(&ask, kind, How::TakeAway)).await
 }
 
 /// `GET .../{id}/revisions`
@@ -138,12 +126,11 @@ pub async fn revisions(ask: Ask, kind: &'static dyn Kind) -> Answer {
 /// `POST .../{id}/revisions/{n}/restore`
 pub async fn restore(mut ask: Ask, kind: &'static dyn Kind) -> Answer {
     let right = ask.right("update", kind.meta().kind)?;
-    ask.no_query()?;
+    ask.only_plan()?;
     ask.no_body().await?;
-    let time = ask.prefer_wait()?;
-    let revision = ask.param("n")?.parse().map_err(|_| Problem::not_found())?;
-    let written = ask.ctx.store.restore(&right, kind, ask.id()?, revision, ask.asked()).await?;
-    wrote(&ask, kind, &right, written, time, StatusCode::OK).await
+    let version = ask.param("n")?.parse().map_err(|_| Problem::not_found())?;
+    let asked = Write::Restore { kind, id: ask.id()?.to_owned(), version, if_match: ask.if_match()? };
+    write(&ask, &right, asked, Manner::of(&ask, kind, How::Change)).await
 }
 
 /// `GET .../{id}/rendered`
@@ -169,51 +156,4 @@ fn verbs(kind: &dyn Kind) -> impl Iterator<Item = &'static str> {
     ["get", "list", "create", "update", "delete"]
         .into_iter()
         .chain(kind.meta().actions.iter().map(|a| a.verb))
-}
-
-/// The answer to a write: at once, or when its job is done.
-pub async fn wrote(
-    ask: &Ask,
-    kind: &'static dyn Kind,
-    right: &Right,
-    written: Written,
-    time: Option<Duration>,
-    done: StatusCode,
-) -> Answer {
-    let Some(id) = written.job else { return Ok(answer(done, kind, &written.object, &ask.caller)) };
-    let accepted = |object| answer(StatusCode::ACCEPTED, kind, object, &ask.caller);
-    let Some(time) = time else { return Ok(accepted(&written.object)) };
-    let job = the_job(ask, right, &id, time).await?;
-    let present = ask.ctx.store.get(right, kind, &written.object.core.id).await;
-    match end_of(&job) {
-        JobState::Done => Ok(applied(answer(done, kind, &present?, &ask.caller), time)),
-        JobState::Failed | JobState::Cancelled => Err(failed(&job)),
-        _ => Ok(accepted(&present.unwrap_or(written.object))),
-    }
-}
-
-async fn the_job(ask: &Ask, right: &Right, id: &str, time: Duration) -> Result<Job, Problem> {
-    let right = ask.caller.may("get", "job", right.tenant())?;
-    Ok(wait::for_job(&ask.ctx, &right, id, time).await?)
-}
-
-fn end_of(job: &Job) -> JobState {
-    JobState::parse(job.state.as_str())
-}
-
-/// Why a job did not succeed, for whoever waited for it.
-fn failed(job: &Job) -> Problem {
-    let usual = || format!("the job ended as {}", job.state.as_str());
-    Problem::new("job-failed", job.problem.clone().unwrap_or_else(usual))
-        .with("job", json!(job.id))
-        .with("resource", json!(job.resource))
-        .with("left_behind", json!(job.left_behind))
-}
-
-fn applied(mut response: Response, time: Duration) -> Response {
-    let value = format!("wait={}", time.as_secs());
-    if let Ok(value) = HeaderValue::from_str(&value) {
-        response.headers_mut().insert("preference-applied", value);
-    }
-    response
 }

@@ -9,19 +9,22 @@ use axum::body::{Body, Bytes};
 use axum::extract::{ConnectInfo, FromRequest, FromRequestParts, Query, RawPathParams, Request};
 use axum::http::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, IF_MATCH, IF_NONE_MATCH};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, Method};
+use axum::http::{HeaderMap, HeaderValue, Method};
 use futures_util::StreamExt;
 use serde_json::Value;
 
 use super::layers::RequestId;
 use super::problem::Problem;
-use super::{RestContext, json};
+use super::{RestContext, json, page};
 use crate::auth::RequestDetails;
 use crate::kernel::{Caller, Error, FieldError, Meta, Right, Scope};
-use crate::store::Asked;
+use crate::store::{Asked, Key};
 
 /// The longest that `Prefer: wait` and `/wait` wait.
 pub const LONGEST_WAIT: u64 = 600;
+
+const IDEMPOTENCY_KEY: &str = "idempotency-key";
+const MOST_OF_A_KEY: usize = 255;
 
 /// How long, and how much, of a body that is too large is read on, so that its sender hears why.
 const LINGER: (Duration, usize) = (Duration::from_secs(10), 512 << 20);
@@ -39,6 +42,8 @@ pub struct Ask {
     asked: Asked,
     /// Behind a lock only so that an `Ask` may be shared; nobody ever waits for it.
     body: Mutex<Body>,
+    /// The body, once it was read.
+    bytes: Bytes,
 }
 
 impl FromRequest<RestContext> for Ask {
@@ -59,7 +64,6 @@ impl FromRequest<RestContext> for Ask {
         };
         let caller =
             ctx.authenticators.authenticate(authorization, &details).await.map_err(Error::Unauthenticated)?;
-        refuse_later_things(&parts.headers)?;
         let params = RawPathParams::from_request_parts(&mut parts, &())
             .await
             .map_err(|_| Problem::new("malformed", "the path is not UTF-8"))?;
@@ -67,7 +71,16 @@ impl FromRequest<RestContext> for Ask {
         let query = query(&parts)?;
         let request_id = parts.extensions.get::<RequestId>().map(|id| id.0.clone()).unwrap_or_default();
         let asked = Asked { request_id, reason: reason(&parts.headers)?, source: details.source };
-        Ok(Ask { ctx: ctx.clone(), caller, params, query, asked, parts, body: Mutex::new(body) })
+        Ok(Ask {
+            ctx: ctx.clone(),
+            caller,
+            params,
+            query,
+            asked,
+            parts,
+            body: Mutex::new(body),
+            bytes: Bytes::new(),
+        })
     }
 }
 
@@ -131,9 +144,55 @@ impl Ask {
         self.query.get(name).map(String::as_str)
     }
 
+    /// All parameters of the query.
+    pub fn parameters(&self) -> impl Iterator<Item = (&String, &String)> {
+        self.query.iter()
+    }
+
     /// No query at all.
     pub fn no_query(&self) -> Result<(), Problem> {
         self.query(&[]).map(|_| ())
+    }
+
+    /// Nothing in the query but whether this is a plan.
+    pub fn only_plan(&self) -> Result<(), Problem> {
+        self.query(&["plan"])?;
+        self.plan().map(|_| ())
+    }
+
+    /// True for `?plan=true`.
+    pub fn plan(&self) -> Result<bool, Problem> {
+        match self.parameter("plan") {
+            None | Some("false") => Ok(false),
+            Some("true") => Ok(true),
+            Some(_) => Err(page::bad("plan", "must be `true` or `false`")),
+        }
+    }
+
+    /// What `Idempotency-Key` says: under which key, and what is asked. To be called when the body was read.
+    pub fn key(&self) -> Result<Option<Key>, Problem> {
+        let Some(value) = self.parts.headers.get(IDEMPOTENCY_KEY) else { return Ok(None) };
+        let key = value.to_str().unwrap_or_default();
+        if !(1..=MOST_OF_A_KEY).contains(&key.len()) {
+            let detail = format!("`Idempotency-Key` must be 1 to {MOST_OF_A_KEY} characters of ASCII");
+            return Err(Problem::new("malformed", detail));
+        }
+        let if_match = self.parts.headers.get(IF_MATCH).map_or(&b""[..], HeaderValue::as_bytes);
+        let mut request = Vec::new();
+        for part in [self.parts.uri.query().unwrap_or_default().as_bytes(), if_match, &self.bytes] {
+            request.extend((part.len() as u64).to_be_bytes());
+            request.extend(part);
+        }
+        let route = format!("{} {}", self.parts.method, self.parts.uri.path());
+        Ok(Some(Key { route, key: key.to_owned(), part: String::new(), request }))
+    }
+
+    /// Refuses `Idempotency-Key` where no answer is kept, and says why.
+    pub fn no_key(&self, why: &str) -> Result<(), Problem> {
+        if self.parts.headers.contains_key(IDEMPOTENCY_KEY) {
+            return Err(Problem::new("not-supported", format!("`Idempotency-Key` is not taken here: {why}")));
+        }
+        Ok(())
     }
 
     /// The version that `If-Match` demands.
@@ -217,6 +276,7 @@ impl Ask {
         self.parts.headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
     }
 
+    /// The body, at most as large as JSON may be.
     async fn bytes(&mut self) -> Result<Bytes, Problem> {
         let limit = self.ctx.limits.body_bytes;
         let mut stream = self.take_body().into_data_stream();
@@ -229,7 +289,8 @@ impl Ask {
             }
             all.extend_from_slice(&chunk);
         }
-        Ok(all.into())
+        self.bytes = all.into();
+        Ok(self.bytes.clone())
     }
 }
 
@@ -286,15 +347,6 @@ fn query(parts: &Parts) -> Result<BTreeMap<String, String>, Problem> {
         all.insert(key, value);
     }
     Ok(all)
-}
-
-/// Headers whose promise this server cannot keep yet. Ignored, they would do harm.
-fn refuse_later_things(headers: &HeaderMap) -> Result<(), Problem> {
-    if headers.contains_key("idempotency-key") {
-        let detail = "`Idempotency-Key` is not offered yet, and a retry would be done twice: leave it out";
-        return Err(Problem::new("not-supported", detail));
-    }
-    Ok(())
 }
 
 fn reason(headers: &HeaderMap) -> Result<Option<String>, Problem> {

@@ -14,6 +14,7 @@ use crate::store::NodeInvite;
 pub async fn invite(mut ask: Ask, kind: &'static dyn Kind) -> Answer {
     let right = ask.right("invite", kind.meta().kind)?;
     ask.no_query()?;
+    ask.no_key("a token is a secret that is shown once and kept nowhere; invite again instead")?;
     let body = ask.json(true).await?;
     if let Some(strange) = body.as_object().and_then(|map| map.keys().next()) {
         return Err(Error::field(strange, "there is no such field").into());

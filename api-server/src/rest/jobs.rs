@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::body::{Body, Bytes};
+use axum::http::HeaderValue;
 use axum::http::header::{ACCEPT, CONTENT_TYPE};
-use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use futures_util::stream;
 use serde_json::{Value, json};
@@ -14,11 +14,10 @@ use tokio::time::Instant;
 use super::crud::tenant_is_there;
 use super::extract::{Ask, LONGEST_WAIT, seconds};
 use super::problem::Answer;
-use super::shape::at;
 use super::wait::{Ear, for_job, is_final};
-use super::{RestContext, page};
+use super::{RestContext, page, write};
 use crate::kernel::Right;
-use crate::store::{Job, JobQuery};
+use crate::store::{Job, JobQuery, Write};
 
 const LINES: &str = "application/x-ndjson";
 
@@ -56,8 +55,8 @@ pub async fn cancel(mut ask: Ask) -> Answer {
     let right = ask.right_everywhere("cancel", "job")?;
     ask.no_query()?;
     ask.no_body().await?;
-    let job = ask.ctx.store.cancel_job(&right, ask.id()?).await?;
-    Ok((StatusCode::ACCEPTED, Json(job)).into_response())
+    let asked = Write::CancelJob { id: ask.id()?.to_owned() };
+    write::job(&ask, &right, asked, false).await
 }
 
 /// `POST .../jobs/{id}/retry`
@@ -65,12 +64,8 @@ pub async fn retry(mut ask: Ask) -> Answer {
     let right = ask.right_everywhere("retry", "job")?;
     ask.no_query()?;
     ask.no_body().await?;
-    let job = ask.ctx.store.retry_job(&right, ask.id()?, ask.asked()).await?;
-    let path = match job.tenant.as_str() {
-        "" => format!("/v1/jobs/{}", job.id),
-        tenant => format!("/v1/tenants/{tenant}/jobs/{}", job.id),
-    };
-    Ok(at((StatusCode::ACCEPTED, Json(job)).into_response(), &path))
+    let asked = Write::RetryJob { id: ask.id()?.to_owned() };
+    write::job(&ask, &right, asked, true).await
 }
 
 /// `GET .../jobs/{id}/log`: each change of a step, until the job is final.

@@ -15,6 +15,7 @@ use axum::response::{IntoResponse, Response};
 use tower_http::catch_panic::CatchPanicLayer;
 
 use super::problem::Problem;
+use super::shape::Whole;
 use crate::kernel::Env;
 
 /// The id of a request, as answered in `x-request-id`.
@@ -62,7 +63,8 @@ async fn outermost(State(env): State<Env>, mut request: Request, next: Next) -> 
 /// Any answer that is an error, as a problem that names its request.
 fn settled(mut response: Response, id: &str) -> Response {
     let status = response.status();
-    if !status.is_client_error() && !status.is_server_error() {
+    let whole = response.extensions_mut().remove::<Whole>().is_some();
+    if whole || !status.is_client_error() && !status.is_server_error() {
         return response;
     }
     let problem = response.extensions_mut().remove::<Problem>().unwrap_or_else(|| Problem::of_status(status));

@@ -4,6 +4,7 @@
 //! the same few for all kinds. Whatever goes wrong becomes a problem in `problem.rs`.
 
 mod action;
+mod bulk;
 mod console;
 mod content;
 mod crud;
@@ -18,11 +19,14 @@ mod mount;
 mod operation;
 mod page;
 mod pages;
+mod plan;
 mod problem;
+mod quota;
 mod root;
 mod schemas;
 mod shape;
 mod wait;
+mod write;
 
 use std::sync::Arc;
 

@@ -12,7 +12,7 @@ use super::extract::Ask;
 use super::operation::Operation;
 use super::problem::{Answer, Problem};
 use super::schemas::{self, reference};
-use super::{RestContext, action, console, content, crud, invite, jobs, root};
+use super::{RestContext, action, bulk, console, content, crud, invite, jobs, quota, root};
 use crate::kernel::kind::pascal;
 use crate::kernel::{Kind, Registry, Scope};
 
@@ -137,12 +137,14 @@ impl Mount {
         let create = place
             .op("create", format!("Make a new {one}"))
             .waits()
+            .plans()
             .body(&["application/json"], true, reference(&format!("{}Create", place.name)), body)
             .answers_object(201, "It is there: nothing was left to do, or you waited.", place.schema())
             .answers_object(202, "Its job is at work.", place.schema());
         self.route(Method::POST, &place.base, create, move |ask| crud::create(ask, kind));
 
         self.one(kind, place, &one);
+        self.bulk(kind, place, &many);
         self.history(kind, place, &one);
         self.actions(kind, place);
     }
@@ -161,6 +163,7 @@ impl Mount {
             .op("update", format!("Change a {one}"))
             .about("What needs a stop is pending until the next one, and shown so in the status.")
             .waits()
+            .plans()
             .conditional()
             .body(&media, true, reference(&format!("{}Patch", place.name)), None)
             .answers_object(200, "It is so: nothing was left to do, or you waited.", place.schema())
@@ -171,10 +174,36 @@ impl Mount {
             .op("delete", format!("Take a {one} away"))
             .about("The name is free at once. 409 while something refers to it, or under protection.")
             .waits()
+            .plans()
             .conditional()
             .answers_object(202, "Its job is at work.", place.schema())
             .answers_nothing(204, "It is gone.");
         self.route(Method::DELETE, &path, delete, move |ask| crud::delete(ask, kind));
+    }
+
+    /// The same on all that match.
+    fn bulk(&mut self, kind: &'static dyn Kind, place: &Place, many: &str) {
+        let op = |verb: &str, summary: String| {
+            let about = format!(
+                "On at most {} objects, each with its own outcome; refused without a filter.",
+                bulk::MOST
+            );
+            let op = filter_parameters(place.op(&format!("{verb}_all"), summary)).about(&about).waits();
+            op.plans_each().answers(200, "The outcome of each.", reference("Bulk"))
+        };
+        let media = ["application/merge-patch+json", "application/json"];
+        let patch = op("update", format!("Change all {many} that match"));
+        let patch = patch.body(&media, true, reference(&format!("{}Patch", place.name)), None);
+        self.route(Method::PATCH, &place.base, patch, move |ask| bulk::patch(ask, kind));
+        let delete = op("delete", format!("Take all {many} away that match"));
+        self.route(Method::DELETE, &place.base, delete, move |ask| bulk::delete(ask, kind));
+        for one in kind.meta().actions {
+            let verb = one.verb.replace('-', "_");
+            let act = op(&verb, format!("{}: all {many} that match", one.about));
+            let act = act.body(&["application/json"], false, call_schema(), None);
+            let path = format!("{}/actions/{}", place.base, one.verb);
+            self.route(Method::POST, &path, act, move |ask| bulk::act(ask, kind, one));
+        }
     }
 
     fn history(&mut self, kind: &'static dyn Kind, place: &Place, one: &str) {
@@ -189,6 +218,8 @@ impl Mount {
         let restore = place
             .op("restore", format!("Make a {one} what it was at a revision"))
             .waits()
+            .plans()
+            .conditional()
             .problems(&[422])
             .answers_object(200, "It is so.", place.schema())
             .answers_object(202, "Its job is at work.", place.schema());
@@ -224,6 +255,7 @@ impl Mount {
             let op = place
                 .op(&verb, one.about)
                 .waits()
+                .plans()
                 .conditional()
                 .body(&["application/json"], false, call_schema(), None)
                 .answers_object(200, "It is done.", place.schema())
@@ -232,6 +264,11 @@ impl Mount {
             self.route(Method::POST, &path, op, move |ask| action::act(ask, kind, one));
         }
         match kind.meta().kind {
+            "tenant" => {
+                let op = Operation::new("tenant_quota", place.tag, "What a tenant uses, and what it may use")
+                    .answers(200, "By quantity.", reference("Quota"));
+                self.route(Method::GET, "/v1/tenants/{tenant}/quota", op, quota::quota);
+            }
             "node" => {
                 let op = place
                     .op("invite", "A join token for this node's agent, shown once")
@@ -284,7 +321,7 @@ impl Mount {
                 .query("timeout", seconds, "For so many seconds at most.")
                 .answers(200, "The job, final unless time was over.", job());
             self.route(Method::GET, &at("/wait"), wait, jobs::wait);
-            let cancel = op("cancel", "Cancel a job that is not final".into()).problems(&[409]).answers(
+            let cancel = op("cancel", "Cancel a job that is not final".into()).once().answers(
                 202,
                 "The job as it is now.",
                 job(),
@@ -292,7 +329,7 @@ impl Mount {
             self.route(Method::POST, &at("/cancel"), cancel, jobs::cancel);
             let retry = op("retry", "Do again what failed, as a new job".into())
                 .reasoned()
-                .problems(&[409])
+                .once()
                 .answers_as(202, "The new job.", "application/json", job(), &["Location"]);
             self.route(Method::POST, &at("/retry"), retry, jobs::retry);
             let log = op("log", "Follow a job: one line for each change of a step, until it is final".into())
@@ -304,11 +341,20 @@ impl Mount {
 }
 
 fn list_parameters(op: Operation) -> Operation {
-    let text = || json!({ "type": "string" });
     let order = json!({ "type": "string", "enum": ["id", "name"], "default": "id" });
-    paged(op)
-        .query("order", order, "`id` is the time of creation. Nothing else is promised.")
-        .query("name", text(), "Only the one of this name.")
+    let op = paged(op).query("order", order, "`id` is the time of creation. Nothing else is promised.");
+    filters(op)
+}
+
+/// Filters, and where to go on.
+fn filter_parameters(op: Operation) -> Operation {
+    let text = json!({ "type": "string" });
+    filters(op).query("page", text, "The `next` of the answer before; opaque.")
+}
+
+fn filters(op: Operation) -> Operation {
+    let text = || json!({ "type": "string" });
+    op.query("name", text(), "Only the one of this name.")
         .query("name_prefix", text(), "Only those whose name begins so.")
         .query("phase", text(), "Only those in this phase.")
         .free_query("tag", "tag.", "Only those with this tag.")

@@ -3,6 +3,9 @@
 use axum::http::Method;
 use serde_json::{Map, Value, json};
 
+use super::plan;
+use super::schemas::reference;
+
 /// What the document says of one route.
 pub struct Operation {
     id: String,
@@ -14,6 +17,7 @@ pub struct Operation {
     answers: Vec<(u16, Value)>,
     problems: Vec<u16>,
     open: bool,
+    plans: bool,
 }
 
 // === impl Operation ===
@@ -31,6 +35,7 @@ impl Operation {
             answers: Vec::new(),
             problems: vec![400, 401, 404, 500, 503],
             open: false,
+            plans: false,
         }
     }
 
@@ -70,7 +75,27 @@ impl Operation {
             "`wait=N` waits up to N (600) seconds for the job: then the final answer comes instead of 202.",
         )
         .reasoned()
+        .once()
         .problems(&[409])
+    }
+
+    /// Takes `Idempotency-Key`.
+    pub fn once(self) -> Operation {
+        self.header(
+            "Idempotency-Key",
+            "Done once: within 24 hours a retry under the same key is answered with the same bytes.",
+        )
+        .problems(&[409, 422])
+    }
+
+    /// Takes `plan`.
+    pub fn plans(mut self) -> Operation {
+        self.plans = true;
+        self.query(
+            "plan",
+            json!({ "type": "boolean", "default": false }),
+            "True: change nothing, and tell what would happen.",
+        )
     }
 
     /// Takes `Rhyzome-Reason`.
@@ -82,6 +107,12 @@ impl Operation {
     pub fn conditional(self) -> Operation {
         self.header("If-Match", "An ETag: refuse with 412 if the object's version is another by now.")
             .problems(&[412])
+    }
+
+    /// Takes `plan`, and answers a plan for each object.
+    pub fn plans_each(self) -> Operation {
+        let about = "True: change nothing, and tell for each what would happen.";
+        self.query("plan", json!({ "type": "boolean", "default": false }), about)
     }
 
     /// Its body.
@@ -158,6 +189,12 @@ impl Operation {
         let mut responses = Map::new();
         for (status, answer) in self.answers {
             responses.insert(status.to_string(), answer);
+        }
+        if self.plans {
+            let there = responses
+                .entry("200")
+                .or_insert(json!({ "description": "With `plan=true`: nothing was done." }));
+            there["content"][plan::MEDIA] = json!({ "schema": reference("Plan") });
         }
         self.problems.sort_unstable();
         self.problems.dedup();

@@ -17,26 +17,30 @@ pub const LIST: &[&str] = &["name", "name_prefix", "phase", "tag.", "metadata.",
 /// The query of a list of resources.
 pub fn list_query(ask: &Ask) -> Result<ListQuery, Problem> {
     let query = ask.query(LIST)?;
-    let text = |key: &str| query.get(key).cloned();
     let by_name = match query.get("order").map(String::as_str) {
         None | Some("id") => false,
         Some("name") => true,
         Some(other) => return Err(bad("order", &format!("must be `id` or `name`, not `{other}`"))),
     };
-    let labels = query
-        .iter()
+    let after = after(ask, if by_name { "n" } else { "i" })?;
+    Ok(ListQuery { limit: limit(ask)?, after, by_name, ..filters(ask) })
+}
+
+/// What a query, which was looked at before, filters by.
+pub fn filters(ask: &Ask) -> ListQuery {
+    let text = |key: &str| ask.parameter(key).map(str::to_owned);
+    let labels = ask
+        .parameters()
         .filter(|(key, _)| key.starts_with("tag.") || key.starts_with("metadata."))
         .map(|(key, value)| (key.clone(), value.clone()))
         .collect();
-    Ok(ListQuery {
-        limit: limit(ask)?,
-        after: after(ask, if by_name { "n" } else { "i" })?,
-        by_name,
+    ListQuery {
         name: text("name"),
         name_prefix: text("name_prefix"),
         phase: text("phase"),
         labels,
-    })
+        ..ListQuery::default()
+    }
 }
 
 /// `limit`, or the usual.
@@ -57,9 +61,14 @@ pub fn after(ask: &Ask, order: &str) -> Result<Option<String>, Problem> {
     place.map(Some).ok_or_else(|| bad("page", "must be the `next` of an answer to the same list"))
 }
 
+/// Where the next page begins, for whoever need not know.
+pub fn cursor(place: &str, order: &str) -> String {
+    BASE64_URL_SAFE_NO_PAD.encode(format!("{order} {place}"))
+}
+
 /// The body of a page.
 pub fn page(items: Vec<Value>, next: Option<String>, order: &str) -> Value {
-    let next = next.map(|place| BASE64_URL_SAFE_NO_PAD.encode(format!("{order} {place}")));
+    let next = next.map(|place| cursor(&place, order));
     json!({ "items": items, "next": next })
 }
 

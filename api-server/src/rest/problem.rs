@@ -6,11 +6,14 @@ use axum::http::{HeaderName, HeaderValue, Response, StatusCode};
 use axum::response::IntoResponse;
 use serde_json::{Map, Value, json};
 
+use crate::kernel::place::counts;
 use crate::kernel::{Clash, Error, FieldError};
+use crate::store::KeptAnswer;
 
 /// Every `type` that there is: its last word, status and title. The document lists them, clients rely on them.
 pub const TYPES: &[(&str, u16, &str)] = &[
     ("malformed", 400, "The request cannot be understood"),
+    ("filter-required", 400, "Say which ones"),
     ("not-supported", 400, "This server does not offer that"),
     ("unauthenticated", 401, "Who are you?"),
     ("denied", 403, "You may not do this"),
@@ -20,13 +23,16 @@ pub const TYPES: &[(&str, u16, &str)] = &[
     ("in-use", 409, "Others use it"),
     ("protected", 409, "It is protected"),
     ("no-capacity", 409, "No node has room"),
+    ("quota-exceeded", 409, "The tenant's quota is used up"),
     ("exhausted", 409, "Nothing is left to give"),
     ("wrong-state", 409, "Not in this state"),
+    ("in-flight", 409, "The same request is at work"),
     ("job-failed", 409, "The job did not succeed"),
     ("stale", 412, "It has changed meanwhile"),
     ("too-large", 413, "The body is too large"),
     ("unsupported-media-type", 415, "The body is of a type that is not taken here"),
     ("invalid", 422, "Some fields are not valid"),
+    ("key-reused", 422, "The Idempotency-Key stands for another request"),
     ("upgrade-required", 426, "This is a websocket"),
     ("internal", 500, "A fault of ours"),
     ("unavailable", 503, "Not available now"),
@@ -158,6 +164,18 @@ impl Problem {
         Value::Object(body)
     }
 
+    /// As it is kept under an `Idempotency-Key`.
+    pub fn kept(&self, request_id: &str) -> KeptAnswer {
+        let more = self.0.headers.iter();
+        let more = more.filter_map(|(name, value)| Some((name.to_string(), value.to_str().ok()?.to_owned())));
+        let media = (CONTENT_TYPE.to_string(), "application/problem+json".to_owned());
+        KeptAnswer {
+            status: self.status().as_u16(),
+            headers: [media].into_iter().chain(more).collect(),
+            body: self.body(request_id).to_string().into_bytes(),
+        }
+    }
+
     /// The whole response.
     pub fn render(&self, request_id: &str) -> axum::response::Response {
         let mut response = Response::new(Body::from(self.body(request_id).to_string()));
@@ -192,6 +210,7 @@ impl From<Error> for Problem {
             Error::Denied(_) => Problem::new("denied", text),
             Error::Clash(clash) => of_clash(clash, text),
             Error::Stale { current, .. } => Problem::new("stale", text).with("version", json!(current)),
+            Error::KeyReused => Problem::new("key-reused", text),
             Error::Unavailable(_) => Problem::new(
                 "unavailable",
                 "what this needs (the database, or a node) is not there now; try again",
@@ -212,10 +231,15 @@ fn of_clash(clash: Clash, text: String) -> Problem {
         Clash::InUse(users) => Problem::new("in-use", text).with("used_by", json!(users)),
         Clash::Protected => Problem::new("protected", text),
         Clash::NoCapacity(table) => {
-            Problem::new("no-capacity", text).with_for_operators("nodes", json!(table))
+            let counts = json!(counts(&table));
+            Problem::new("no-capacity", text)
+                .with("reasons", counts)
+                .with_for_operators("nodes", json!(table))
         }
+        Clash::QuotaExceeded(list) => Problem::new("quota-exceeded", text).with("quota", json!(list)),
         Clash::Exhausted(_) => Problem::new("exhausted", text),
         Clash::WrongState(_) => Problem::new("wrong-state", text),
+        Clash::InFlight => Problem::new("in-flight", text).header(RETRY_AFTER, "1"),
     }
 }
 
@@ -235,7 +259,7 @@ mod tests {
 
     #[test]
     fn the_table_of_nodes_is_for_operators() {
-        let table = vec![WhyNot { node: "n1".into(), reasons: vec!["full".into()] }];
+        let table = vec![WhyNot { node: "n1".into(), reasons: vec!["full".into()], words: vec!["full"] }];
         let problem = || Problem::from(Error::from(Clash::NoCapacity(table.clone())));
         assert_eq!(problem().seen_by(true).body("r")["nodes"][0]["node"], "n1");
         assert_eq!(problem().seen_by(false).body("r").get("nodes"), None);

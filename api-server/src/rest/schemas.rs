@@ -203,13 +203,17 @@ pub fn shared() -> Map<String, Value> {
                 "errors": { "type": "array", "items": reference("FieldError") },
             },
         },
+        "Plan": super::plan::schema(),
         "Job": job(),
         "JobStep": job_step(),
         "JobPage": page_of(&reference("Job")),
         "Revision": revision(),
         "RevisionPage": page_of(&reference("Revision")),
     });
-    schemas.as_object().cloned().unwrap_or_default()
+    let mut all = schemas.as_object().cloned().unwrap_or_default();
+    all.extend(super::quota::schemas().map(|(name, schema)| (name.to_owned(), schema)));
+    all.extend(super::bulk::schemas().map(|(name, schema)| (name.to_owned(), schema)));
+    all
 }
 
 fn problem_types() -> Vec<String> {

@@ -1,13 +1,13 @@
 //! An object as users see it.
 
-use axum::Json;
-use axum::http::header::{ETAG, LOCATION};
-use axum::http::{HeaderMap, HeaderValue, StatusCode};
-use axum::response::{IntoResponse, Response};
+use axum::body::Body;
+use axum::http::header::{CONTENT_TYPE, ETAG};
+use axum::http::{HeaderName, HeaderValue, StatusCode};
+use axum::response::Response;
 use serde_json::{Value, json};
 
-use super::extract::path_of;
 use crate::kernel::{Caller, Kind, Stored};
+use crate::store::KeptAnswer;
 
 /// What stands in the place of a value that is shown only to those who may change it.
 const MASK: &str = "(not shown)";
@@ -48,25 +48,39 @@ pub fn etag(object: &Stored) -> String {
     format!("\"v{}-s{}\"", object.core.version, object.core.status_version)
 }
 
-/// Its own path.
-pub fn location(kind: &dyn Kind, object: &Stored) -> String {
-    format!("{}/{}", path_of(kind.meta(), &object.core.tenant), object.core.id)
+/// An answer that is one object, in the form in which it can be kept.
+pub fn rendered(status: StatusCode, kind: &dyn Kind, object: &Stored, caller: &Caller) -> KeptAnswer {
+    let headers =
+        [(CONTENT_TYPE.to_string(), "application/json".to_owned()), (ETAG.to_string(), etag(object))];
+    KeptAnswer {
+        status: status.as_u16(),
+        headers: headers.into(),
+        body: shown(kind, object, caller).to_string().into_bytes(),
+    }
 }
 
 /// An answer that is one object.
 pub fn answer(status: StatusCode, kind: &dyn Kind, object: &Stored, caller: &Caller) -> Response {
-    let mut headers = HeaderMap::new();
-    if let Ok(etag) = HeaderValue::from_str(&etag(object)) {
-        headers.insert(ETAG, etag);
-    }
-    (status, headers, Json(shown(kind, object, caller))).into_response()
+    respond(&rendered(status, kind, object, caller), false)
 }
 
-/// The same answer, naming where the object is.
-pub fn at(mut response: Response, location: &str) -> Response {
-    if let Ok(location) = HeaderValue::from_str(location) {
-        response.headers_mut().insert(LOCATION, location);
+/// Marks a response that is whole: nobody puts a problem of their own in its place.
+#[derive(Clone, Copy)]
+pub struct Whole;
+
+/// The response of an answer. `before`: it was given before, under the same key.
+pub fn respond(answer: &KeptAnswer, before: bool) -> Response {
+    let mut response = Response::new(Body::from(answer.body.clone()));
+    *response.status_mut() = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    for (name, value) in &answer.headers {
+        if let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::try_from(value)) {
+            response.headers_mut().insert(name, value);
+        }
     }
+    if before {
+        response.headers_mut().insert("idempotency-replayed", HeaderValue::from_static("true"));
+    }
+    response.extensions_mut().insert(Whole);
     response
 }
 

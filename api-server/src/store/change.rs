@@ -7,7 +7,10 @@ use serde_json::{Value, json};
 use super::create::{Maker, drafted, envelope_errors, finish};
 use super::db::{Tx, values};
 use super::jobs::Intent;
-use super::{Context, Store, claims, facts, objects};
+use super::plan::differing;
+use super::request::Write;
+use super::{Context, Store, claims, facts, objects, quota};
+use crate::kernel::quota::amounts;
 use crate::kernel::resource::Call;
 use crate::kernel::{Change, Clash, Error, FieldError, Kind, Plan, Right, Stored, Verb};
 
@@ -59,17 +62,7 @@ impl Store {
         if_match: Option<i64>,
         asked: &Asked,
     ) -> Result<Written, Error> {
-        let taken = (right.clone(), asked.clone(), id.to_owned(), patch);
-        self.write(taken, move |tx, context, (right, asked, id, patch)| {
-            Box::pin(async move {
-                let maker = Maker::of(&right, &asked);
-                let old = changeable(tx, &right, kind, &id, if_match).await?;
-                let mut document = document(&old);
-                json_patch::merge(&mut document, &patch);
-                apply(tx, &context, &maker, kind, old, &document).await
-            })
-        })
-        .await
+        self.written(right, Write::Update { kind, id: id.to_owned(), patch, if_match }, asked).await
     }
 
     /// Makes name, tags, metadata and spec what they were at `version`.
@@ -81,23 +74,8 @@ impl Store {
         version: i64,
         asked: &Asked,
     ) -> Result<Written, Error> {
-        let taken = (right.clone(), asked.clone(), id.to_owned());
-        self.write(taken, move |tx, context, (right, asked, id)| {
-            Box::pin(async move {
-                let maker = Maker::of(&right, &asked);
-                let old = changeable(tx, &right, kind, &id, None).await?;
-                let sql =
-                    "SELECT name, tags, metadata, spec FROM revision WHERE resource = $1 AND version = $2";
-                let row = tx.row(sql, values![&old.core.id, version]).await?.ok_or(Error::NotFound)?;
-                let mut document = document(&old);
-                document["name"] = json!(row.text("name")?);
-                for key in ["tags", "metadata", "spec"] {
-                    document[key] = row.json(key)?;
-                }
-                apply(tx, &context, &maker, kind, old, &document).await
-            })
-        })
-        .await
+        let write = Write::Restore { kind, id: id.to_owned(), version, if_match: None };
+        self.written(right, write, asked).await
     }
 
     /// Carries out an action.
@@ -112,31 +90,53 @@ impl Store {
         if_match: Option<i64>,
         asked: &Asked,
     ) -> Result<Written, Error> {
-        let taken = (right.clone(), asked.clone(), id.to_owned(), call);
-        self.write(taken, move |tx, context, (right, asked, id, call)| {
-            Box::pin(async move {
-                let maker = Maker::of(&right, &asked);
-                let object = changeable(tx, &right, kind, &id, if_match).await?;
-                let plan = kind.act(&object, &call)?;
-                let hard = call.hard;
-                let mut intent = Intent::new(Verb::Act(call.verb), plan.steps.clone());
-                (intent.hard, intent.supersede) = (hard, supersede);
-                act(tx, &context, &maker, kind, object, plan, intent).await
-            })
-        })
-        .await
+        self.written(right, Write::Act { kind, id: id.to_owned(), call, supersede, if_match }, asked).await
     }
 }
 
-async fn act(
+pub(super) async fn update(
+    tx: &mut Tx,
+    context: &Context,
+    maker: &Maker<'_>,
+    kind: &'static dyn Kind,
+    old: Stored,
+    patch: &Value,
+) -> Result<Written, Error> {
+    let mut document = document(&old);
+    json_patch::merge(&mut document, patch);
+    apply(tx, context, maker, kind, old, &document).await
+}
+
+pub(super) async fn restore(
+    tx: &mut Tx,
+    context: &Context,
+    maker: &Maker<'_>,
+    kind: &'static dyn Kind,
+    old: Stored,
+    version: i64,
+) -> Result<Written, Error> {
+    let sql = "SELECT name, tags, metadata, spec FROM revision WHERE resource = $1 AND version = $2";
+    let row = tx.row(sql, values![&old.core.id, version]).await?.ok_or(Error::NotFound)?;
+    let mut document = document(&old);
+    document["name"] = json!(row.text("name")?);
+    for key in ["tags", "metadata", "spec"] {
+        document[key] = row.json(key)?;
+    }
+    apply(tx, context, maker, kind, old, &document).await
+}
+
+pub(super) async fn act(
     tx: &mut Tx,
     context: &Context,
     maker: &Maker<'_>,
     kind: &'static dyn Kind,
     mut object: Stored,
-    plan: Plan,
-    intent: Intent,
+    call: &Call,
+    supersede: bool,
 ) -> Result<Written, Error> {
+    let plan = kind.act(&object, call)?;
+    let mut intent = Intent::new(Verb::Act(call.verb.clone()), plan.steps);
+    (intent.hard, intent.supersede) = (call.hard, supersede);
     if let Some(spec) = plan.spec {
         object.spec = spec;
     }
@@ -198,17 +198,26 @@ async fn apply(
     let mut new = draft.object;
     errors.extend(draft.errors);
     let spec_changed = new.spec != old.spec;
-    let mut plan = Plan::default();
+    let (mut plan, mut doing, mut exceeded) = (Plan::default(), Verb::Update, Ok(()));
     if spec_changed {
         errors.extend(immutable_changes(meta.fields, &old.spec, &new.spec));
         new.core.generation += 1;
         plan = kind.update(&old, &new, &draft.facts)?;
         errors.append(&mut plan.errors);
+        if !new.core.tenant.is_empty() {
+            let wanted = amounts(meta, &plan);
+            exceeded = quota::retake(tx, context, &new.core.tenant, &new.core.id, &wanted).await;
+        }
+        if let Some(verb) = kind.amounts_to(&old, &new)? {
+            doing = Verb::Act(verb.to_owned());
+            as_the_verb(kind, &old, &new, verb, &mut plan);
+        }
         if errors.is_empty() {
             write_references(tx, &old.core.id, draft.references).await?;
         }
         match claims::resolve(tx, context, &mut new, &plan.claims).await {
             Ok(clashes) => errors.extend(clashes),
+            Err(_) if exceeded.is_err() => {}
             Err(error) if errors.is_empty() => return Err(error),
             Err(_) => {}
         }
@@ -218,6 +227,7 @@ async fn apply(
         errors.dedup();
         return Err(Error::Invalid(errors));
     }
+    exceeded?;
     if !spec_changed && same_envelope(&old, &new) {
         return Ok(Written { job: None, object: old, changed: false });
     }
@@ -228,7 +238,18 @@ async fn apply(
     new.core.version += 1;
     new.core.updated_at = context.env.now();
     objects::write_labels(tx, &new).await?;
-    finish(tx, context, maker, new, Intent::new(Verb::Update, plan.steps), &draft.facts).await
+    finish(tx, context, maker, new, Intent::new(doing, plan.steps), &draft.facts).await
+}
+
+/// A change that is nothing but what a verb does is done as the verb does it: same steps, same outcome.
+fn as_the_verb(kind: &dyn Kind, old: &Stored, new: &Stored, verb: &str, plan: &mut Plan) {
+    let call = Call { verb: verb.to_owned(), ..Call::default() };
+    if let Ok(said) = kind.act(old, &call)
+        && said.spec.as_ref() == Some(&new.spec)
+    {
+        plan.steps = said.steps;
+        plan.values.extend(said.values);
+    }
 }
 
 /// References of the spec, and that to the tenant, which no spec names.
@@ -280,37 +301,16 @@ async fn rename(tx: &mut Tx, object: &Stored) -> Result<(), Error> {
 /// An error for each immutable field that differs.
 fn immutable_changes(fields: &[(&str, Change)], old: &Value, new: &Value) -> Vec<FieldError> {
     let immutable = fields.iter().filter(|(_, change)| *change == Change::Immutable);
-    let mut errors = Vec::new();
+    let mut changed = Vec::new();
     for (path, _) in immutable {
         let keys: Vec<&str> = path.split('.').collect();
-        differing("spec".to_owned(), &keys, old, new, &mut errors);
+        differing("spec".to_owned(), &keys, old, new, &mut changed);
     }
-    errors
-}
-
-fn differing(at: String, path: &[&str], old: &Value, new: &Value, errors: &mut Vec<FieldError>) {
-    match path {
-        [] if old != new => {
-            errors.push(FieldError::new(
-                at,
-                format!("cannot be changed (it is {old}); make a new object instead"),
-            ));
-        }
-        [] => {}
-        ["*", rest @ ..] => {
-            // Entries that come or go are the map's own affair.
-            let (Some(a), Some(b)) = (old.as_object(), new.as_object()) else { return };
-            for (key, old) in a {
-                if let Some(new) = b.get(key) {
-                    differing(format!("{at}.{key}"), rest, old, new, errors);
-                }
-            }
-        }
-        [key, rest @ ..] => {
-            let (old, new) = (old.get(key).unwrap_or(&Value::Null), new.get(key).unwrap_or(&Value::Null));
-            differing(format!("{at}.{key}"), rest, old, new, errors);
-        }
-    }
+    let reason = |field: &str| {
+        let was = old.pointer(&field.replacen("spec", "", 1).replace('.', "/")).unwrap_or(&Value::Null);
+        format!("cannot be changed (it is {was}); make a new object instead")
+    };
+    changed.into_iter().map(|field| FieldError { reason: reason(&field), field }).collect()
 }
 
 #[cfg(test)]

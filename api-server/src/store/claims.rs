@@ -6,7 +6,7 @@ use ipnet::Ipv4Net;
 use serde_json::{Map, Value};
 
 use super::db::{Tx, values};
-use super::{Context, placement, prefixes};
+use super::{Context, placement, prefixes, quota};
 use crate::kernel::{Claim, ClaimKind, Clash, Error, FieldError, Stored};
 
 /// How many random addresses are tried before the free ones are counted.
@@ -185,6 +185,7 @@ async fn mac(
 pub(super) async fn release(tx: &mut Tx, holder: &str) -> Result<(), Error> {
     tx.run("DELETE FROM lease WHERE holder = $1", values![holder]).await?;
     tx.run("DELETE FROM prefix_lease WHERE holder = $1", values![holder]).await?;
+    quota::release(tx, holder).await?;
     placement::release(tx, holder).await
 }
 

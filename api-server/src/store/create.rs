@@ -8,11 +8,16 @@ use super::change::{Asked, NewObject, Written};
 use super::db::Tx;
 use super::jobs::{self, Intent};
 use super::objects::Reference;
-use super::{Context, Store, claims, facts, history, nodes, objects};
+use super::request::Write;
+use super::{Context, Store, claims, facts, history, nodes, objects, quota};
+use crate::kernel::quota::{Exceeded, amounts};
 use crate::kernel::{
     Caller, Child, Clash, Error, Facts, FieldError, Kind, Meta, NameRule, Relation, ResourceCore, Right,
     Scope, Stored, Verb, name,
 };
+
+/// The kind that has limits.
+const TENANT: &str = "tenant";
 
 /// For whom something is made.
 pub(super) struct Maker<'a> {
@@ -36,14 +41,7 @@ impl Store {
         body: NewObject,
         asked: &Asked,
     ) -> Result<Written, Error> {
-        let taken = (right.clone(), asked.clone(), body);
-        self.write(taken, move |tx, context, (right, asked, body)| {
-            Box::pin(async move {
-                let maker = Maker::of(&right, &asked);
-                create(tx, &context, &maker, kind, body).await
-            })
-        })
-        .await
+        self.written(right, Write::Create { kind, body }, asked).await
     }
 }
 
@@ -75,14 +73,21 @@ pub(super) async fn create(
     object = draft.object;
     let plan = kind.create(&object, &draft.facts)?;
     errors.extend(plan.errors.iter().cloned());
+    let mut exceeded = Vec::new();
+    if let Some(tenant) = &tenant {
+        let wanted = amounts(meta, &plan);
+        gathered(quota::take(tx, context, &tenant.target, &object.core.id, &wanted).await, &mut exceeded)?;
+    }
     if free {
         draft.references.extend(tenant);
         objects::write_references(tx, &object.core.id, &draft.references).await?;
     }
     let claimed = claims::resolve(tx, context, &mut object, &plan.claims).await;
-    let children = make_children(tx, context, maker, &object, &plan.children, &mut errors).await?;
+    let children =
+        make_children(tx, context, maker, &object, &plan.children, &mut errors, &mut exceeded).await?;
     match claimed {
         Ok(clashes) => errors.extend(clashes),
+        Err(_) if !exceeded.is_empty() => {}
         Err(error) if errors.is_empty() => return Err(error),
         Err(_) => {}
     }
@@ -93,6 +98,9 @@ pub(super) async fn create(
     }
     if !free {
         return Err(Clash::NameTaken(object.core.name).into());
+    }
+    if !exceeded.is_empty() {
+        return Err(Clash::QuotaExceeded(exceeded).into());
     }
     for (child, id) in children {
         let reference =
@@ -108,6 +116,15 @@ pub(super) async fn create(
     finish(tx, context, maker, object, intent, &draft.facts).await
 }
 
+/// Limits that were met are gathered, so that all of them are told at once.
+fn gathered(outcome: Result<(), Error>, exceeded: &mut Vec<Exceeded>) -> Result<(), Error> {
+    match outcome {
+        Err(Error::Clash(Clash::QuotaExceeded(list))) => exceeded.extend(list),
+        other => return other,
+    }
+    Ok(())
+}
+
 /// The end of every write: history, job, phase, the row.
 pub(super) async fn finish(
     tx: &mut Tx,
@@ -118,6 +135,9 @@ pub(super) async fn finish(
     facts: &Facts,
 ) -> Result<Written, Error> {
     let verb = intent.verb.clone();
+    if object.core.kind == TENANT && verb != Verb::Remove {
+        quota::set_limits(tx, &object.core.id, &object.spec["quota"]).await?;
+    }
     let job = if intent.steps.is_empty() {
         None
     } else {
@@ -184,6 +204,7 @@ async fn make_children(
     object: &Stored,
     children: &[Child],
     errors: &mut Vec<FieldError>,
+    exceeded: &mut Vec<Exceeded>,
 ) -> Result<Vec<(Child, String)>, Error> {
     let mut made = Vec::new();
     for child in children {
@@ -203,7 +224,7 @@ async fn make_children(
                     ..error
                 }))
             }
-            Err(error) => return Err(error),
+            Err(error) => gathered(Err(error), exceeded)?,
         }
     }
     Ok(made)
@@ -214,7 +235,7 @@ async fn tenant_of(tx: &mut Tx, meta: &Meta, tenant: &str) -> Result<Option<Refe
     if tenant.is_empty() {
         return if meta.scope == Scope::Tenant { Err(Error::NotFound) } else { Ok(None) };
     }
-    let found = objects::by_name(tx, "tenant", "", tenant).await?.ok_or(Error::NotFound)?;
+    let found = objects::by_name(tx, TENANT, "", tenant).await?.ok_or(Error::NotFound)?;
     let reference = Reference { field: "tenant".into(), target: found.core.id, relation: Relation::Uses };
     Ok(Some(reference))
 }

@@ -40,6 +40,8 @@ pub enum Row {
 pub struct Tx {
     conn: Conn,
     bells: Vec<Bell>,
+    /// Where it notes what it decides, if somebody wants to know.
+    pub(super) notes: Option<Box<super::plan::Notes>>,
 }
 
 /// The database refused; keeps what callers branch on.
@@ -185,7 +187,7 @@ impl Conn {
 
 impl Tx {
     pub(super) fn new(conn: Conn) -> Tx {
-        Tx { conn, bells: Vec::new() }
+        Tx { conn, bells: Vec::new(), notes: None }
     }
 
     /// To be rung after the commit; a transaction that is rolled back rings nothing.
@@ -298,7 +300,8 @@ impl DbError {
         DbError { sql: sql.to_owned(), source }
     }
 
-    fn code(&self) -> Option<String> {
+    /// The database's own code for what went wrong.
+    pub(super) fn code(&self) -> Option<String> {
         self.source.as_database_error().and_then(|error| error.code()).map(|code| code.into_owned())
     }
 }

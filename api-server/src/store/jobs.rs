@@ -80,6 +80,9 @@ pub(super) async fn submit(
         insert_step(tx, &id, index, &step).await?;
     }
     wait_for_others(tx, &id, &intent.verb, facts).await?;
+    if let Some(notes) = &mut tx.notes {
+        notes.jobs.push(id.clone());
+    }
     tx.ring(Bell::Jobs);
     advance::advance(tx, context, &id).await?;
     Ok(id)

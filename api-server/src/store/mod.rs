@@ -17,28 +17,37 @@ pub(crate) mod db;
 mod facts;
 mod history;
 mod jobs;
+mod keys;
 mod nodes;
 mod notify;
 mod objects;
 mod open;
 mod placement;
+mod plan;
 mod prefixes;
+mod quota;
 mod reads;
 mod remove;
 mod report;
+mod request;
 mod servers;
 mod steps;
 mod views;
 mod writer;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 pub use bells::{Bell, Bells};
 pub use change::{Asked, NewObject, Written};
+pub use keys::{Kept, KeptAnswer, Key};
 pub use nodes::{JoinRefusal, NodeHead, NodeInvite, SessionStanding};
 pub use open::{DbUrl, OpenError};
+pub use plan::{Placement, Planned, QuotaChange};
+pub use quota::Usage;
 pub use reads::{ListQuery, Page};
 pub use report::{AssignmentRow, NodeReport};
+pub use request::{Did, Once, Outcome, Terms, Write};
 pub use views::{ImageContent, Job, JobQuery, JobStep, Revision};
 pub use writer::TxFuture;
 
@@ -60,14 +69,30 @@ pub struct Store {
 pub(crate) struct Context {
     pub(crate) env: Env,
     pub(crate) registry: Registry,
+    /// What each tenant may use of a quantity, unless its spec says otherwise; no limit where nothing is said.
+    pub(crate) quota: BTreeMap<String, u64>,
+    /// For hashes that nobody else can make; read when first needed.
+    pub(crate) secret: tokio::sync::OnceCell<String>,
 }
 
 impl Store {
     /// Opens the database, and brings its schema to this program's version.
     pub async fn open(url: &DbUrl, env: Env, registry: Registry) -> Result<Store, OpenError> {
+        Store::open_with(url, env, registry, BTreeMap::new()).await
+    }
+
+    /// As `open`, with a limit for each quantity that every tenant has unless its spec says otherwise.
+    pub async fn open_with(
+        url: &DbUrl,
+        env: Env,
+        registry: Registry,
+        quota: BTreeMap<String, u64>,
+    ) -> Result<Store, OpenError> {
         let opened = open::open(url).await?;
-        let context = Arc::new(Context { env, registry });
-        Ok(Store { readers: opened.readers, writer: opened.writer, bells: opened.bells, context })
+        let context = Arc::new(Context { env, registry, quota, secret: tokio::sync::OnceCell::new() });
+        let store = Store { readers: opened.readers, writer: opened.writer, bells: opened.bells, context };
+        store.count_what_is_there().await.map_err(|e| OpenError::Count(e.to_string()))?;
+        Ok(store)
     }
 
     /// Where to listen for "look again".

@@ -31,6 +31,9 @@ pub enum OpenError {
     /// It does not answer.
     #[error("the database cannot be opened: {0}")]
     Connect(#[source] sqlx::Error),
+    /// What it holds cannot be counted.
+    #[error("what tenants use cannot be counted: {0}")]
+    Count(String),
     /// Its schema cannot be used.
     #[error(transparent)]
     Schema(#[from] rhyzome_sql::Error),

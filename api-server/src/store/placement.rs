@@ -6,7 +6,8 @@ use serde_json::Value;
 use super::db::{Tx, int, values};
 use super::objects;
 use super::objects::Reference;
-use crate::kernel::place::{Candidate, Needs, place};
+use super::plan::Placement;
+use crate::kernel::place::{Candidate, Needs, place, why_not_others};
 use crate::kernel::{Clash, Error, Relation, Stored};
 
 /// Takes room for an object; the id of its node. What it holds already is changed to the new needs.
@@ -46,6 +47,11 @@ async fn reserve(tx: &mut Tx, needs: &Needs) -> Result<String, Error> {
         let (vcpus, memory, disk) = (i64::from(needs.vcpus), int(needs.memory_bytes), int(needs.disk_bytes));
         let most = (int(chosen.vcpus), int(chosen.memory_bytes), int(chosen.disk_bytes));
         if tx.run(sql, values![&node, vcpus, memory, disk, most.0, most.1, most.2]).await? == 1 {
+            if let Some(notes) = &mut tx.notes {
+                let why_not = why_not_others(needs, &candidates, &node);
+                let name = chosen.name.clone();
+                notes.placement = Some(Placement { node: Some(node.clone()), name, why_not });
+            }
             return Ok(node);
         }
     }

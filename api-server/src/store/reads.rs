@@ -20,6 +20,8 @@ pub struct ListQuery {
     pub name_prefix: Option<String>,
     /// Only those in this phase.
     pub phase: Option<String>,
+    /// Not those that are being deleted.
+    pub alive: bool,
     /// Only those with all of these (`tag.env`, `metadata.team.id`).
     pub labels: Vec<(String, String)>,
 }
@@ -120,6 +122,9 @@ fn select(build: &mut Builder, tenant: Option<&str>, query: &ListQuery) {
         build.and(&format!("{d}.tenant = ?"), tenant);
     }
     build.sql.push_str(" AND r.gone_at IS NULL");
+    if query.alive {
+        build.sql.push_str(" AND r.deleted_at IS NULL");
+    }
     let mut labels = query.labels.iter();
     if id == "d.resource"
         && let Some((key, value)) = labels.next()

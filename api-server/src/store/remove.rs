@@ -1,9 +1,10 @@
 //! Deleting: the name is free and "in use" is refused in the acknowledgement itself; the rest is a job.
 
-use super::change::{Asked, Written, changeable};
+use super::change::{Asked, Written};
 use super::create::{Maker, finish};
 use super::db::{Tx, values};
 use super::jobs::Intent;
+use super::request::Write;
 use super::{Context, Store, assign, nodes};
 use crate::kernel::error::UsedBy;
 use crate::kernel::{Clash, Error, Facts, Kind, Right, Stored, Verb};
@@ -18,22 +19,16 @@ impl Store {
         if_match: Option<i64>,
         asked: &Asked,
     ) -> Result<Written, Error> {
-        let taken = (right.clone(), asked.clone(), id.to_owned());
-        self.write(taken, move |tx, context, (right, asked, id)| {
-            Box::pin(async move {
-                let maker = Maker::of(&right, &asked);
-                let object = changeable(tx, &right, kind, &id, if_match).await?;
-                if object.core.protected {
-                    return Err(Clash::Protected.into());
-                }
-                remove(tx, &context, &maker, kind, object).await
-            })
-        })
-        .await
+        self.written(right, Write::Remove { kind, id: id.to_owned(), if_match }, asked).await
     }
 }
 
-async fn remove(
+/// Protection is for whoever asks for this object by its name, not for what goes with another.
+pub(super) fn refuse_protected(object: &Stored) -> Result<(), Error> {
+    if object.core.protected { Err(Clash::Protected.into()) } else { Ok(()) }
+}
+
+pub(super) async fn remove(
     tx: &mut Tx,
     context: &Context,
     maker: &Maker<'_>,

@@ -9,6 +9,7 @@ use super::change::Asked;
 use super::create::Maker;
 use super::db::{Conn, Row, Tx, values};
 use super::objects;
+use super::request::{Did, Write};
 use super::{Bell, Context, Page, Store, advance, jobs};
 use crate::kernel::{Clash, Error, JobState, Kind, Right, Step, Stored, Timestamp, Verb};
 
@@ -160,29 +161,18 @@ impl Store {
 
     /// Ends a job that has not ended. A creation takes back what it did.
     pub async fn cancel_job(&self, right: &Right, id: &str) -> Result<Job, Error> {
-        let taken = (right.clone(), id.to_owned());
-        self.write(taken, move |tx, context, (right, id)| {
-            Box::pin(async move {
-                one_job(tx, &right, &id).await?;
-                cancel(tx, &context, &id).await?;
-                one_job(tx, &right, &id).await
-            })
-        })
-        .await
+        match self.simply(right, Write::CancelJob { id: id.to_owned() }, &Asked::default()).await? {
+            Did::Job(job) => Ok(*job),
+            Did::Object(_) => Err(Error::Internal("an object where a job was cancelled".to_owned())),
+        }
     }
 
     /// Asks again for what a failed or cancelled job was to do: a new job with the same steps.
     pub async fn retry_job(&self, right: &Right, id: &str, asked: &Asked) -> Result<Job, Error> {
-        let taken = (right.clone(), asked.clone(), id.to_owned());
-        self.write(taken, move |tx, context, (right, asked, id)| {
-            Box::pin(async move {
-                let maker = Maker::of(&right, &asked);
-                let old = one_job(tx, &right, &id).await?;
-                let new = retry(tx, &context, &maker, &old).await?;
-                one_job(tx, &right, &new).await
-            })
-        })
-        .await
+        match self.simply(right, Write::RetryJob { id: id.to_owned() }, asked).await? {
+            Did::Job(job) => Ok(*job),
+            Did::Object(_) => Err(Error::Internal("an object where a job was retried".to_owned())),
+        }
     }
 
     /// What an object was, the newest first.
@@ -282,7 +272,7 @@ fn job(row: &Row) -> Result<Job, Error> {
     })
 }
 
-async fn one_job(conn: &mut Conn, right: &Right, id: &str) -> Result<Job, Error> {
+pub(super) async fn one_job(conn: &mut Conn, right: &Right, id: &str) -> Result<Job, Error> {
     let sql = format!("SELECT {JOB_COLUMNS} FROM job WHERE id = $1");
     let found = conn.row(&sql, values![id]).await?.as_ref().map(job).transpose()?;
     let mut job =
@@ -301,6 +291,29 @@ async fn one_job(conn: &mut Conn, right: &Right, id: &str) -> Result<Job, Error>
         });
     }
     Ok(job)
+}
+
+pub(super) async fn cancel_job(
+    tx: &mut Tx,
+    context: &Context,
+    right: &Right,
+    id: &str,
+) -> Result<Job, Error> {
+    one_job(tx, right, id).await?;
+    cancel(tx, context, id).await?;
+    one_job(tx, right, id).await
+}
+
+pub(super) async fn retry_job(
+    tx: &mut Tx,
+    context: &Context,
+    maker: &Maker<'_>,
+    right: &Right,
+    id: &str,
+) -> Result<Job, Error> {
+    let old = one_job(tx, right, id).await?;
+    let new = retry(tx, context, maker, &old).await?;
+    one_job(tx, right, &new).await
 }
 
 async fn cancel(tx: &mut Tx, context: &Context, id: &str) -> Result<(), Error> {

@@ -56,7 +56,13 @@ impl Writer {
                 sender.send(task).await.map_err(|_| closed())?;
                 answer.await.map_err(|_| closed())?
             }
-            Writer::Pg(pool) => postgres(pool, bells, work).await,
+            Writer::Pg(pool) => {
+                let (pool, bells) = (pool.clone(), bells.clone());
+                // In a task of its own: a caller who breaks off must not leave a connection in the middle of a
+                // transaction, which whoever gets it next would commit.
+                let task = tokio::spawn(async move { postgres(&pool, &bells, work).await });
+                task.await.map_err(|e| Error::Internal(format!("a write came to no end: {e}")))?
+            }
         }
     }
 }

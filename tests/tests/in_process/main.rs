@@ -4,8 +4,11 @@
 #![allow(clippy::unwrap_used)]
 
 mod arrows;
+mod bulk;
 mod channel;
 mod hygiene;
+mod once;
+mod quota;
 mod rest;
 mod rest_contract;
 mod store;

@@ -178,9 +178,9 @@ async fn everything_wrong_is_a_problem(world: World) {
     face.get("/v1/nothing").await.is_problem(404, "not-found");
     face.get("/v1/tenants/default/instances/%00").await.is_problem(404, "not-found");
     face.get("/v1/tenants/default/instances/%ff").await.is_problem(400, "malformed");
-    face.with("POST", INSTANCES, &[("idempotency-key", "k")], json!({}))
-        .await
-        .is_problem(400, "not-supported");
+    let key = [("idempotency-key", "k")];
+    face.with("POST", "/v1/nodes/n/actions/invite", &key, Value::Null).await.is_problem(400, "not-supported");
+    face.with("POST", INSTANCES, &[("idempotency-key", "")], json!({})).await.is_problem(400, "malformed");
     face.with("POST", INSTANCES, &[("prefer", "wait=soon")], json!({})).await.is_problem(400, "malformed");
     face.with("GET", "/v1", &[("x-request-id", "mine-1")], Value::Null).await.is(200).header("x-request-id");
     let named = face.with("GET", "/v1/nothing", &[("x-request-id", "mine-1")], Value::Null).await;

@@ -3,8 +3,8 @@
 
 use std::collections::BTreeMap;
 
-use rhyzome_api::kernel::{Kind, NameRule, Scope, Target};
-use rhyzome_tests::face::Face;
+use rhyzome_api::kernel::{Change, Kind, NameRule, Scope, Target};
+use rhyzome_tests::face::{Face, Reply};
 use rhyzome_tests::world::{Engine, World};
 use serde_json::{Value, json};
 
@@ -59,6 +59,9 @@ for_every_kind!(
     changed_by_those_who_know_it,
     protected_and_in_use,
     history_and_looks,
+    done_once_under_a_key,
+    planned_and_not_done,
+    fields_change_as_the_document_says,
 );
 
 fn places() -> Vec<(&'static str, &'static str)> {
@@ -195,7 +198,7 @@ async fn pages_hold_everything_once(face: &Face, base: &str, id: &str) {
 
 async fn what_clashes_and_what_is_wrong(case: Case) {
     let Case { face, base, .. } = &case;
-    for query in ["plan=true", "limit=1", "x"] {
+    for query in ["plan=perhaps", "limit=1", "x"] {
         face.call("POST", &format!("{base}?{query}"), case.body()).await.is_problem(400, "malformed");
     }
     let before = face.get(base).await.json;
@@ -340,7 +343,7 @@ async fn changed_by_those_who_know_it(case: Case) {
     assert_eq!(told, ["phase", "spec.surely_unknown", "tags"]);
     let told = face.call("PATCH", &path, json!({ "spec": { "surely_unknown": 1 } })).await;
     assert_eq!(told.is_problem(422, "invalid").fields(), ["spec.surely_unknown"]);
-    face.call("PATCH", &format!("{path}?plan=true"), json!({})).await.is_problem(400, "malformed");
+    face.call("PATCH", &format!("{path}?plan="), json!({})).await.is_problem(400, "malformed");
     assert_eq!(face.get(&path).await.json, before);
 }
 
@@ -391,4 +394,163 @@ async fn history_and_looks(case: Case) {
     let access = face.get(&format!("{path}/access")).await.is(200);
     assert_eq!(access.json["items"][0]["who"], "operators");
     face.call("POST", &format!("{path}/actions/surely-not"), Value::Null).await.is_problem(404, "not-found");
+}
+
+async fn done_once_under_a_key(case: Case) {
+    let Case { face, base, .. } = &case;
+    let one = [("idempotency-key", "one")];
+    let first = face.with("POST", base, &one, case.body()).await;
+    assert!(matches!(first.status, 201 | 202), "{:#}", first.json);
+    let path = case.at(first.json["id"].as_str().unwrap());
+    case.again("POST", base, case.body(), &first).await;
+    let mut other = case.body();
+    other["tags"] = json!({ "env": "test" });
+    face.with("POST", base, &one, other).await.is_problem(422, "key-reused");
+
+    // The same key on another path, or by another method, is another key.
+    let patch = json!({ "tags": { "env": "test" } });
+    let patched = face.with("PATCH", &path, &one, patch.clone()).await.is(200);
+    face.call("PATCH", &path, json!({ "tags": { "env": "later" } })).await.is(200);
+    case.again("PATCH", &path, patch.clone(), &patched).await;
+    assert_eq!(face.get(&path).await.json["tags"], json!({ "env": "later" }), "it was not done again");
+    let stale = [("idempotency-key", "one"), ("if-match", "\"v1\"")];
+    face.with("PATCH", &path, &stale, patch).await.is_problem(422, "key-reused");
+    let restore = format!("{path}/revisions/1/restore");
+    let restored = face.with("POST", &restore, &one, Value::Null).await.is(200);
+    case.again("POST", &restore, Value::Null, &restored).await;
+
+    // What is refused has changed nothing, and is not kept: the same key may be tried again.
+    face.call("PATCH", &path, json!({ "protected": true })).await.is(200);
+    face.with("DELETE", &path, &one, Value::Null).await.is_problem(409, "protected");
+    face.call("PATCH", &path, json!({ "protected": false })).await.is(200);
+    let gone = face.with("DELETE", &path, &one, Value::Null).await;
+    assert!(matches!(gone.status, 202 | 204), "{:#}", gone.json);
+    case.again("DELETE", &path, Value::Null, &gone).await;
+    // And the answer of the creation is the same still.
+    case.again("POST", base, case.body(), &first).await;
+}
+
+impl Case {
+    /// The same request under the same key is answered the same.
+    async fn again(&self, method: &str, path: &str, body: Value, first: &Reply) {
+        let again = self.face.with(method, path, &[("idempotency-key", "one")], body).await;
+        assert_eq!((again.status, &again.bytes), (first.status, &first.bytes), "{method} {path}");
+        for header in ["etag", "location", "content-type", "preference-applied"] {
+            assert_eq!(again.header(header), first.header(header), "{method} {path}: {header}");
+        }
+        assert_eq!(
+            (first.header("idempotency-replayed"), again.header("idempotency-replayed")),
+            ("", "true")
+        );
+    }
+
+    /// A plan, which has changed nothing.
+    async fn plan(&self, method: &str, path: &str, body: Value) -> Value {
+        let before = self.everything().await;
+        let planned = self.face.call(method, &format!("{path}?plan=true"), body).await.is(200);
+        assert_eq!(planned.header("content-type"), "application/vnd.rhyzome.plan+json");
+        assert_eq!(self.everything().await, before, "{method} {path}: a plan changes nothing");
+        planned.json
+    }
+
+    /// All objects of all kinds, and all jobs.
+    async fn everything(&self) -> Vec<Value> {
+        let mut all = Vec::new();
+        let kinds = rhyzome_api::resources::registry();
+        let lists = kinds.all().iter().map(|kind| kind.meta().plural).chain(["jobs"]);
+        for list in lists {
+            all.push(self.face.get(&format!("/v1/{list}?limit=1000")).await.is(200).json);
+        }
+        all
+    }
+}
+
+async fn planned_and_not_done(case: Case) {
+    let Case { face, base, name, .. } = &case;
+    let planned = case.plan("POST", base, case.body()).await;
+    assert_eq!(
+        (&planned["problem"], &planned["object"]["name"]),
+        (&Value::Null, &json!(name)),
+        "{planned:#}"
+    );
+    let mut wrong = case.body();
+    wrong["spec"]["surely_unknown"] = json!(1);
+    for body in [wrong.clone(), json!({ "name": "with spaces", "spec": wrong["spec"], "phase": "x" })] {
+        let refused = case.plan("POST", base, body).await;
+        assert_eq!(
+            (&refused["status"], &refused["problem"]["type"]),
+            (&json!(422), &json!("/problems/invalid"))
+        );
+        let told: Vec<_> =
+            refused["problem"]["errors"].as_array().unwrap().iter().map(|e| &e["field"]).collect();
+        assert!(told.contains(&&json!("spec.surely_unknown")), "{told:?}");
+    }
+    // What was planned is what happens.
+    let made = face.call("POST", base, case.body()).await;
+    assert_eq!(planned["status"], made.status);
+    assert_eq!(planned["steps"].as_array().unwrap().is_empty(), made.json["job"].is_null());
+    let path = case.at(made.json["id"].as_str().unwrap());
+
+    let planned = case.plan("PATCH", &path, json!({ "tags": { "env": "test" } })).await;
+    assert_eq!((&planned["status"], &planned["object"]["tags"]["env"]), (&json!(200), &json!("test")));
+    let taken = case.plan("POST", base, case.body()).await;
+    assert!(matches!(taken["status"].as_i64(), Some(409 | 422)), "{taken:#}");
+    for (field, other) in &case.refs {
+        let refused = case.plan("DELETE", other, Value::Null).await;
+        assert_eq!(refused["problem"]["type"], "/problems/in-use", "{field}: {refused:#}");
+    }
+    let planned = case.plan("DELETE", &path, Value::Null).await;
+    let gone = face.call("DELETE", &path, Value::Null).await;
+    assert_eq!(planned["status"], gone.status, "{planned:#}");
+    face.call("DELETE", &format!("{}?plan=true", case.at("nobody")), Value::Null)
+        .await
+        .is_problem(404, "not-found");
+}
+
+async fn fields_change_as_the_document_says(case: Case) {
+    let Case { face, .. } = &case;
+    let meta = case.kind.meta();
+    let document = face.raw("GET", "/openapi.json", &[], "").await.is(200).json;
+    let spec = format!("{}Spec", rhyzome_api::kernel::kind::pascal(meta.kind));
+    let fields = document["components"]["schemas"][&spec]["properties"].as_object().unwrap();
+    for (field, schema) in fields {
+        let said = meta.fields.iter().find(|(path, _)| path == field);
+        let change = said.map_or(Change::Mutable, |(_, change)| *change);
+        assert_eq!(schema["x-rhyzome-change"], json!(change), "{spec}.{field}");
+    }
+    let made = case.make().await;
+    let path = case.at(made["id"].as_str().unwrap());
+    for (field, _) in meta.fields.iter().filter(|(_, change)| *change == Change::Immutable) {
+        let other = match &made["spec"][field] {
+            Value::String(text) => json!(format!("{text}0")),
+            Value::Number(number) => json!(number.as_u64().unwrap() + 1),
+            _ => continue,
+        };
+        let patch = json!({ "spec": { *field: other } });
+        let told = face.call("PATCH", &path, patch.clone()).await.is_problem(422, "invalid").fields();
+        assert!(told.contains(&format!("spec.{field}")), "{field}: {told:?}");
+        let planned = case.plan("PATCH", &path, patch).await;
+        assert_eq!(planned["problem"]["errors"][0]["field"], format!("spec.{field}"), "{planned:#}");
+    }
+    // Restoring, too, is only for those who know the present version.
+    let known = [("if-match", "\"v99\"")];
+    let restore = format!("{path}/revisions/1/restore");
+    face.with("POST", &restore, &known, Value::Null).await.is_problem(412, "stale");
+    for action in meta.actions {
+        let act = format!("{path}/actions/{}", action.verb);
+        face.with("POST", &act, &known, Value::Null).await.is_problem(412, "stale");
+        let planned = case.plan("POST", &act, Value::Null).await;
+        assert!(planned["status"].as_i64().is_some(), "{}: {planned:#}", action.verb);
+        face.call("POST", &case.at(&format!("actions/{}", action.verb)), Value::Null)
+            .await
+            .is_problem(400, "filter-required");
+    }
+    // And of many at once, the same: each with its own outcome.
+    let all = format!("{}?name={}", case.base, case.name);
+    let patched = face.call("PATCH", &all, json!({ "tags": { "env": "bulk" } })).await.is(200);
+    assert_eq!(patched.json["items"][0]["status"], 200, "{:#}", patched.json);
+    assert_eq!(face.get(&path).await.json["tags"], json!({ "env": "bulk" }));
+    face.call("DELETE", &case.base, Value::Null).await.is_problem(400, "filter-required");
+    let gone = face.call("DELETE", &all, Value::Null).await.is(200);
+    assert!(matches!(gone.json["items"][0]["status"].as_i64(), Some(202 | 204)), "{:#}", gone.json);
 }

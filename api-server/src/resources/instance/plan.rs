@@ -103,6 +103,19 @@ pub fn act(object: &This, call: &Call) -> Result<Plan, Error> {
     })
 }
 
+/// The verb for a change of the wanted power.
+pub fn amounts_to(old: InstancePower, new: InstancePower) -> Option<&'static str> {
+    use InstancePower::{Off, On, Paused};
+    match (old, new) {
+        (On | Paused, Off) => Some("stop"),
+        (Off, On) => Some("start"),
+        (On, Paused) => Some("pause"),
+        (Paused, On) => Some("resume"),
+        // The last one is refused.
+        (On, On) | (Off, Off) | (Paused, Paused) | (Off, Paused) => None,
+    }
+}
+
 fn stop_seconds(deadline: u32) -> u32 {
     deadline + STOP_MARGIN_SECONDS
 }
