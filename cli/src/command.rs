@@ -11,6 +11,7 @@ Examples:
   rhyzome instance create web --image tiny --user-data @init.sh --tag env=prod --wait
   rhyzome instance list
   rhyzome instance stop web --wait
+  rhyzome instance stop --tag env=prod
   rhyzome disk create data --size 10GiB
   rhyzome instance edit web --set disks.data.disk=data
   rhyzome instance restore web 3 --wait
@@ -71,8 +72,26 @@ fn waiting() -> [Arg; 2] {
     ]
 }
 
+/// The filters of a list, with which a verb is meant for all that match.
+pub const FILTERS: [&str; 4] = ["tag", "metadata", "phase", "name-prefix"];
+
 fn names() -> Arg {
-    Arg::new("name").value_name("NAME").required(true).num_args(1..).help("Name or id")
+    Arg::new("name")
+        .value_name("NAME")
+        .required_unless_present_any(FILTERS)
+        .conflicts_with_all(FILTERS)
+        .num_args(1..)
+        .help("Name or id; or say which ones by a filter")
+}
+
+fn filters() -> [Arg; 4] {
+    [
+        option("tag", "KEY=VALUE", "All with this tag").action(ArgAction::Append),
+        option("metadata", "PATH=VALUE", "All with this metadata").action(ArgAction::Append),
+        option("phase", "PHASE", "All in this phase"),
+        option("name-prefix", "TEXT", "All whose name begins so"),
+    ]
+    .map(|filter| filter.help_heading("Which ones"))
 }
 
 fn name() -> Arg {
@@ -90,7 +109,12 @@ fn of_kind(kinds: &Kinds, kind: &Kind) -> Command {
         .subcommand(create(kinds, kind))
         .subcommand(edit(kinds, kind))
         .subcommand(
-            Command::new("delete").about("Delete some").visible_alias("rm").arg(names()).args(waiting()),
+            Command::new("delete")
+                .about("Delete some")
+                .visible_alias("rm")
+                .arg(names())
+                .args(filters())
+                .args(waiting()),
         )
         .subcommand(Command::new("revisions").about("Every version it had, by whom, when").arg(name()))
         .subcommand(restore())
@@ -108,6 +132,7 @@ fn of_kind(kinds: &Kinds, kind: &Kind) -> Command {
             Command::new(action.verb.clone())
                 .about(action.about.clone())
                 .arg(names())
+                .args(filters())
                 .arg(switch("hard", "At once, not gracefully").conflicts_with("deadline"))
                 .arg(
                     option("deadline", "TIME", "How long the graceful way may take")
@@ -132,6 +157,12 @@ fn special(kinds: &Kinds, kind: &Kind) -> Vec<Command> {
                 .args(fields(kinds, &kind.spec).iter().map(flag))
                 .args(common())
                 .arg(waiting()[1].clone()),
+        ],
+        "tenant" => vec![
+            Command::new("quota")
+                .about("What it uses, and what it may use")
+                .after_help("Example of a limit:\n  rhyzome tenant edit acme --set quota.vcpus=64")
+                .arg(Arg::new("name").value_name("NAME").help("Its name; --tenant if not given")),
         ],
         "node" => vec![
             Command::new("invite")

@@ -4,7 +4,7 @@ use clap::ArgMatches;
 use rhyzome_client::{Kind, Resource};
 use serde_json::{Value, json};
 
-use super::{Context, Usage, body, switch, text, texts, timeout};
+use super::{Context, Usage, all, body, switch, text, texts, timeout};
 use crate::output::{self, Format};
 use crate::wait;
 
@@ -24,6 +24,9 @@ pub async fn run(context: &Context<'_>, kind: &Kind, verb: &str, leaf: &ArgMatch
             let changed = context.client.patch(&format!("{path}/{name}"), patch, None).await;
             context.settle(changed.map_err(|e| context.missing(kind, &name, e))?, &path, "edit", leaf).await
         }
+        "delete" if !all::query(leaf)?.is_empty() => {
+            all::all(context, "DELETE", &path, &all::query(leaf)?, None, leaf).await
+        }
         "delete" => each(leaf, async |name| delete(context, kind, &path, &name, leaf).await).await,
         "revisions" => revisions(context, &format!("{path}/{}", name(leaf)?)).await,
         "restore" => {
@@ -34,6 +37,10 @@ pub async fn run(context: &Context<'_>, kind: &Kind, verb: &str, leaf: &ArgMatch
         }
         "access" => access(context, &format!("{path}/{}/access", name(leaf)?)).await,
         "rendered" => rendered(context, &format!("{path}/{}/rendered", name(leaf)?)).await,
+        verb if !all::query(leaf)?.is_empty() => {
+            let path = format!("{path}/actions/{verb}");
+            all::all(context, "POST", &path, &all::query(leaf)?, Some(call(leaf)), leaf).await
+        }
         verb => each(leaf, async |name| act(context, kind, &path, &name, verb, leaf).await).await,
     }
 }
@@ -65,17 +72,7 @@ async fn list(context: &Context<'_>, kind: &Kind, path: &str, leaf: &ArgMatches)
     // A tenant's list of these has those that are there for all in it.
     let mixed = everywhere || (kind.of_tenants && kind.of_operators && !context.global);
     let path = if everywhere { format!("/v1/{}", kind.plural) } else { path.to_owned() };
-    let mut query = Vec::new();
-    for flag in ["tag", "metadata"] {
-        for label in texts(leaf, flag) {
-            let (key, value) =
-                label.split_once('=').ok_or_else(|| Usage(format!("--{flag} {label}: must be KEY=VALUE")))?;
-            query.push((format!("{flag}.{key}"), value.to_owned()));
-        }
-    }
-    for (flag, key) in [("phase", "phase"), ("name-prefix", "name_prefix")] {
-        query.extend(text(leaf, flag).map(|value| (key.to_owned(), value)));
-    }
+    let mut query = all::query(leaf)?;
     if switch(leaf, "by-name") {
         query.push(("order".into(), "name".into()));
     }
@@ -130,6 +127,12 @@ async fn act(
     verb: &str,
     leaf: &ArgMatches,
 ) -> anyhow::Result<()> {
+    let acted = context.client.act(&format!("{path}/{name}"), verb, call(leaf)).await;
+    context.settle(acted.map_err(|e| context.missing(kind, name, e))?, path, verb, leaf).await
+}
+
+/// The body of an action.
+fn call(leaf: &ArgMatches) -> Value {
     let mut call = json!({});
     if switch(leaf, "hard") {
         call["mode"] = "hard".into();
@@ -140,8 +143,7 @@ async fn act(
     if switch(leaf, "supersede") {
         call["supersede"] = true.into();
     }
-    let acted = context.client.act(&format!("{path}/{name}"), verb, call).await;
-    context.settle(acted.map_err(|e| context.missing(kind, name, e))?, path, verb, leaf).await
+    call
 }
 
 async fn revisions(context: &Context<'_>, path: &str) -> anyhow::Result<()> {

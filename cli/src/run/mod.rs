@@ -1,5 +1,6 @@
 //! What the verbs do.
 
+mod all;
 mod api;
 mod body;
 mod console;
@@ -7,6 +8,7 @@ mod crud;
 mod image;
 mod jobs;
 mod node;
+mod quota;
 
 use clap::ArgMatches;
 use jiff::Timestamp;
@@ -61,6 +63,7 @@ pub async fn run(kinds: &Kinds, matches: &ArgMatches, around: &Surroundings) -> 
         ("api", _) => api::raw(&context, leaf).await,
         ("job", verb) => jobs::run(&context, verb, leaf).await,
         ("image", "import") => image::import(&context, kind(kinds, noun)?, leaf).await,
+        ("tenant", "quota") => quota::quota(&context, leaf).await,
         ("node", "invite") => node::invite(&context, leaf).await,
         ("instance", "console") => console::run(&context, kind(kinds, noun)?, leaf).await,
         _ => crud::run(&context, kind(kinds, noun)?, verb, leaf).await,
