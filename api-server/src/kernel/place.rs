@@ -1,6 +1,10 @@
 //! Placement: a pure function over nodes.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::error::WhyNot;
 
@@ -19,6 +23,47 @@ pub struct Needs {
     pub node: Option<String>,
     /// True: the node must be able to run guests. A node without QEMU is never a place for instances.
     pub guests: bool,
+    /// Tags that the node must have.
+    pub node_tags: BTreeMap<String, String>,
+    /// Groups whose members it is to be near to, or away from.
+    pub groups: Vec<Group>,
+}
+
+/// How the members of a group stand to one another.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+#[schema(as = PlacementGroupRule)]
+pub enum Rule {
+    /// All on one node.
+    Affinity,
+    /// Each on a node of its own.
+    #[default]
+    AntiAffinity,
+}
+
+/// What is done when the rule cannot be kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+#[schema(as = PlacementGroupPolicy)]
+pub enum Policy {
+    /// The next best node is taken.
+    Allow,
+    /// The new member is refused.
+    #[default]
+    Fail,
+}
+
+/// A group that the object belongs to.
+#[derive(Clone, Debug, PartialEq, Default)]
+pub struct Group {
+    /// Its id.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+    /// Near or away.
+    pub rule: Rule,
+    /// What if not.
+    pub policy: Policy,
 }
 
 /// A node as placement sees it.
@@ -48,24 +93,29 @@ pub struct Candidate {
     pub disk_bytes: u64,
     /// Of those, given.
     pub disk_used: u64,
+    /// Its tags.
+    pub tags: BTreeMap<String, String>,
+    /// How many members of each group that matters it has, by id of the group.
+    pub members: BTreeMap<String, u64>,
 }
 
-/// The node with the most free memory that has room (spreading), or why none has. Ties: the lower id.
+/// The node that has room and breaks the fewest groups' rules; among those the one with the most free memory
+/// (spreading); or why there is none. Ties: the lower id.
 pub fn place(needs: &Needs, nodes: &[Candidate]) -> Result<String, Vec<WhyNot>> {
     let mut table = Vec::new();
     let mut best: Option<&Candidate> = None;
     for node in nodes {
-        let reasons = why_not(needs, node);
+        let reasons = why_not(needs, nodes, node);
         if !reasons.is_empty() {
             table.push(line(node, reasons));
             continue;
         }
-        let free = |node: &Candidate| node.memory_bytes.saturating_sub(node.memory_used);
-        let better = match best {
-            None => true,
-            Some(best) => (free(node), &best.id) > (free(best), &node.id),
+        let rank = |node: &Candidate| {
+            let breaks: u64 = broken(needs, nodes, node, Policy::Allow).map(|(_, times)| times).sum();
+            let free = node.memory_bytes.saturating_sub(node.memory_used);
+            (breaks, Reverse(free), node.id.clone())
         };
-        if better {
+        if best.is_none_or(|best| rank(node) < rank(best)) {
             best = Some(node);
         }
     }
@@ -77,9 +127,12 @@ pub fn why_not_others(needs: &Needs, nodes: &[Candidate], chosen: &str) -> Vec<W
     let others = nodes.iter().filter(|node| node.id != chosen);
     others
         .map(|node| {
-            let mut reasons = why_not(needs, node);
+            let mut reasons = why_not(needs, nodes, node);
             if reasons.is_empty() {
-                reasons.push(("another has more free memory", "another has more free memory".to_owned()));
+                reasons.push((
+                    "another fits better",
+                    "another fits better: by its groups, or it has more free memory".to_owned(),
+                ));
             }
             line(node, reasons)
         })
@@ -103,7 +156,40 @@ fn line(node: &Candidate, reasons: Vec<Reason>) -> WhyNot {
     WhyNot { node: node.name.clone(), reasons, words }
 }
 
-fn why_not(needs: &Needs, node: &Candidate) -> Vec<Reason> {
+/// The groups of this policy whose rule a new member on this node would break, and how often.
+fn broken<'a>(
+    needs: &'a Needs,
+    nodes: &'a [Candidate],
+    node: &'a Candidate,
+    policy: Policy,
+) -> impl Iterator<Item = (&'a Group, u64)> {
+    let members = |node: &Candidate, group: &Group| node.members.get(&group.id).copied().unwrap_or(0);
+    needs.groups.iter().filter(move |group| group.policy == policy).filter_map(move |group| {
+        let here = members(node, group);
+        let times = match group.rule {
+            Rule::AntiAffinity => here,
+            Rule::Affinity if here > 0 => 0,
+            Rule::Affinity => nodes.iter().map(|node| members(node, group)).sum(),
+        };
+        (times > 0).then_some((group, times))
+    })
+}
+
+fn refusal(group: &Group) -> Reason {
+    let name = &group.name;
+    match group.rule {
+        Rule::AntiAffinity => (
+            "a member of its group is there",
+            format!("a member of `{name}` is there, which keeps its members apart"),
+        ),
+        Rule::Affinity => (
+            "the members of its group are elsewhere",
+            format!("the members of `{name}`, which keeps them together, are elsewhere"),
+        ),
+    }
+}
+
+fn why_not(needs: &Needs, nodes: &[Candidate], node: &Candidate) -> Vec<Reason> {
     let mut reasons: Vec<Reason> = Vec::new();
     let mut say = |text: &'static str| reasons.push((text, text.to_owned()));
     if needs.node.as_ref().is_some_and(|wanted| *wanted != node.id) {
@@ -122,6 +208,11 @@ fn why_not(needs: &Needs, node: &Candidate) -> Vec<Reason> {
         let text = format!("it is {}, not {}", node.architecture, needs.architecture);
         reasons.push(("it has another architecture", text));
     }
+    for (key, value) in &needs.node_tags {
+        if node.tags.get(key) != Some(value) {
+            reasons.push(("it has not the tags that were asked for", format!("it has no tag {key}={value}")));
+        }
+    }
     let rooms = [
         ("too few free vCPUs", "vCPUs", u64::from(needs.vcpus), node.vcpus, node.vcpus_used),
         (
@@ -139,6 +230,7 @@ fn why_not(needs: &Needs, node: &Candidate) -> Vec<Reason> {
             reasons.push((word, format!("{wanted} {what} wanted, {free} of {total} free")));
         }
     }
+    reasons.extend(broken(needs, nodes, node, Policy::Fail).map(|(group, _)| refusal(group)));
     reasons
 }
 
@@ -186,12 +278,55 @@ mod tests {
         assert_eq!(table[1].reasons, ["its agent is not connected"]);
     }
 
+    fn with(mut node: Candidate, members: u64) -> Candidate {
+        node.members.insert("grp_1".into(), members);
+        node
+    }
+
+    fn grouped(rule: Rule, policy: Policy) -> Needs {
+        let group = Group { id: "grp_1".into(), name: "web".into(), rule, policy };
+        Needs { groups: vec![group], ..needs(1) }
+    }
+
+    #[test]
+    fn members_are_kept_apart_or_together() {
+        let nodes = [with(node("a", 100, 0), 1), with(node("b", 100, 50), 0), with(node("c", 100, 90), 2)];
+        assert_eq!(place(&grouped(Rule::AntiAffinity, Policy::Fail), &nodes), Ok("b".into()));
+        // Together: with those who are there, the roomier of two.
+        assert_eq!(place(&grouped(Rule::Affinity, Policy::Fail), &nodes), Ok("a".into()));
+        let first = [node("a", 100, 50), node("b", 100, 0)];
+        assert_eq!(place(&grouped(Rule::Affinity, Policy::Fail), &first), Ok("b".into()));
+    }
+
+    #[test]
+    fn a_rule_that_cannot_be_kept_fails_or_is_bent_least() {
+        let nodes = [with(node("a", 100, 0), 2), with(node("b", 100, 50), 1)];
+        let table = place(&grouped(Rule::AntiAffinity, Policy::Fail), &nodes).unwrap_err();
+        assert_eq!(table[0].reasons, ["a member of `web` is there, which keeps its members apart"]);
+        assert_eq!(place(&grouped(Rule::AntiAffinity, Policy::Allow), &nodes), Ok("b".into()));
+        let full = [with(node("a", 100, 100), 2), with(node("b", 100, 50), 0)];
+        let table = place(&grouped(Rule::Affinity, Policy::Fail), &full).unwrap_err();
+        assert_eq!(table[1].reasons, ["the members of `web`, which keeps them together, are elsewhere"]);
+        assert_eq!(place(&grouped(Rule::Affinity, Policy::Allow), &full), Ok("b".into()));
+    }
+
+    #[test]
+    fn only_nodes_with_the_wanted_tags() {
+        let mut fast = node("b", 100, 90);
+        fast.tags.insert("disks".into(), "nvme".into());
+        let wanted = BTreeMap::from([("disks".to_owned(), "nvme".to_owned())]);
+        let tagged = Needs { node_tags: wanted, ..needs(1) };
+        assert_eq!(place(&tagged, &[node("a", 100, 0), fast]), Ok("b".into()));
+        let table = place(&tagged, &[node("a", 100, 0)]).unwrap_err();
+        assert_eq!(table[0].reasons, ["it has no tag disks=nvme"]);
+    }
+
     #[test]
     fn says_of_all_others_why_not() {
         let table =
             why_not_others(&needs(50), &[node("a", 100, 0), node("b", 100, 60), node("c", 90, 0)], "a");
         let words: Vec<_> = table.iter().map(|line| (line.node.as_str(), line.words[0])).collect();
-        assert_eq!(words, [("b", "too little free memory"), ("c", "another has more free memory")]);
+        assert_eq!(words, [("b", "too little free memory"), ("c", "another fits better")]);
         assert_eq!(counts(&table).values().sum::<usize>(), 2);
     }
 

@@ -74,6 +74,28 @@ pub struct InstanceSpec {
     /// Name or id of the node that it must be on. Without it: where there is room.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node: Option<String>,
+    /// What else decides where it is placed.
+    #[serde(default, skip_serializing_if = "InstancePlacement::is_empty")]
+    pub placement: InstancePlacement,
+}
+
+/// What decides where an instance is placed, besides room.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct InstancePlacement {
+    /// Tags that its node must have: `{"disks": "nvme"}`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub node_tags: BTreeMap<String, String>,
+    /// Names or ids of the placement groups that it is a member of, at most 8.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(max_items = 8)]
+    pub groups: Vec<String>,
+}
+
+impl InstancePlacement {
+    fn is_empty(&self) -> bool {
+        *self == InstancePlacement::default()
+    }
 }
 
 /// The root disk of an instance.
@@ -208,6 +230,7 @@ impl Resource for Instance {
             ("ssh_keys", Change::Immutable),
             ("user_data", Change::Immutable),
             ("node", Change::Immutable),
+            ("placement", Change::Immutable),
             ("machine_type", Change::NeedsStop),
             ("vcpus", Change::NeedsStop),
             ("memory_bytes", Change::NeedsStop),
@@ -244,6 +267,9 @@ impl Resource for Instance {
         }
         for (index, key) in spec.ssh_keys.iter().enumerate() {
             refs.push(Ref::uses(format!("spec.ssh_keys.{index}"), "ssh-key", key));
+        }
+        for (index, group) in spec.placement.groups.iter().enumerate() {
+            refs.push(Ref::uses(group_field(index), "placement-group", group));
         }
         refs.extend(spec.node.as_deref().map(|node| Ref::uses("spec.node", "node", node)));
         refs
@@ -316,6 +342,10 @@ fn nic_field(name: &str) -> String {
 
 fn disk_field(name: &str) -> String {
     format!("spec.disks.{name}.disk")
+}
+
+fn group_field(index: usize) -> String {
+    format!("spec.placement.groups.{index}")
 }
 
 /// The field that names the image of the root disk.

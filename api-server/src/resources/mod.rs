@@ -9,6 +9,7 @@ mod instance;
 mod machine_type;
 mod network;
 mod node;
+mod placement_group;
 mod ssh_key;
 mod storage_pool;
 mod tenant;
@@ -31,6 +32,7 @@ pub fn registry() -> Registry {
         erased::<disk::Disk>(),
         erased::<instance::Instance>(),
         erased::<ssh_key::SshKey>(),
+        erased::<placement_group::PlacementGroup>(),
     ])
 }
 

@@ -1,6 +1,8 @@
 //! Room on nodes: taken in the transaction of the create, given back with the object. The sums stand in
 //! `node_state`, so that choosing costs as much as there are nodes, not as there are instances.
 
+use std::collections::BTreeMap;
+
 use serde_json::Value;
 
 use super::db::{Tx, int, values};
@@ -37,8 +39,14 @@ const TRIES: u32 = 16;
 
 /// Chooses a node and takes the room, unless it has gone meanwhile: then it chooses again.
 async fn reserve(tx: &mut Tx, needs: &Needs) -> Result<String, Error> {
+    for group in &needs.groups {
+        // Two new members of a group must not choose at once. References lock `live`, never this row.
+        let sql = format!("SELECT id FROM resource WHERE id = $1{}", tx.for_update());
+        tx.row(&sql, values![&group.id]).await?;
+    }
     for _ in 0..TRIES {
-        let candidates = candidates(tx).await?;
+        let mut candidates = candidates(tx).await?;
+        count_members(tx, needs, &mut candidates).await?;
         let node = place(needs, &candidates).map_err(Clash::NoCapacity)?;
         let Some(chosen) = candidates.iter().find(|candidate| candidate.id == node) else { continue };
         let sql = "UPDATE node_state SET vcpus_used = vcpus_used + $2, memory_used = memory_used + $3, \
@@ -71,8 +79,23 @@ pub(super) async fn release(tx: &mut Tx, holder: &str) -> Result<(), Error> {
     Ok(())
 }
 
+/// Where the members of the groups are. Costs as much as the groups have members.
+async fn count_members(tx: &mut Tx, needs: &Needs, nodes: &mut [Candidate]) -> Result<(), Error> {
+    for group in &needs.groups {
+        let sql = "SELECT p.node, count(*) AS members FROM reference f JOIN placement p ON p.holder = f.source \
+                   WHERE f.target = $1 GROUP BY p.node";
+        for row in tx.rows(sql, values![&group.id]).await? {
+            let (id, members) = (row.text("node")?, row.int("members")?);
+            if let Some(node) = nodes.iter_mut().find(|node| node.id == id) {
+                node.members.insert(group.id.clone(), u64::try_from(members).unwrap_or(0));
+            }
+        }
+    }
+    Ok(())
+}
+
 async fn candidates(tx: &mut Tx) -> Result<Vec<Candidate>, Error> {
-    let sql = "SELECT r.id, r.name, r.spec, r.status, s.connected, s.vcpus_used, s.memory_used, s.disk_used \
+    let sql = "SELECT r.id, r.name, r.tags, r.spec, r.status, s.connected, s.vcpus_used, s.memory_used, s.disk_used \
                FROM live l JOIN resource r ON r.id = l.id JOIN node_state s ON s.node = l.id \
                WHERE l.kind = 'node' ORDER BY l.name";
     let rows = tx.rows(sql, &[]).await?;
@@ -93,6 +116,8 @@ async fn candidates(tx: &mut Tx) -> Result<Vec<Candidate>, Error> {
             memory_used: used("memory_used")?,
             disk_bytes: scaled(&status["disk_bytes"], &spec["disk_overcommit"]),
             disk_used: used("disk_used")?,
+            tags: row.json("tags")?,
+            members: BTreeMap::new(),
         });
     }
     Ok(all)

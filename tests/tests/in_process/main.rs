@@ -8,6 +8,7 @@ mod bulk;
 mod channel;
 mod hygiene;
 mod once;
+mod placement;
 mod quota;
 mod rest;
 mod rest_contract;

@@ -5,10 +5,14 @@ use std::collections::BTreeSet;
 use serde_json::{Map, Value, json};
 
 use super::validate::range;
-use super::{Instance, InstancePower, disk_field, home, image_field, nic_field, root_size, size};
-use crate::kernel::place::Needs;
+use super::{
+    Instance, InstancePower, disk_field, group_field, home, image_field, nic_field, root_size, size,
+};
+use crate::kernel::place::{Group, Needs};
 use crate::kernel::resource::Call;
-use crate::kernel::{Child, Claim, ClaimKind, Clash, Error, Facts, FieldError, Object, Plan, Step, Who};
+use crate::kernel::{
+    Child, Claim, ClaimKind, Clash, Error, Fact, Facts, FieldError, Object, Plan, Step, Who,
+};
 
 /// How long fetching an image, making disks and starting QEMU may take.
 const APPLY_SECONDS: u32 = 300;
@@ -218,6 +222,15 @@ fn needs(object: &This, facts: &Facts) -> Needs {
     let pinned = facts.get("spec.node").map(|node| node.id.clone());
     // Once placed it stays: an update asks for room where it is.
     let placed = || object.claims.text("node").map(str::to_owned);
+    let rules = match placed() {
+        // The rules decided where it went; they do not hold up its changes there.
+        Some(_) => Needs::default(),
+        None => Needs {
+            node_tags: spec.placement.node_tags.clone(),
+            groups: groups(object, facts),
+            ..Needs::default()
+        },
+    };
     let with_disk = || spec.disks.keys().find_map(|name| home(name, facts)).map(str::to_owned);
     Needs {
         vcpus,
@@ -226,5 +239,21 @@ fn needs(object: &This, facts: &Facts) -> Needs {
         architecture: machine_type.and_then(|mt| mt.spec("/architecture")).unwrap_or_default(),
         node: pinned.or_else(placed).or_else(with_disk),
         guests: true,
+        ..rules
     }
+}
+
+fn groups(object: &This, facts: &Facts) -> Vec<Group> {
+    let fields = (0..object.spec.placement.groups.len()).map(group_field);
+    let found = fields.filter_map(|field| facts.get(&field));
+    let group = |fact: &Fact| Group {
+        id: fact.id.clone(),
+        name: fact.name.clone(),
+        rule: fact.spec("/rule").unwrap_or_default(),
+        policy: fact.spec("/policy").unwrap_or_default(),
+    };
+    let mut groups: Vec<Group> = found.map(group).collect();
+    // They are locked one after the other: all in the same order.
+    groups.sort_by(|a, b| a.id.cmp(&b.id));
+    groups
 }

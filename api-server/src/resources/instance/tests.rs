@@ -292,3 +292,32 @@ fn reports_become_the_status() {
     });
     assert_eq!(status, wanted);
 }
+
+#[test]
+fn groups_and_tags_decide_the_first_placement_only() {
+    let mut spec = full();
+    spec["placement"] = json!({"groups": ["a", "b"], "node_tags": {"zone": "x"}});
+    let mut around = around();
+    let group =
+        |id: &str, rule: &str| fact(id, json!({"rule": rule, "policy": "allow"}), json!({}), json!({}));
+    around.0.insert("spec.placement.groups.0".into(), group("pgrp_2", "affinity"));
+    around.0.insert("spec.placement.groups.1".into(), group("pgrp_1", "anti-affinity"));
+    let needs = |object: &Object<Instance>| {
+        let claims = Instance::update(object, object, &around).claims;
+        let found = claims.into_iter().find_map(|claim| match claim.what {
+            ClaimKind::Placement(needs) => Some(needs),
+            _ => None,
+        });
+        found.unwrap()
+    };
+    let fresh = needs(&object(spec.clone()));
+    let ids: Vec<_> = fresh.groups.iter().map(|group| group.id.as_str()).collect();
+    assert_eq!(ids, ["pgrp_1", "pgrp_2"], "locked in one order whatever was written");
+    assert_eq!(fresh.node_tags["zone"], "x");
+    let there = needs(&placed(spec.clone(), json!({})));
+    assert!(there.groups.is_empty() && there.node_tags.is_empty());
+    spec["placement"]["groups"] = json!(["a", "a"]);
+    around.0.insert("spec.placement.groups.1".into(), group("pgrp_2", "affinity"));
+    let said = Instance::validate(&object(spec), &around, true);
+    assert_eq!(fields(&said), ["spec.placement.groups.1"]);
+}

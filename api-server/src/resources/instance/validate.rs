@@ -1,16 +1,17 @@
 //! All that can be wrong with an instance's spec.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
 
-use super::{Instance, InstancePower, disk_field, home, image_field, nic_field};
+use super::{Instance, InstancePower, disk_field, group_field, home, image_field, nic_field};
 use crate::kernel::{Facts, FieldError, NameRule, Object, name};
 
 const MIB: u64 = 1 << 20;
 const MOST_NICS: usize = 8;
 const MOST_DISKS: usize = 16;
+const MOST_GROUPS: usize = 8;
 const MOST_KEYS: usize = 64;
 const MOST_USER_DATA: usize = 64 << 10;
 
@@ -22,6 +23,7 @@ pub fn all(object: &Object<Instance>, facts: &Facts, creating: bool) -> Errors {
     sizes(object, &mut errors);
     nics(object, facts, &mut errors);
     disks(object, facts, &mut errors);
+    groups(object, facts, &mut errors);
     first_boot(object, &mut errors);
     if creating && object.spec.power == InstancePower::Paused {
         errors.push(FieldError::new("spec.power", "an instance begins `on` or `off`; pause it later"));
@@ -129,6 +131,21 @@ fn disks(object: &Object<Instance>, facts: &Facts, errors: &mut Errors) {
             }
             (Some(home), None) => place = Some((home, "the node of another disk")),
             _ => {}
+        }
+    }
+}
+
+fn groups(object: &Object<Instance>, facts: &Facts, errors: &mut Errors) {
+    let groups = &object.spec.placement.groups;
+    if groups.len() > MOST_GROUPS {
+        errors.push(FieldError::new("spec.placement.groups", format!("at most {MOST_GROUPS}")));
+    }
+    let mut seen = BTreeSet::new();
+    for (index, name) in groups.iter().enumerate() {
+        let field = group_field(index);
+        let id = facts.get(&field).map_or(name.as_str(), |fact| fact.id.as_str());
+        if !seen.insert(id) {
+            errors.push(FieldError::new(field, "is named twice"));
         }
     }
 }
