@@ -91,8 +91,10 @@ pub async fn run(config: Config, role: Role, stop: CancellationToken) -> anyhow:
         let serving = serve_rest(config, context, authority, stop.clone())?;
         tasks.spawn(or_stop(serving, stop.clone(), "the REST door"));
     }
-    process::give_back_memory();
-    stop.cancelled().await;
+    tokio::select! {
+        () = stop.cancelled() => {}
+        () = process::give_back_memory() => {}
+    }
     tasks.close();
     // Whoever is still busy then is cut off: every write is a transaction, and every start a recovery.
     let _ = tokio::time::timeout(GRACE + Duration::from_secs(2), tasks.wait()).await;

@@ -2,6 +2,7 @@
 
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path;
+use std::time::Duration;
 
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{User, chown, geteuid, initgroups, setgid, setuid};
@@ -66,9 +67,20 @@ pub fn share_memory() {
     glibc::limit_arenas(cores.div_ceil(4));
 }
 
-/// Gives back what is free: after the start, which builds much that is then dropped.
-pub fn give_back_memory() {
-    glibc::trim();
+/// How often it is looked whether much of what this process keeps is free.
+const LOOK: Duration = Duration::from_secs(20);
+/// Less than this is not worth the walk through the heap.
+const WORTH: usize = 2 << 20;
+
+/// Gives memory back that was needed for a while, at the start or under load, and is free now; for ever.
+pub async fn give_back_memory() {
+    loop {
+        let (used, free) = glibc::used_and_free();
+        if free > WORTH.max(used / 4) {
+            glibc::trim();
+        }
+        tokio::time::sleep(LOOK).await;
+    }
 }
 
 #[cfg(target_env = "gnu")]
@@ -79,6 +91,14 @@ mod glibc {
     pub fn limit_arenas(count: usize) {
         // SAFETY: mallopt takes two numbers; it changes how memory is found, not what is in it.
         unsafe { libc::mallopt(libc::M_ARENA_MAX, i32::try_from(count).unwrap_or(i32::MAX)) };
+    }
+
+    /// Bytes in use, and bytes that are kept though nothing is in them.
+    #[allow(unsafe_code)]
+    pub fn used_and_free() -> (usize, usize) {
+        // SAFETY: reads the allocator's own counters.
+        let info = unsafe { libc::mallinfo2() };
+        (info.uordblks, info.fordblks)
     }
 
     #[allow(unsafe_code)]
@@ -92,5 +112,8 @@ mod glibc {
 #[cfg(not(target_env = "gnu"))]
 mod glibc {
     pub fn limit_arenas(_count: usize) {}
+    pub fn used_and_free() -> (usize, usize) {
+        (0, 0)
+    }
     pub fn trim() {}
 }

@@ -46,9 +46,6 @@ pub const DEMO: Set = Set {
 /// What all tests need beyond the demo.
 pub const TEST: Set = Set { name: "test", packages: &["postgresql", "mmdebstrap", "xorriso"] };
 
-/// What the benches need beyond the demo.
-pub const BENCH: Set = Set { name: "bench", packages: &["strace"] };
-
 /// Makes sure that the packages of all sets are there.
 ///
 /// Prints what is missing, and installs it through apt-get, as root or by sudo; without `install` it refuses, and says

@@ -143,9 +143,9 @@ fn bounds(map: &mut Map<String, Value>) {
 }
 
 fn tell(root: &str, error: &ValidationError<'_>, into: &mut Vec<FieldError>) {
-    let path = dotted(root, error.instance_path.as_str());
+    let path = dotted(root, error.instance_path().as_str());
     let below = |name: &str| format!("{path}.{name}");
-    let reason = match &error.kind {
+    let reason = match error.kind() {
         ValidationErrorKind::AdditionalProperties { unexpected }
         | ValidationErrorKind::UnevaluatedProperties { unexpected } => {
             into.extend(unexpected.iter().map(|name| FieldError::new(below(name), "there is no such field")));
@@ -157,7 +157,7 @@ fn tell(root: &str, error: &ValidationError<'_>, into: &mut Vec<FieldError>) {
             return;
         }
         ValidationErrorKind::PropertyNames { error } => {
-            let name = error.instance.as_str().unwrap_or_default();
+            let name = error.instance().as_str().unwrap_or_default();
             into.push(FieldError::new(below(name), format!("cannot be called this: {}", reason(error))));
             return;
         }
@@ -167,7 +167,7 @@ fn tell(root: &str, error: &ValidationError<'_>, into: &mut Vec<FieldError>) {
 }
 
 fn reason(error: &ValidationError<'_>) -> String {
-    match &error.kind {
+    match error.kind() {
         ValidationErrorKind::Type { kind } => format!("must be {}", types(kind)),
         ValidationErrorKind::Minimum { limit } => format!("must be at least {limit}"),
         ValidationErrorKind::ExclusiveMinimum { limit } => format!("must be more than {limit}"),

@@ -66,6 +66,9 @@ pub struct TenantQuota {
     /// How many SSH keys.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ssh_keys: Option<u64>,
+    /// How many placement groups.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub placement_groups: Option<u64>,
 }
 
 // === status ===

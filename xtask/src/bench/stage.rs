@@ -9,6 +9,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
 use super::exec::{Exec, Watch};
+use super::flushes::{Flush, Flushes};
 use crate::world::{Options, World, namespace_of};
 use crate::{image, procfs, repository, run};
 
@@ -27,6 +28,7 @@ pub struct Stage {
     pub watch: Watch,
     /// The network that is in use.
     pub network: String,
+    flushes: Flushes,
     folder: PathBuf,
 }
 
@@ -55,8 +57,12 @@ impl Stage {
         let binaries = release()?;
         // Server and agent run as `rhyzome`, who must be able to reach it.
         let folder = PathBuf::from(format!("/var/lib/rhyzome-bench-{}", std::process::id()));
+        fs::create_dir_all(&folder)?;
+        let flushes = Flushes::prepare(&folder.join("flushes"))?;
         let options = Options {
             binaries,
+            server_env: flushes.environment(),
+            agent_env: flushes.environment(),
             nodes: vec![NODE.to_owned()],
             // What is logged costs time: as much as a user's.
             ..Options::in_folder(&folder)?
@@ -64,7 +70,7 @@ impl Stage {
         let watch = Watch::of(qemu)?;
         let world = World::start(options)?;
         world.said(&["image", "import", "tiny", &tiny.display().to_string()])?;
-        let mut stage = Stage { world, watch, network: String::new(), folder };
+        let mut stage = Stage { world, watch, network: String::new(), flushes, folder };
         stage.network = stage.add_network("bench")?;
         // The network stays on the node as long as somebody is on it, and the image as long as a disk needs it.
         let holder = stage.create("holder", "bench")?;
@@ -110,6 +116,11 @@ impl Stage {
         let server = self.world.server.pid().context("the server does not run")?;
         let agent = self.world.agents[0].pid().context("the agent does not run")?;
         Ok([server, agent])
+    }
+
+    /// How often both waited for the disk until now.
+    pub fn flushes(&self) -> Result<Vec<Flush>> {
+        self.flushes.seen()
     }
 
     /// A folder for what is run beside Rhyzome.
