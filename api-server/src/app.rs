@@ -20,9 +20,10 @@ use crate::channel::{Channel, ChannelContext, StreamError, Streams};
 use crate::config::Config;
 use crate::environment::system_env;
 use crate::kernel::{Caller, Clash, Error, Scope};
+use crate::log::LogDuty;
 use crate::rest::{ConsoleEnds, ConsoleHub, Joining, RestContext, RestLimits};
 use crate::store::{Asked, DbUrl, NewObject, Store};
-use crate::{images_folder, jobs, process, resources, rest};
+use crate::{audit, images_folder, jobs, log, process, resources, rest};
 
 /// Which doors this process opens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,6 +64,9 @@ pub async fn run(config: Config, role: Role, stop: CancellationToken) -> anyhow:
     let streams = Streams::new();
     let tasks = TaskTracker::new();
     tasks.spawn(jobs::run(store.clone(), stop.clone()));
+    let seal = Arc::new(audit::seal(&config.data)?);
+    let duty = LogDuty { server: server.clone(), alone, seal, keep: config.events };
+    tasks.spawn(log::run(store.clone(), duty, stop.clone()));
     tasks.spawn(jobs::sweep(store.clone(), server.clone(), folder.clone(), stop.clone()));
     if role != Role::Http {
         let listener = tokio::net::TcpListener::bind(config.grpc)

@@ -14,7 +14,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::sync::Mutex;
 
 use crate::kernel::{Env, Error, Right};
-use crate::store::{ImageContent, Store};
+use crate::store::{Asked, ImageContent, Store};
 
 /// Files that are still arriving begin so.
 const ARRIVING: &str = ".arriving-";
@@ -139,6 +139,7 @@ impl Blobs {
         right: &Right,
         image: &str,
         arrived: Arrived,
+        asked: &Asked,
     ) -> Result<crate::kernel::Stored, BlobError> {
         let _one_at_a_time = self.naming.lock().await;
         let path = self.path(&arrived.content.sha256);
@@ -154,7 +155,7 @@ impl Blobs {
             }
             Err(error) => return Err(error.into()),
         };
-        match store.set_image_content(right, image, arrived.content).await {
+        match store.set_image_content(right, image, arrived.content, asked).await {
             Ok(object) => Ok(object),
             Err(error) => {
                 if is_new {

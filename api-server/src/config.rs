@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use crate::store::Keep;
+
 /// What is wrong with the configuration: one line that names the key.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
@@ -24,6 +26,15 @@ struct File {
     pki: Pki,
     images: Images,
     quota: BTreeMap<String, u64>,
+    events: Events,
+}
+
+/// How much of the event log is kept.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Events {
+    keep_days: Option<u32>,
+    keep_entries: Option<u32>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -88,6 +99,8 @@ pub struct Config {
     pub image_max_bytes: u64,
     /// What a tenant may use of a quantity when its spec does not say; no limit where nothing is said here.
     pub quota: BTreeMap<String, u64>,
+    /// How much of the event log is kept.
+    pub events: Keep,
 }
 
 /// A CA from files.
@@ -119,6 +132,8 @@ const VARIABLES: &[(&str, &str)] = &[
     ("RHYZOME_PKI_LEAF_SECONDS", "pki.leaf_seconds"),
     ("RHYZOME_IMAGES_FOLDER", "images.folder"),
     ("RHYZOME_IMAGES_MAX_BYTES", "images.max_bytes"),
+    ("RHYZOME_EVENTS_KEEP_DAYS", "events.keep_days"),
+    ("RHYZOME_EVENTS_KEEP_ENTRIES", "events.keep_entries"),
 ];
 
 /// Variables that belong to the client or the agent: they may be set beside ours.
@@ -165,7 +180,7 @@ fn overlay(json: &mut serde_json::Value, environment: &BTreeMap<String, String>)
             return Err(ConfigError(format!("{name} is not known; known are {}", known.join(", "))));
         };
         let value = match *key {
-            "pki.leaf_seconds" | "images.max_bytes" => {
+            "pki.leaf_seconds" | "images.max_bytes" | "events.keep_days" | "events.keep_entries" => {
                 let number: u64 =
                     value.parse().map_err(|_| ConfigError(format!("{name} must be a number")))?;
                 serde_json::json!(number)
@@ -182,7 +197,7 @@ fn overlay(json: &mut serde_json::Value, environment: &BTreeMap<String, String>)
 
 fn serde_path(json: serde_json::Value) -> Result<File, ConfigError> {
     // Room by room, so that the error can name the whole key.
-    let rooms = ["http", "grpc", "pki", "images", "quota"];
+    let rooms = ["http", "grpc", "pki", "images", "quota", "events"];
     for room in rooms {
         let Some(part) = json.get(room) else { continue };
         let outcome = match room {
@@ -190,6 +205,7 @@ fn serde_path(json: serde_json::Value) -> Result<File, ConfigError> {
             "grpc" => Grpc::deserialize(part).map(drop),
             "pki" => Pki::deserialize(part).map(drop),
             "images" => Images::deserialize(part).map(drop),
+            "events" => Events::deserialize(part).map(drop),
             _ => BTreeMap::<String, u64>::deserialize(part).map(drop),
         };
         outcome.map_err(|e| ConfigError(format!("configuration key `{room}`: {e}")))?;
@@ -241,7 +257,20 @@ fn resolve(file: File) -> Result<Config, ConfigError> {
         images_folder,
         image_max_bytes: file.images.max_bytes.unwrap_or(64 << 30),
         quota: known_quantities(file.quota)?,
+        events: keep(&file.events)?,
     })
+}
+
+fn keep(events: &Events) -> Result<Keep, ConfigError> {
+    let positive = |key: &str, value: Option<u32>| match value {
+        Some(0) => {
+            Err(ConfigError(format!("`events.{key}` must be at least 1; leave it out to keep everything")))
+        }
+        value => Ok(value.map(i64::from)),
+    };
+    let days = positive("keep_days", events.keep_days)?;
+    let entries = positive("keep_entries", events.keep_entries)?;
+    Ok(Keep { seconds: days.map(|days| days * 24 * 3600), entries })
 }
 
 fn known_quantities(quota: BTreeMap<String, u64>) -> Result<BTreeMap<String, u64>, ConfigError> {
@@ -308,9 +337,10 @@ mod tests {
 
     #[test]
     fn one_clear_line_names_the_key() {
-        let cases: [Case; 10] = [
+        let cases: [Case; 11] = [
             (r#"{"quota": {"vcpus": "many"}}"#, &[], "key `quota`: invalid type"),
             (r#"{"quota": {"cars": 1}}"#, &[], "`quota.cars` is not known; known are addresses"),
+            (r#"{"events": {"keep_days": 0}}"#, &[], "`events.keep_days` must be at least 1"),
             (r#"{"colour": 1}"#, &[], "unknown field `colour`"),
             (r#"{"http": {"listn": "x"}}"#, &[], "key `http`: unknown field `listn`"),
             (r#"{"db": "rhyzome"}"#, &[], "key `db`: `rhyzome` names no database"),

@@ -79,6 +79,6 @@ async fn take(store: &Store, blobs: &Blobs, path: &Path) -> Result<bool, BlobErr
         Ok(_) | Err(Error::Clash(Clash::NameTaken(_))) => {}
         Err(error) => return Err(error.into()),
     }
-    blobs.publish(store, &right, &stem, arrived).await?;
+    blobs.publish(store, &right, &stem, arrived, &asked).await?;
     Ok(true)
 }

@@ -4,6 +4,7 @@
 //! fails on an arrow that must not exist.
 
 pub mod app;
+pub mod audit;
 pub mod auth;
 pub mod blobs;
 pub mod channel;
@@ -12,6 +13,7 @@ pub mod environment;
 pub mod images_folder;
 pub mod jobs;
 pub mod kernel;
+pub mod log;
 pub mod process;
 pub mod resources;
 pub mod rest;

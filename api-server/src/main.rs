@@ -1,13 +1,13 @@
 //! `rhyzome-api`: the control plane.
 
 use std::io::IsTerminal as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use rhyzome_api::app::{self, Role};
 use rhyzome_api::config::Config;
-use rhyzome_api::{process, resources, rest};
+use rhyzome_api::{audit, process, resources, rest};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -35,6 +35,15 @@ enum Command {
     Grpc,
     /// Print the API's document (OpenAPI 3.1)
     Openapi,
+    /// The audit log
+    #[command(subcommand)]
+    Audit(Audit),
+}
+
+#[derive(Subcommand)]
+enum Audit {
+    /// Prove that no entry of the event log was changed, taken out or put elsewhere
+    Verify,
 }
 
 const EXAMPLES: &str = "Examples:
@@ -52,16 +61,12 @@ fn main() -> ExitCode {
             print!("{}", rest::document(&resources::registry()));
             return ExitCode::SUCCESS;
         }
+        Some(Command::Audit(Audit::Verify)) => return verify(arguments.config.as_deref()),
     };
-    let config = match Config::load(arguments.config.as_deref(), std::env::vars()) {
+    let config = match prepare(arguments.config.as_deref()) {
         Ok(config) => config,
-        Err(error) => return refuse(&error.to_string()),
+        Err(error) => return refuse(&error),
     };
-    process::keep_private();
-    process::share_memory();
-    if let Err(error) = process::leave_root(&config.user, &config.data) {
-        return refuse(&error);
-    }
     tracing_subscriber::fmt()
         .with_env_filter(
             tracing_subscriber::EnvFilter::try_from_env("RUST_LOG").unwrap_or_else(|_| "info".into()),
@@ -72,6 +77,31 @@ fn main() -> ExitCode {
     match serve(config, role) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => refuse(&format!("{error:#}")),
+    }
+}
+
+/// The configuration, read by a process that is allowed no more than it needs from here on.
+fn prepare(file: Option<&Path>) -> Result<Config, String> {
+    let config = Config::load(file, std::env::vars()).map_err(|error| error.to_string())?;
+    process::keep_private();
+    process::share_memory();
+    process::leave_root(&config.user, &config.data)?;
+    Ok(config)
+}
+
+/// Exit code 1: something is wrong with the log. 2: it could not be looked at.
+fn verify(file: Option<&Path>) -> ExitCode {
+    let proof = prepare(file).and_then(|config| {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.map_err(|error| error.to_string())?;
+        runtime.block_on(audit::verify(&config)).map_err(|error| format!("{error:#}"))
+    });
+    match proof {
+        Ok(proof) => {
+            println!("{}", audit::report(&proof));
+            if proof.faults.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(1) }
+        }
+        Err(error) => refuse(&error),
     }
 }
 

@@ -12,6 +12,25 @@ fn failed(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> P
 
 /// Writes a file that only its owner may read: made 0600, filled, synced, then renamed into place.
 pub fn write_private(path: &Path, content: &[u8]) -> Result<(), PkiError> {
+    by_draft(path, content, |draft| fs::rename(draft, path))
+}
+
+/// As `write_private`, but a file that is there already stays: of two that start at once, one wins whole.
+pub(crate) fn publish_private(path: &Path, content: &[u8]) -> Result<(), PkiError> {
+    by_draft(path, content, |draft| {
+        let linked = match fs::hard_link(draft, path) {
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
+            other => other,
+        };
+        linked.and_then(|()| fs::remove_file(draft))
+    })
+}
+
+fn by_draft(
+    path: &Path,
+    content: &[u8],
+    place: impl FnOnce(&Path) -> std::io::Result<()>,
+) -> Result<(), PkiError> {
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut draft = path.as_os_str().to_owned();
     draft.push(format!(".{}.new", crate::random_hex()?));
@@ -20,7 +39,7 @@ pub fn write_private(path: &Path, content: &[u8]) -> Result<(), PkiError> {
         let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(draft)?;
         file.write_all(content)?;
         file.sync_all()?;
-        fs::rename(draft, path)?;
+        place(draft)?;
         File::open(folder)?.sync_all()
     })();
     written.map_err(|source| {

@@ -19,6 +19,7 @@ mod files;
 mod identity;
 mod issue;
 mod keys;
+mod log_key;
 mod peer;
 mod pin;
 mod tls;
@@ -30,6 +31,7 @@ pub use files::write_private;
 pub use identity::Identity;
 pub use issue::SignedLeaf;
 pub use keys::NodeKey;
+pub use log_key::LogKey;
 pub use peer::{CertificateTimes, NodeIdentity, certificate_times, peer_identity};
 pub use tls::{
     ServerCertificate, agent_client_config, grpc_server_config, joining_client_config, rest_server_config,

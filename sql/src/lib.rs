@@ -17,6 +17,7 @@ pub struct Migration {
 pub const MIGRATIONS: &[Migration] = &[
     Migration { version: 1, name: "base", sql: include_str!("../migrations/0001_base.sql") },
     Migration { version: 2, name: "requests", sql: include_str!("../migrations/0002_requests.sql") },
+    Migration { version: 3, name: "log", sql: include_str!("../migrations/0003_log.sql") },
 ];
 
 /// Which database speaks.
@@ -65,11 +66,13 @@ pub fn version() -> i64 {
 impl Migration {
     /// Its text in one dialect.
     pub fn text(&self, dialect: Dialect) -> String {
-        let (text, bytes) = match dialect {
-            Dialect::Sqlite => ("TEXT", "BLOB"),
-            Dialect::Postgres => ("TEXT COLLATE \"C\"", "BYTEA"),
+        let (text, bytes, serial) = match dialect {
+            Dialect::Sqlite => ("TEXT", "BLOB", "INTEGER PRIMARY KEY AUTOINCREMENT"),
+            Dialect::Postgres => {
+                ("TEXT COLLATE \"C\"", "BYTEA", "BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY")
+            }
         };
-        self.sql.replace("{TEXT}", text).replace("{BYTES}", bytes)
+        self.sql.replace("{TEXT}", text).replace("{BYTES}", bytes).replace("{SERIAL}", serial)
     }
 }
 

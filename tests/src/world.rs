@@ -7,6 +7,7 @@ use rhyzome_api::resources;
 use rhyzome_api::store::{Asked, NewObject, NodeInvite, NodeReport, Store, Written};
 use rhyzome_api::{app, environment};
 use serde_json::{Value, json};
+use sqlx::Connection as _;
 
 use crate::postgres::Database;
 
@@ -81,7 +82,7 @@ impl World {
             virtual_size_bytes: 1 << 30,
             format: "qcow2".into(),
         };
-        self.store.set_image_content(&self.right(tenant), &id, content).await.unwrap();
+        self.store.set_image_content(&self.right(tenant), &id, content, &Asked::default()).await.unwrap();
         id
     }
 
@@ -90,7 +91,7 @@ impl World {
         let id = self.make("", "node", name, json!({})).await.object.core.id;
         let expires_at = self.store.env().now().plus_seconds(60);
         let invite = NodeInvite { hash: format!("hash of {name}"), expires_at };
-        self.store.invite_node(&self.right(""), &id, invite).await.unwrap();
+        self.store.invite_node(&self.right(""), &id, invite, &Asked::default()).await.unwrap();
         let joined = self.store.redeem_join_token(&format!("hash of {name}"), name).await.unwrap();
         assert_eq!(joined, Ok(id.clone()));
         self.store.server_heartbeat("server").await.unwrap();
@@ -101,6 +102,26 @@ impl World {
         });
         self.store.record_node_status(&id, said).await.unwrap();
         id
+    }
+
+    /// Runs a statement straight on the database, as somebody would who should not.
+    pub async fn sql(&self, sql: &str) {
+        let sql = sqlx::AssertSqlSafe(sql.to_owned());
+        if let Some(path) = self.db.strip_prefix("sqlite:") {
+            let mut conn = sqlx::SqliteConnection::connect(path).await.unwrap();
+            sqlx::raw_sql(sql).execute(&mut conn).await.unwrap();
+            return;
+        }
+        let mut options = sqlx::postgres::PgConnectOptions::new();
+        for pair in self.db.split_whitespace() {
+            options = match pair.split_once('=').unwrap() {
+                ("host", host) => options.socket(host),
+                ("dbname", name) => options.database(name),
+                (_, user) => options.username(user),
+            };
+        }
+        let mut conn = sqlx::PgConnection::connect_with(&options).await.unwrap();
+        sqlx::raw_sql(sql).execute(&mut conn).await.unwrap();
     }
 
     /// Speaks for a node: every order above `cursor` is answered as carried out. The new cursor.

@@ -37,7 +37,8 @@ pub async fn put(mut ask: Ask, kind: &'static dyn Kind) -> Answer {
             return Err(refused(error));
         }
     };
-    let object = blobs.publish(&ask.ctx.store, &right, &image.core.id, arrived).await.map_err(refused)?;
+    let object =
+        blobs.publish(&ask.ctx.store, &right, &image.core.id, arrived, ask.asked()).await.map_err(refused)?;
     Ok(answer(StatusCode::OK, kind, &object, &ask.caller))
 }
 

@@ -27,7 +27,7 @@ pub async fn invite(mut ask: Ask, kind: &'static dyn Kind) -> Answer {
     let token = join::invite(env, &ask.ctx.joining.root_sha256);
     let expires_at = env.now().plus_seconds(ask.ctx.limits.invite_seconds);
     let kept = NodeInvite { hash: token.hash, expires_at };
-    ask.ctx.store.invite_node(&right, &node.core.id, kept).await?;
+    ask.ctx.store.invite_node(&right, &node.core.id, kept, ask.asked()).await?;
     let command = format!(
         "rhyzome-agent join --server {} --name {} --token {}",
         ask.ctx.joining.server, node.core.name, token.line

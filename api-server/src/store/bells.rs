@@ -11,6 +11,10 @@ pub enum Bell {
     Jobs,
     /// This resource.
     Resource(String),
+    /// What waits to be appended to the log.
+    Events,
+    /// The log, which has grown.
+    Log,
 }
 
 /// Where bells are rung and heard, within this process; `notify.rs` carries them between processes.
@@ -29,12 +33,16 @@ impl Bell {
             Bell::Node(id) => format!("n {id}"),
             Bell::Jobs => "j".to_owned(),
             Bell::Resource(id) => format!("r {id}"),
+            Bell::Events => "e".to_owned(),
+            Bell::Log => "l".to_owned(),
         }
     }
 
     pub(super) fn decode(text: &str) -> Option<Bell> {
         match text.split_once(' ') {
             None if text == "j" => Some(Bell::Jobs),
+            None if text == "e" => Some(Bell::Events),
+            None if text == "l" => Some(Bell::Log),
             Some(("n", id)) => Some(Bell::Node(id.to_owned())),
             Some(("r", id)) => Some(Bell::Resource(id.to_owned())),
             _ => None,
@@ -74,7 +82,8 @@ mod tests {
 
     #[test]
     fn what_is_sent_between_processes_is_what_arrives() {
-        for bell in [Bell::Node("node_1".into()), Bell::Jobs, Bell::Resource("inst_1".into())] {
+        let ids = [Bell::Node("node_1".into()), Bell::Resource("inst_1".into())];
+        for bell in ids.into_iter().chain([Bell::Jobs, Bell::Events, Bell::Log]) {
             assert_eq!(Bell::decode(&bell.encode()), Some(bell));
         }
         assert_eq!(Bell::decode("x y"), None);

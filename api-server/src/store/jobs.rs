@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::create::Maker;
 use super::db::{Tx, values};
 use super::objects::text;
-use super::{Bell, Context, advance, steps};
+use super::{Bell, Context, advance, history, steps};
 use crate::kernel::job::{Preempts, preempts};
 use crate::kernel::{Error, Facts, JobState, Step, Stored, Verb};
 
@@ -152,10 +152,12 @@ pub(super) async fn end(
 ) -> Result<(), Error> {
     let now = context.env.now();
     let sql = "UPDATE job SET state = $2, problem = coalesce($3, problem), finished_at = $4, awaits = NULL, \
-               epoch = epoch + 1 WHERE id = $1 AND finished_at IS NULL RETURNING resource";
+               epoch = epoch + 1 WHERE id = $1 AND finished_at IS NULL RETURNING tenant, kind, resource, resource_name, \
+               verb, state, actor, credential, source, request_id, problem";
     let Some(row) = tx.row(sql, values![id, state.as_str(), problem.map(str::to_owned), now]).await? else {
         return Ok(());
     };
+    history::ended(tx, context, id, &row).await?;
     let resource = row.text("resource")?;
     let sql = "UPDATE job SET wake_at = $3 WHERE finished_at IS NULL AND \
                (resource = $2 OR id IN (SELECT job FROM job_after WHERE after = $1))";

@@ -2,8 +2,10 @@
 
 use serde_json::json;
 
+use super::create::Maker;
 use super::db::{Tx, values};
-use super::{Bell, Context, Store, objects, placement, report};
+use super::history::{self, Entry};
+use super::{Asked, Bell, Context, Store, objects, placement, report};
 use crate::kernel::{Error, Right, Timestamp};
 
 /// The kind that has a row of sums and sessions beside its resource.
@@ -59,14 +61,21 @@ pub struct NodeHead {
 
 impl Store {
     /// Keeps a join token for a node.
-    pub async fn invite_node(&self, right: &Right, id: &str, invite: NodeInvite) -> Result<(), Error> {
-        let taken = (right.clone(), id.to_owned(), invite);
-        self.write(taken, move |tx, context, (right, id, invite)| {
+    pub async fn invite_node(
+        &self,
+        right: &Right,
+        id: &str,
+        invite: NodeInvite,
+        asked: &Asked,
+    ) -> Result<(), Error> {
+        let taken = (right.clone(), id.to_owned(), invite, asked.clone());
+        self.write(taken, move |tx, context, (right, id, invite, asked)| {
             Box::pin(async move {
+                let maker = Maker::of(&right, &asked);
                 let node = objects::find(tx, &right, context.registry.get(KIND)?, &id).await?;
                 let sql = "INSERT INTO join_token (hash, node, expires_at) VALUES ($1, $2, $3)";
-                tx.run(sql, values![invite.hash, node.core.id, invite.expires_at]).await?;
-                Ok(())
+                tx.run(sql, values![invite.hash, &node.core.id, invite.expires_at]).await?;
+                history::noted(tx, &context, &maker, &node, "invite").await
             })
         })
         .await
@@ -111,14 +120,21 @@ impl Store {
     }
 
     /// Revokes all certificates of a node; their serials.
-    pub async fn revoke_certificates(&self, right: &Right, id: &str) -> Result<Vec<String>, Error> {
-        let taken = (right.clone(), id.to_owned());
-        self.write(taken, move |tx, context, (right, id)| {
+    pub async fn revoke_certificates(
+        &self,
+        right: &Right,
+        id: &str,
+        asked: &Asked,
+    ) -> Result<Vec<String>, Error> {
+        let taken = (right.clone(), id.to_owned(), asked.clone());
+        self.write(taken, move |tx, context, (right, id, asked)| {
             Box::pin(async move {
+                let maker = Maker::of(&right, &asked);
                 let node = objects::find(tx, &right, context.registry.get(KIND)?, &id).await?;
                 let sql = "UPDATE certificate SET revoked_at = $2 WHERE node = $1 AND revoked_at IS NULL \
                            RETURNING serial";
                 let rows = tx.rows(sql, values![&node.core.id, context.env.now()]).await?;
+                history::noted(tx, &context, &maker, &node, "revoke").await?;
                 // Whoever holds the node's stream looks again, and ends it.
                 tx.ring(Bell::Node(node.core.id));
                 Ok(rows.iter().map(|row| row.text("serial")).collect::<Result<_, _>>()?)
@@ -223,6 +239,18 @@ async fn redeem(
     if let Some(row) = tx.row(sql, values![hash, now, name]).await? {
         let node = row.text("node")?;
         tx.run("UPDATE node_state SET joined = 1 WHERE node = $1", values![&node]).await?;
+        let joined = Entry {
+            class: "write",
+            kind: KIND,
+            resource: &node,
+            name,
+            verb: "join",
+            outcome: "done",
+            actor: &format!("node {name}"),
+            credential: "join-token",
+            ..Entry::default()
+        };
+        history::add(tx, context, joined).await?;
         report::merge_status(tx, context, &node, json!({"joined": true})).await?;
         return Ok(Ok(node));
     }

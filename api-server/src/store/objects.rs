@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value};
 
 use super::db::{Conn, DbError, Row, Tx, values};
-use super::{Bell, Context};
+use super::{Bell, Context, history};
 use crate::kernel::phase::{LastJob, phase};
 use crate::kernel::{Error, JobState, Kind, Meta, Relation, ResourceCore, Right, Scope, Stored, Verb};
 
@@ -213,14 +213,13 @@ pub(super) async fn phase_now(tx: &mut Conn, context: &Context, object: &Stored)
 
 /// Computes the phase anew and stores it if it differs.
 pub(super) async fn refresh_phase(tx: &mut Tx, context: &Context, id: &str) -> Result<(), Error> {
-    let Some(object) = by_id(tx, id, false).await? else { return Ok(()) };
+    let Some(mut object) = by_id(tx, id, false).await? else { return Ok(()) };
     let now = phase_now(tx, context, &object).await?;
     if now != object.core.phase {
-        tx.run(
-            "UPDATE resource SET phase = $2, status_version = status_version + 1 WHERE id = $1",
-            values![id, now],
-        )
-        .await?;
+        object.core.phase = now;
+        let sql = "UPDATE resource SET phase = $2, status_version = status_version + 1 WHERE id = $1";
+        tx.run(sql, values![id, &object.core.phase]).await?;
+        history::phase_changed(tx, context, &object).await?;
     }
     tx.ring(Bell::Resource(id.to_owned()));
     Ok(())

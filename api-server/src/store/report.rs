@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::db::{Tx, values};
 use super::objects::{self, by_id, text};
-use super::{Bell, Context, Store, advance, assign};
+use super::{Bell, Context, Store, advance, assign, history};
 use crate::kernel::Error;
 
 /// One assignment as it is streamed to its node.
@@ -176,8 +176,11 @@ async fn observe(tx: &mut Tx, context: &Context, report: &NodeReport) -> Result<
     let before = (object.status.clone(), object.core.phase.clone());
     context.registry.get(&object.core.kind)?.observe(&mut object, &report.bytes)?;
     object.core.phase = objects::phase_now(tx, context, &object).await?;
-    if before != (object.status.clone(), object.core.phase.clone()) {
+    if before.0 != object.status || before.1 != object.core.phase {
         objects::update_status(tx, &mut object).await?;
+    }
+    if before.1 != object.core.phase {
+        history::phase_changed(tx, context, &object).await?;
     }
     Ok(())
 }
@@ -196,7 +199,11 @@ pub(super) async fn merge_status(
         return Ok(false);
     }
     object.status = status;
-    object.core.phase = objects::phase_now(tx, context, &object).await?;
+    let phase = objects::phase_now(tx, context, &object).await?;
+    let before = std::mem::replace(&mut object.core.phase, phase);
     objects::update_status(tx, &mut object).await?;
+    if before != object.core.phase {
+        history::phase_changed(tx, context, &object).await?;
+    }
     Ok(true)
 }

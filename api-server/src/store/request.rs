@@ -234,7 +234,9 @@ pub(super) async fn carry_out(tx: &mut Tx, context: &Context, request: &Request)
             remove::refuse_protected(&object)?;
             remove::remove(tx, context, &maker, *kind, object).await?
         }
-        Write::CancelJob { id } => return views::cancel_job(tx, context, right, id).await.map(Did::job),
+        Write::CancelJob { id } => {
+            return views::cancel_job(tx, context, &maker, right, id).await.map(Did::job);
+        }
         Write::RetryJob { id } => {
             return views::retry_job(tx, context, &maker, right, id).await.map(Did::job);
         }

@@ -10,7 +10,7 @@ use super::create::Maker;
 use super::db::{Conn, Row, Tx, values};
 use super::objects;
 use super::request::{Did, Write};
-use super::{Bell, Context, Page, Store, advance, jobs};
+use super::{Bell, Context, Page, Store, advance, history, jobs};
 use crate::kernel::{Clash, Error, JobState, Kind, Right, Step, Stored, Timestamp, Verb};
 
 /// A job as users see it.
@@ -228,10 +228,11 @@ impl Store {
         right: &Right,
         id: &str,
         content: ImageContent,
+        asked: &Asked,
     ) -> Result<Stored, Error> {
-        let taken = (right.clone(), id.to_owned(), content);
-        self.write(taken, move |tx, context, (right, id, content)| {
-            Box::pin(async move { set_content(tx, &context, &right, &id, content).await })
+        let taken = (right.clone(), id.to_owned(), content, asked.clone());
+        self.write(taken, move |tx, context, (right, id, content, asked)| {
+            Box::pin(async move { set_content(tx, &context, &right, &id, content, &asked).await })
         })
         .await
     }
@@ -296,10 +297,12 @@ pub(super) async fn one_job(conn: &mut Conn, right: &Right, id: &str) -> Result<
 pub(super) async fn cancel_job(
     tx: &mut Tx,
     context: &Context,
+    maker: &Maker<'_>,
     right: &Right,
     id: &str,
 ) -> Result<Job, Error> {
-    one_job(tx, right, id).await?;
+    let old = one_job(tx, right, id).await?;
+    history::job_noted(tx, context, maker, &old, "cancel", id).await?;
     cancel(tx, context, id).await?;
     one_job(tx, right, id).await
 }
@@ -313,6 +316,7 @@ pub(super) async fn retry_job(
 ) -> Result<Job, Error> {
     let old = one_job(tx, right, id).await?;
     let new = retry(tx, context, maker, &old).await?;
+    history::job_noted(tx, context, maker, &old, "retry", &new).await?;
     one_job(tx, right, &new).await
 }
 
@@ -375,6 +379,7 @@ async fn set_content(
     right: &Right,
     id: &str,
     content: ImageContent,
+    asked: &Asked,
 ) -> Result<Stored, Error> {
     let kind = context.registry.get("image")?;
     let mut object = objects::find_for_write(tx, right, kind, id).await?;
@@ -399,6 +404,8 @@ async fn set_content(
     status.extend(said.as_object().cloned().unwrap_or_default());
     object.status = Value::Object(status);
     objects::update_status(tx, &mut object).await?;
+    let maker = Maker { caller: right.caller(), tenant: right.tenant(), asked };
+    history::noted(tx, context, &maker, &object, "upload").await?;
     // Its job ends here and now, so that an instance made in the next moment need not wait for it.
     advance::advance_waiting(tx, context, &object.core.id).await?;
     objects::refresh_phase(tx, context, &object.core.id).await?;

@@ -7,6 +7,7 @@ mod arrows;
 mod bulk;
 mod channel;
 mod hygiene;
+mod log;
 mod once;
 mod placement;
 mod quota;

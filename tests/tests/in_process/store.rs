@@ -224,7 +224,7 @@ async fn a_token_is_used_once(world: World) {
     let id = world.make("", "node", "n9", json!({})).await.object.core.id;
     let expires_at = world.store.env().now().plus_seconds(60);
     let invite = rhyzome_api::store::NodeInvite { hash: "h".into(), expires_at };
-    world.store.invite_node(&world.right(""), &id, invite).await.unwrap();
+    world.store.invite_node(&world.right(""), &id, invite, &Asked::default()).await.unwrap();
     let wrong = world.store.redeem_join_token("h", "n8").await.unwrap();
     assert_eq!(wrong, Err(rhyzome_api::store::JoinRefusal::WrongName));
     let tasks: Vec<_> = (0..200)

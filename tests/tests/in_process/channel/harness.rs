@@ -5,7 +5,7 @@ use rhyzome_agent::identity::{IdentityFolder, NodeRecord};
 use rhyzome_agent::link::{LedgerView, Lendable, Link, LinkConfig, LinkEvent, LinkHandle};
 use rhyzome_api::channel::{Channel, ChannelContext, Streams};
 use rhyzome_api::kernel::join as token;
-use rhyzome_api::store::{NodeInvite, Store};
+use rhyzome_api::store::{Asked, NodeInvite, Store};
 use rhyzome_pki::{Authority, Identity, NodeKey, SERVER_NAME, agent_client_config};
 use rhyzome_tests::world::World;
 use serde_json::json;
@@ -83,7 +83,7 @@ impl Cluster {
         let env = self.store().env();
         let token = token::invite(env, &self.authority.fingerprint());
         let invite = NodeInvite { hash: token.hash, expires_at: env.now().plus_seconds(seconds) };
-        self.store().invite_node(&self.world.right(""), node, invite).await.unwrap();
+        self.store().invite_node(&self.world.right(""), node, invite, &Asked::default()).await.unwrap();
         token.line
     }
 

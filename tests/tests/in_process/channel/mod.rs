@@ -5,6 +5,7 @@ mod hostile;
 use harness::{Agent, Cluster, Ledger};
 use rhyzome_agent::enroll::Joined;
 use rhyzome_agent::identity::IdentityFolder;
+use rhyzome_api::store::Asked;
 use rhyzome_proto::v1::{NodeStatus, Report, ReportState};
 use rhyzome_tests::on_both;
 use rhyzome_tests::wait::until;
@@ -140,7 +141,11 @@ async fn a_revoked_node_is_cut_off_within_a_second_and_stays_out(world: World) {
     let mut agent = cluster.agent("n1").await;
     agent.orders().await;
     let asked = Instant::now();
-    let serials = cluster.store().revoke_certificates(&cluster.world.right(""), &agent.node).await.unwrap();
+    let serials = cluster
+        .store()
+        .revoke_certificates(&cluster.world.right(""), &agent.node, &Asked::default())
+        .await
+        .unwrap();
     assert_eq!(serials.len(), 1);
     let reason = agent.disconnected().await;
     assert!(reason.contains("revoked"), "{reason}");

@@ -1,0 +1,71 @@
+//! `rhyzome-api audit verify`: proves the event log, straight on the database, also while the server runs.
+
+use std::path::Path;
+
+use anyhow::Context as _;
+use rhyzome_pki::LogKey;
+
+use crate::config::Config;
+use crate::environment::system_env;
+use crate::resources;
+use crate::store::{DbUrl, Proof, Seal, Store};
+
+/// The key that signs checkpoints, in the folder of data.
+const KEY_FILE: &str = "log.key";
+
+struct KeyOfFile(LogKey);
+
+impl Seal for KeyOfFile {
+    fn key(&self) -> String {
+        self.0.name().to_owned()
+    }
+
+    fn sign(&self, message: &[u8]) -> String {
+        self.0.sign(message)
+    }
+
+    fn is_ours(&self, message: &[u8], signature: &str) -> bool {
+        self.0.verify(message, signature)
+    }
+}
+
+/// The key of this folder, made if there is none.
+pub fn seal(data: &Path) -> anyhow::Result<impl Seal + use<>> {
+    Ok(KeyOfFile(LogKey::open_or_create(&data.join(KEY_FILE))?))
+}
+
+/// Reads the whole log of the configured database and checks it.
+pub async fn verify(config: &Config) -> anyhow::Result<Proof> {
+    let url: DbUrl = config.db.parse()?;
+    if let DbUrl::Sqlite(path) = &url
+        && !path.exists()
+    {
+        anyhow::bail!("{} is not there: no server has been started with this configuration", path.display());
+    }
+    let key = config.data.join(KEY_FILE);
+    let seal = KeyOfFile(LogKey::open(&key).context("the key that signs the log")?);
+    let store = Store::open(&url, system_env(), resources::registry()).await?;
+    Ok(store.prove_log(&seal).await?)
+}
+
+/// What was found, for people.
+pub fn report(proof: &Proof) -> String {
+    let mut lines = proof.faults.clone();
+    let entries = proof.last - proof.first + 1;
+    lines.push(match proof.faults.len() {
+        0 if entries == 0 => "the log is empty".to_owned(),
+        0 => format!("the log is whole: {entries} entries, {} to {}", proof.first, proof.last),
+        faults => format!("the log is not whole: {faults} fault(s)"),
+    });
+    if proof.faults.is_empty() && entries > 0 {
+        lines.push(format!(
+            "{} signed checkpoints; {} entries behind the last",
+            proof.checkpoints, proof.unsigned
+        ));
+        if proof.erased > 0 {
+            lines.push(format!("the content of {} entries was erased", proof.erased));
+        }
+        lines.push(format!("the hash of entry {} is {}", proof.last, proof.hash));
+    }
+    lines.join("\n")
+}
