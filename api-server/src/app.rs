@@ -61,6 +61,7 @@ pub async fn run(config: Config, role: Role, stop: CancellationToken) -> anyhow:
         rhyzome_imagefmt::Limits { max_file_size_bytes: config.image_max_bytes, ..Default::default() };
     let folder = config.data.join("blobs");
     private_folder(&folder)?;
+    let store_at_end = store.clone();
     let streams = Streams::new();
     let tasks = TaskTracker::new();
     tasks.spawn(jobs::run(store.clone(), stop.clone()));
@@ -100,6 +101,9 @@ pub async fn run(config: Config, role: Role, stop: CancellationToken) -> anyhow:
         () = process::give_back_memory() => {}
     }
     tasks.close();
+    if let Err(error) = store_at_end.flush_denials().await {
+        tracing::warn!(%error, "the last denials were not kept");
+    }
     // Whoever is still busy then is cut off: every write is a transaction, and every start a recovery.
     let _ = tokio::time::timeout(GRACE + Duration::from_secs(2), tasks.wait()).await;
     Ok(())

@@ -1,4 +1,5 @@
-//! `rhyzome-api audit verify`: proves the event log, straight on the database, also while the server runs.
+//! `rhyzome-api audit`: proves the event log, straight on the database, also while the server runs; empties what
+//! must be forgotten.
 
 use std::path::Path;
 
@@ -36,16 +37,25 @@ pub fn seal(data: &Path) -> anyhow::Result<impl Seal + use<>> {
 
 /// Reads the whole log of the configured database and checks it.
 pub async fn verify(config: &Config) -> anyhow::Result<Proof> {
+    let store = store(config).await?;
+    let key = config.data.join(KEY_FILE);
+    let seal = KeyOfFile(LogKey::open(&key).context("the key that signs the log")?);
+    Ok(store.prove_log(&seal).await?)
+}
+
+/// Takes out of the log what it says of one actor; how many entries that were.
+pub async fn erase(config: &Config, actor: &str) -> anyhow::Result<u64> {
+    Ok(store(config).await?.erase_log(actor).await?)
+}
+
+async fn store(config: &Config) -> anyhow::Result<Store> {
     let url: DbUrl = config.db.parse()?;
     if let DbUrl::Sqlite(path) = &url
         && !path.exists()
     {
         anyhow::bail!("{} is not there: no server has been started with this configuration", path.display());
     }
-    let key = config.data.join(KEY_FILE);
-    let seal = KeyOfFile(LogKey::open(&key).context("the key that signs the log")?);
-    let store = Store::open(&url, system_env(), resources::registry()).await?;
-    Ok(store.prove_log(&seal).await?)
+    Ok(Store::open(&url, system_env(), resources::registry()).await?)
 }
 
 /// What was found, for people.

@@ -14,6 +14,7 @@ pub mod images_folder;
 pub mod jobs;
 pub mod kernel;
 pub mod log;
+pub mod outbound;
 pub mod process;
 pub mod resources;
 pub mod rest;

@@ -44,6 +44,11 @@ enum Command {
 enum Audit {
     /// Prove that no entry of the event log was changed, taken out or put elsewhere
     Verify,
+    /// Empty all entries of one actor, for good; that it was done is an entry itself
+    Erase {
+        /// The actor's name, as entries have it
+        actor: String,
+    },
 }
 
 const EXAMPLES: &str = "Examples:
@@ -61,7 +66,7 @@ fn main() -> ExitCode {
             print!("{}", rest::document(&resources::registry()));
             return ExitCode::SUCCESS;
         }
-        Some(Command::Audit(Audit::Verify)) => return verify(arguments.config.as_deref()),
+        Some(Command::Audit(what)) => return audit_log(arguments.config.as_deref(), &what),
     };
     let config = match prepare(arguments.config.as_deref()) {
         Ok(config) => config,
@@ -90,16 +95,28 @@ fn prepare(file: Option<&Path>) -> Result<Config, String> {
 }
 
 /// Exit code 1: something is wrong with the log. 2: it could not be looked at.
-fn verify(file: Option<&Path>) -> ExitCode {
-    let proof = prepare(file).and_then(|config| {
+fn audit_log(file: Option<&Path>, what: &Audit) -> ExitCode {
+    let work = async |config: &Config| -> anyhow::Result<(String, bool)> {
+        match what {
+            Audit::Verify => {
+                let proof = audit::verify(config).await?;
+                Ok((audit::report(&proof), proof.faults.is_empty()))
+            }
+            Audit::Erase { actor } => {
+                let count = audit::erase(config, actor).await?;
+                Ok((format!("{count} entries were emptied"), true))
+            }
+        }
+    };
+    let done = prepare(file).and_then(|config| {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|error| error.to_string())?;
-        runtime.block_on(audit::verify(&config)).map_err(|error| format!("{error:#}"))
+        runtime.block_on(work(&config)).map_err(|error| format!("{error:#}"))
     });
-    match proof {
-        Ok(proof) => {
-            println!("{}", audit::report(&proof));
-            if proof.faults.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(1) }
+    match done {
+        Ok((text, good)) => {
+            println!("{text}");
+            if good { ExitCode::SUCCESS } else { ExitCode::from(1) }
         }
         Err(error) => refuse(&error),
     }

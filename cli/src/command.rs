@@ -31,7 +31,7 @@ pub fn command(kinds: &Kinds) -> Command {
         .arg_required_else_help(true)
         .args(globals());
     let command = kinds.all().iter().fold(command, |command, kind| command.subcommand(of_kind(kinds, kind)));
-    command.subcommand(jobs()).subcommand(whoami()).subcommand(api())
+    command.subcommand(jobs()).subcommand(events()).subcommand(audit()).subcommand(whoami()).subcommand(api())
 }
 
 fn option(name: &'static str, value: &'static str, help: &'static str) -> Arg {
@@ -320,6 +320,46 @@ fn jobs() -> Command {
         .subcommand(Command::new("wait").about("Wait until it is done").arg(id()).arg(waiting()[1].clone()))
         .subcommand(Command::new("cancel").about("Cancel it and take back what it did").arg(id()))
         .subcommand(Command::new("retry").about("Do it again, as a new job").arg(id()).args(waiting()))
+}
+
+fn everywhere() -> Arg {
+    switch("global", "Of all tenants, and of what operators own")
+}
+
+fn events() -> Command {
+    Command::new("events")
+        .about("What happened, and with --follow what happens")
+        .after_help(
+            "Examples:\n  rhyzome events --since 1h\n  rhyzome events --follow --kind instance -o json",
+        )
+        .arg(switch("follow", "Go on as it happens; after a break where it was").short('f'))
+        .arg(
+            option("since", "TIME", "How long ago, a time, or the number of an entry; -20 is the last 20")
+                .allow_hyphen_values(true),
+        )
+        .arg(option("kind", "KIND", "Only on objects of this kind"))
+        .arg(option("resource", "ID", "Only on this object"))
+        .arg(option("class", "CLASS", "Only these: write, job, phase, denied, anonymous, system"))
+        .arg(everywhere())
+}
+
+fn audit() -> Command {
+    Command::new("audit")
+        .about("Who did what, and who was denied what; the newest first")
+        .after_help("`rhyzome-api audit verify`, where the server is, proves that nothing of it was changed.")
+        .arg(option("actor", "NAME", "Only by this one"))
+        .arg(option("resource", "ID", "Only on this object"))
+        .arg(option("kind", "KIND", "Only on objects of this kind"))
+        .arg(option("verb", "VERB", "Only this"))
+        .arg(option("outcome", "OUTCOME", "Only with this outcome: accepted, done, denied"))
+        .arg(option("since", "TIME", "How long ago, or a time"))
+        .arg(option("until", "TIME", "How long ago, or a time"))
+        .arg(
+            option("limit", "NUMBER", "At most so many")
+                .default_value("50")
+                .value_parser(clap::value_parser!(usize)),
+        )
+        .arg(everywhere())
 }
 
 fn whoami() -> Command {

@@ -4,7 +4,7 @@ use std::io::{self, Write as _};
 
 use comfy_table::{Table, presets};
 use jiff::Timestamp;
-use rhyzome_client::{Job, Resource};
+use rhyzome_client::{Event, Job, Resource};
 use serde_json::Value;
 
 use crate::units;
@@ -212,6 +212,53 @@ pub fn jobs(list: &[Job], now: Timestamp) -> String {
         ]
     });
     table(&["id", "verb", "of", "state", "age", "problem"], rows)
+}
+
+/// An event on a line of its own.
+pub fn event(event: &Event, with_tenant: bool) -> String {
+    let what =
+        if event.class == "phase" { String::new() } else { format!("{} {}", event.verb, event.outcome) };
+    let phase = event.phase.as_ref().map(|phase| format!("is {phase}")).unwrap_or_default();
+    let of = match &event.tenant {
+        Some(tenant) if with_tenant => format!("{} {tenant}/{}", event.kind, event.name),
+        _ => format!("{} {}", event.kind, event.name),
+    };
+    let words = [of.trim(), what.trim(), &phase, &by(event), &event.detail];
+    let words: Vec<&str> = words.into_iter().filter(|word| !word.is_empty()).collect();
+    format!("{} {:>6}  {:<6} {}", event.at, event.seq, event.class, words.join("  "))
+}
+
+fn by(event: &Event) -> String {
+    if event.actor.is_empty() { String::new() } else { format!("by {}", event.actor) }
+}
+
+/// The audit.
+pub fn audit(list: &[Event], with_tenant: bool) -> String {
+    if list.is_empty() {
+        return "there is nothing".into();
+    }
+    let mut header = vec!["seq", "at", "actor", "source", "verb", "of", "outcome", "detail"];
+    if with_tenant {
+        header.insert(2, "tenant");
+    }
+    let rows = list.iter().map(|event| {
+        let source = event.more.get("source").and_then(Value::as_str).unwrap_or_default();
+        let mut row = vec![
+            event.seq.to_string(),
+            event.at.clone(),
+            event.actor.clone(),
+            source.to_owned(),
+            event.verb.clone(),
+            format!("{} {}", event.kind, event.name).trim().to_owned(),
+            event.outcome.clone(),
+            event.detail.clone(),
+        ];
+        if with_tenant {
+            row.insert(2, event.tenant.clone().unwrap_or_default());
+        }
+        row
+    });
+    table(&header, rows)
 }
 
 /// One job with its steps.

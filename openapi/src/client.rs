@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio_util::io::ReaderStream;
 
-use super::{Console, Error, Job, Outcome, Page, Problem, Resource, Written};
+use super::{Console, Error, Events, Job, Outcome, Page, Problem, Resource, Written};
 
 /// How long a call may take that does not wait for anything.
 const CALL_SECONDS: u64 = 60;
@@ -240,6 +240,34 @@ impl Client {
             .header(CONTENT_LENGTH, size)
             .body(reqwest::Body::wrap_stream(stream));
         self.send(path, request).await
+    }
+
+    /// Opens a stream of events; behind this number, if one was seen before.
+    pub async fn events(
+        &self,
+        path: &str,
+        query: &[(String, String)],
+        last: Option<i64>,
+    ) -> Result<Events, Error> {
+        let pairs = query.iter().map(|(key, value)| (key.as_str(), value.as_str()));
+        let path = with_query(path, pairs);
+        let mut request = self.request("GET", &path)?.header(ACCEPT, "text/event-stream");
+        if let Some(last) = last {
+            request = request.header("last-event-id", last);
+        }
+        let response = request.send().await.map_err(|e| Error::unreachable(self.url(), &e))?;
+        if !response.status().is_success() {
+            return Err(self.refused(&path, response).await?);
+        }
+        Ok(Events::of(self.url(), response, last))
+    }
+
+    async fn refused(&self, path: &str, response: reqwest::Response) -> Result<Error, Error> {
+        let status = response.status().as_u16();
+        let media = response.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+        let media = media.unwrap_or_default().to_owned();
+        let text = response.text().await.map_err(|e| Error::unreachable(self.url(), &e))?;
+        Ok(refusal(path, status, &media, &text))
     }
 
     /// Opens the websocket at `path`.

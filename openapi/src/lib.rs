@@ -6,6 +6,7 @@
 mod client;
 mod console;
 mod error;
+mod events;
 mod kinds;
 #[cfg(test)]
 mod tests;
@@ -14,6 +15,7 @@ mod types;
 pub use client::{Answer, Client, Settings};
 pub use console::Console;
 pub use error::{Error, FieldError, Problem};
+pub use events::{Event, Events};
 pub use kinds::{Kind, Kinds, Verb};
 pub use types::{Job, JobStep, Outcome, Page, Resource, Written};
 

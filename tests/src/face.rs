@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use axum::Router;
-use axum::body::Body;
+use axum::body::{Body, BodyDataStream};
 use axum::http::{HeaderMap, Request};
-use rhyzome_api::auth::{Authenticators, OperatorToken};
+use rhyzome_api::auth::{Authenticator, Authenticators, OperatorToken};
 use rhyzome_api::blobs::Blobs;
 use rhyzome_api::kernel::{Clash, Error};
 use rhyzome_api::rest::{self, ConsoleEnds, ConsoleHub, Joining, RestContext, RestLimits};
@@ -55,12 +55,17 @@ impl ConsoleHub for NoConsoles {
 impl Face {
     /// The API over this world.
     pub fn of(world: &World) -> Face {
+        Face::letting_in(world, vec![Arc::new(OperatorToken::new(TOKEN))])
+    }
+
+    /// The API over this world, for callers that these know.
+    pub fn letting_in(world: &World, who: Vec<Arc<dyn Authenticator>>) -> Face {
         let folder = tempfile::tempdir().unwrap();
         let limits = Limits { max_file_size_bytes: 1 << 20, ..Limits::default() };
         let blobs = Blobs::open(folder.path(), limits, world.store.env().clone()).unwrap();
         let router = rest::router(RestContext {
             store: world.store.clone(),
-            authenticators: Authenticators::new(vec![Arc::new(OperatorToken::new(TOKEN))]),
+            authenticators: Authenticators::new(who),
             blobs,
             consoles: Arc::new(NoConsoles),
             limits: RestLimits::default(),
@@ -87,6 +92,17 @@ impl Face {
         let bytes = axum::body::to_bytes(response.into_body(), usize::MAX).await.unwrap().to_vec();
         let json = serde_json::from_slice(&bytes).unwrap_or_default();
         Reply { status, headers, bytes, json }
+    }
+
+    /// The operator's open stream of this path; its head must be a 200.
+    pub async fn stream(&self, path: &str, more: &[(&str, &str)]) -> BodyDataStream {
+        let mut request = Request::builder().uri(path).header("authorization", format!("Bearer {TOKEN}"));
+        for (name, value) in more {
+            request = request.header(*name, *value);
+        }
+        let response = self.router.clone().oneshot(request.body(Body::empty()).unwrap()).await.unwrap();
+        assert_eq!(response.status(), 200, "{path}");
+        response.into_body().into_data_stream()
     }
 
     /// One request of the operator with these headers; JSON if there is a body.

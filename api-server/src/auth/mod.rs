@@ -30,6 +30,17 @@ pub enum Verdict {
     NotMine,
     /// Of my kind, and not good. The text is for the caller.
     Refused(String),
+    /// Of my kind, not good any more, and I know whose it was.
+    RefusedKnown(Caller, String),
+}
+
+/// Why there is no caller.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// For whoever asked.
+    pub reason: String,
+    /// Whose credential it was, if that is known: for the audit.
+    pub known: Option<Caller>,
 }
 
 /// Something that knows callers by their `Authorization`.
@@ -59,18 +70,20 @@ impl Authenticators {
         &self,
         header: Option<&str>,
         request: &RequestDetails,
-    ) -> Result<Caller, String> {
+    ) -> Result<Caller, Refusal> {
         for one in &self.0 {
             match one.authenticate(header, request).await {
                 Verdict::Caller(caller) => return Ok(caller),
-                Verdict::Refused(reason) => return Err(reason),
+                Verdict::Refused(reason) => return Err(Refusal { reason, known: None }),
+                Verdict::RefusedKnown(known, reason) => return Err(Refusal { reason, known: Some(known) }),
                 Verdict::NotMine => {}
             }
         }
-        Err(match header {
-            None => "say who you are: send `Authorization: Bearer <token>`".to_owned(),
-            Some(_) => "nobody here knows these credentials".to_owned(),
-        })
+        let reason = match header {
+            None => "say who you are: send `Authorization: Bearer <token>`",
+            Some(_) => "nobody here knows these credentials",
+        };
+        Err(Refusal { reason: reason.to_owned(), known: None })
     }
 }
 
@@ -94,7 +107,10 @@ mod tests {
         };
         let known = Verdict::Caller(Caller::system());
         assert_eq!(ask(vec![Verdict::NotMine, known.clone()]).await, Ok(Caller::system()));
-        assert_eq!(ask(vec![Verdict::Refused("no".into()), known]).await, Err("no".into()));
+        let no = |known| Err(Refusal { reason: "no".into(), known });
+        assert_eq!(ask(vec![Verdict::Refused("no".into()), known]).await, no(None));
+        let whose = Verdict::RefusedKnown(Caller::system(), "no".into());
+        assert_eq!(ask(vec![Verdict::NotMine, whose]).await, no(Some(Caller::system())));
         assert!(ask(vec![Verdict::NotMine]).await.is_err());
         assert!(ask(vec![]).await.is_err());
     }

@@ -32,10 +32,10 @@ impl Caller {
 
     /// Asks the literal question: may this caller do `verb` with `kind` in `tenant`?
     ///
-    /// Who may not even see it gets `NotFound`, the same as for what does not exist.
-    pub fn may(&self, _verb: &str, _kind: &str, tenant: &str) -> Result<Right, Error> {
+    /// Who may not even see it gets `Hidden`, which is told the same as what does not exist.
+    pub fn may(&self, verb: &str, kind: &str, tenant: &str) -> Result<Right, Error> {
         if !self.operator {
-            return Err(Error::NotFound);
+            return Err(Error::Hidden { verb: verb.to_owned(), kind: kind.to_owned() });
         }
         Ok(Right { caller: self.clone(), tenant: tenant.to_owned(), all_tenants: false })
     }

@@ -24,6 +24,15 @@ pub enum Error {
     /// Does not exist, or the caller may not know that it does.
     #[error("there is no such object")]
     NotFound,
+    /// The caller may not know whether it exists: told as `NotFound`, kept as a denial. What was to be done
+    /// with which kind.
+    #[error("there is no such object")]
+    Hidden {
+        /// What.
+        verb: String,
+        /// With which kind.
+        kind: String,
+    },
     /// The caller is unknown.
     #[error("{0}")]
     Unauthenticated(String),

@@ -4,12 +4,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::broadcast::{Receiver, error::RecvError};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::kernel::Error;
-use crate::store::{Bell, Keep, LogLease, MOST_APPENDED, Seal, Store};
+use crate::store::{Bell, Bells, Keep, LogLease, MOST_APPENDED, Seal, Store};
 
 /// Well within the lease.
 const RENEW: Duration = Duration::from_secs(5);
@@ -58,23 +57,12 @@ pub async fn run(store: Store, duty: LogDuty, stop: CancellationToken) {
         }
         tokio::select! {
             () = stop.cancelled() => break,
-            () = next_bell(&mut bells) => tokio::time::sleep(GATHER).await,
+            () = Bells::heard(&mut bells, |bell| *bell == Bell::Events) => tokio::time::sleep(GATHER).await,
             () = tokio::time::sleep(LOOK_AGAIN) => {}
         }
     }
     if let Err(error) = leader.leave().await {
         tracing::warn!(%error, "the end of the event log was not signed; the next start does it");
-    }
-}
-
-async fn next_bell(bells: &mut Receiver<Bell>) {
-    loop {
-        match bells.recv().await {
-            Ok(Bell::Events) | Err(RecvError::Lagged(_)) => return,
-            Ok(_) => {}
-            // The store is being taken down: the timer and the stop token decide.
-            Err(RecvError::Closed) => return std::future::pending().await,
-        }
     }
 }
 

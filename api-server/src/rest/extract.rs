@@ -15,7 +15,7 @@ use serde_json::Value;
 
 use super::layers::RequestId;
 use super::problem::Problem;
-use super::{RestContext, json, page};
+use super::{RestContext, denial, json, page};
 use crate::auth::RequestDetails;
 use crate::kernel::{Caller, Error, FieldError, Meta, Right, Scope};
 use crate::store::{Asked, Key};
@@ -62,14 +62,19 @@ impl FromRequest<RestContext> for Ask {
             Some(Ok(text)) => Some(text),
             None => None,
         };
-        let caller =
-            ctx.authenticators.authenticate(authorization, &details).await.map_err(Error::Unauthenticated)?;
+        let request_id = parts.extensions.get::<RequestId>().map(|id| id.0.clone()).unwrap_or_default();
+        let caller = match ctx.authenticators.authenticate(authorization, &details).await {
+            Ok(caller) => caller,
+            Err(refusal) => {
+                denial::of_stranger(&ctx.store, &details, &request_id, refusal.known);
+                return Err(Error::Unauthenticated(refusal.reason).into());
+            }
+        };
         let params = RawPathParams::from_request_parts(&mut parts, &())
             .await
             .map_err(|_| Problem::new("malformed", "the path is not UTF-8"))?;
         let params = params.iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
         let query = query(&parts)?;
-        let request_id = parts.extensions.get::<RequestId>().map(|id| id.0.clone()).unwrap_or_default();
         let asked = Asked { request_id, reason: reason(&parts.headers)?, source: details.source };
         Ok(Ask {
             ctx: ctx.clone(),

@@ -7,12 +7,13 @@ use axum::http::Method;
 use axum::routing::{MethodFilter, get, on};
 use serde_json::{Value, json};
 
+use super::denial::Who;
 use super::document::Document;
 use super::extract::Ask;
 use super::operation::Operation;
 use super::problem::{Answer, Problem};
 use super::schemas::{self, reference};
-use super::{RestContext, action, bulk, console, content, crud, invite, jobs, quota, root};
+use super::{RestContext, action, bulk, console, content, crud, events, invite, jobs, quota, root};
 use crate::kernel::kind::pascal;
 use crate::kernel::{Kind, Registry, Scope};
 
@@ -34,6 +35,7 @@ pub fn all(registry: &Registry) -> Mount {
         mount.kind(*kind);
     }
     mount.jobs();
+    mount.events();
     mount
 }
 
@@ -68,9 +70,15 @@ impl Mount {
         W: Future<Output = Answer> + Send + 'static,
     {
         let serve = move |ask: Ask| {
-            let operator = ask.caller.operator;
+            let (operator, who) = (ask.caller.operator, Who::of(&ask));
             let work = handler(ask);
-            async move { work.await.map_err(|problem: Problem| problem.seen_by(operator)) }
+            async move {
+                let answer = work.await;
+                answer.map_err(|problem: Problem| {
+                    who.was_denied(&problem);
+                    problem.seen_by(operator)
+                })
+            }
         };
         let filter = MethodFilter::try_from(method.clone()).unwrap_or(MethodFilter::GET);
         self.router = std::mem::take(&mut self.router).route(path, on(filter, serve));
@@ -336,6 +344,46 @@ impl Mount {
                 .about("Text; JSON lines when `Accept` asks for JSON.")
                 .answers_as(200, "Lines, as they come.", "text/plain", text(), &[]);
             self.route(Method::GET, &at("/log"), log, jobs::log);
+        }
+    }
+}
+
+/// The log: as a stream, and as pages for the audit.
+impl Mount {
+    fn events(&mut self) {
+        self.tag("events", "What happened, and who did it");
+        let text = || json!({ "type": "string" });
+        for (base, ids, whose) in [
+            ("/v1/tenants/{tenant}", "event", "of a tenant"),
+            ("/v1", "global_event", "everywhere (operators)"),
+        ] {
+            let truth = json!({ "type": "boolean", "default": true });
+            let stream = Operation::new(format!("{ids}_stream"), "events", format!("What happens {whose}, as it happens"))
+                .about(events::ABOUT)
+                .query("since", text(), "A number: what came behind it (negative: so many from the end). A time: what was recorded from then on. Without it: what comes from now on.")
+                .query("kind", text(), "Only on objects of this kind.")
+                .query("resource", text(), "Only on the object of this id.")
+                .query("class", text(), "Only of this class.")
+                .query("follow", truth, "`false` ends the stream where the log ends now.")
+                .header("Last-Event-ID", "As `since`, and stands over it: browsers send it when they come back.")
+                .problems(&[410])
+                .answers_as(200, "Server-sent events; each `data` is an Event.", "text/event-stream", text(), &[]);
+            self.route(Method::GET, &format!("{base}/events"), stream, events::stream);
+            let time = || json!({ "type": "string", "format": "date-time" });
+            let audit = paged(Operation::new(
+                ids.replace("event", "audit"),
+                "events",
+                format!("Who did what, and who was denied what, {whose}; the newest first"),
+            ))
+            .query("actor", text(), "Only by this one.")
+            .query("resource", text(), "Only on the object of this id.")
+            .query("kind", text(), "Only on objects of this kind.")
+            .query("verb", text(), "Only this.")
+            .query("outcome", text(), "Only with this outcome: `accepted`, `done`, `denied`.")
+            .query("since", time(), "Recorded at this moment or later.")
+            .query("until", time(), "Recorded before this moment.")
+            .answers(200, "A page.", reference("AuditPage"));
+            self.route(Method::GET, &format!("{base}/audit"), audit, events::audit);
         }
     }
 }

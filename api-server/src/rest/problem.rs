@@ -18,6 +18,7 @@ pub const TYPES: &[(&str, u16, &str)] = &[
     ("unauthenticated", 401, "Who are you?"),
     ("denied", 403, "You may not do this"),
     ("not-found", 404, "There is no such thing"),
+    ("gone", 410, "It is not kept any more"),
     ("method-not-allowed", 405, "This path does not take this method"),
     ("name-taken", 409, "The name is taken"),
     ("in-use", 409, "Others use it"),
@@ -52,6 +53,7 @@ struct Told {
     for_operators: Map<String, Value>,
     headers: Vec<(HeaderName, HeaderValue)>,
     log: Option<String>,
+    denied: Option<(String, String)>,
 }
 
 /// What handlers answer.
@@ -70,6 +72,7 @@ impl Problem {
             for_operators: Map::new(),
             headers: Vec::new(),
             log: None,
+            denied: None,
         }))
     }
 
@@ -113,6 +116,17 @@ impl Problem {
     fn logged(mut self, text: String) -> Problem {
         self.0.log = Some(text);
         self
+    }
+
+    /// A denial: of what, with which kind. The audit keeps it; the answer does not tell.
+    fn denying(mut self, verb: &str, kind: &str) -> Problem {
+        self.0.denied = Some((verb.to_owned(), kind.to_owned()));
+        self
+    }
+
+    /// What was denied, if this is a denial.
+    pub fn denied(&self) -> Option<(&str, &str)> {
+        self.0.denied.as_ref().map(|(verb, kind)| (verb.as_str(), kind.as_str()))
     }
 
     /// Settles what this caller may see of it.
@@ -204,10 +218,11 @@ impl From<Error> for Problem {
             Error::Malformed(_) => Problem::new("malformed", text),
             Error::Invalid(errors) => Problem::new("invalid", text).errors(errors),
             Error::NotFound => Problem::new("not-found", text),
+            Error::Hidden { verb, kind } => Problem::new("not-found", text).denying(&verb, &kind),
             Error::Unauthenticated(_) => {
                 Problem::new("unauthenticated", text).header(WWW_AUTHENTICATE, "Bearer realm=\"rhyzome\"")
             }
-            Error::Denied(_) => Problem::new("denied", text),
+            Error::Denied(_) => Problem::new("denied", text).denying("", ""),
             Error::Clash(clash) => of_clash(clash, text),
             Error::Stale { current, .. } => Problem::new("stale", text).with("version", json!(current)),
             Error::KeyReused => Problem::new("key-reused", text),

@@ -35,6 +35,8 @@ pub async fn root(ask: Ask) -> Answer {
         "links": {
             "document": "/openapi.json", "docs": "/docs/", "whoami": "/v1/whoami", "health": "/healthz",
             "jobs": ["/v1/tenants/{tenant}/jobs", "/v1/jobs"],
+            "events": ["/v1/tenants/{tenant}/events", "/v1/events"],
+            "audit": ["/v1/tenants/{tenant}/audit", "/v1/audit"],
         },
     });
     Ok(Json(body).into_response())

@@ -209,6 +209,9 @@ pub fn shared() -> Map<String, Value> {
         "JobPage": page_of(&reference("Job")),
         "Revision": revision(),
         "RevisionPage": page_of(&reference("Revision")),
+        "Event": event(),
+        "AuditEntry": audit_entry(),
+        "AuditPage": page_of(&reference("AuditEntry")),
     });
     let mut all = schemas.as_object().cloned().unwrap_or_default();
     all.extend(super::quota::schemas().map(|(name, schema)| (name.to_owned(), schema)));
@@ -262,6 +265,42 @@ fn job_step() -> Value {
         }),
         "One step of a job.",
     )
+}
+
+fn event_fields() -> Value {
+    let text = |about: &str| json!({ "type": "string", "description": about });
+    let perhaps = |about: &str| json!({ "type": ["string", "null"], "description": about });
+    let classes = ["write", "job", "phase", "denied", "anonymous", "system"];
+    json!({
+        "seq": { "type": "integer", "format": "int64", "description": "Its number in the log: without gaps." },
+        "at": { "type": "string", "format": "date-time", "description": "When it happened." },
+        "recorded_at": { "type": "string", "format": "date-time", "description": "When it got its number." },
+        "class": { "type": "string", "x-extensible-enum": classes, "description": "A user wrote; a job ended; an object came into another phase." },
+        "tenant": perhaps("Whose it is; null for what operators own."),
+        "kind": text("Kind of the object."),
+        "resource": text("Its id."),
+        "name": text("Its name then."),
+        "verb": text("What was done."),
+        "outcome": text("`accepted` (a job does it), `done`, `failed`, `cancelled`, `denied`; empty for a phase."),
+        "phase": perhaps("The phase that the object came into."),
+        "version": { "type": "integer", "format": "int64", "description": "Of the object; 0 where it means nothing." },
+        "job": perhaps("The job."),
+        "actor": text("Who, or whose job."),
+        "detail": text("The caller's reason, why a job failed, or how often."),
+    })
+}
+
+fn event() -> Value {
+    all_required(event_fields(), "Something that happened.")
+}
+
+fn audit_entry() -> Value {
+    let mut fields = event_fields();
+    fields["credential"] = json!({ "type": "string", "description": "With which credential." });
+    fields["source"] = json!({ "type": "string", "description": "From which address." });
+    fields["request_id"] = json!({ "type": "string", "description": "Of the request." });
+    fields["erased"] = json!({ "type": "boolean", "description": "What it said was erased." });
+    all_required(fields, "Who did what, or was denied it.")
 }
 
 fn revision() -> Value {

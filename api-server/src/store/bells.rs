@@ -1,6 +1,6 @@
 //! Bells: "look again", and nothing more. A lost one costs time, never truth: whoever listens also polls.
 
-use tokio::sync::broadcast;
+use tokio::sync::broadcast::{self, error::RecvError};
 
 /// What to look at again.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -60,6 +60,19 @@ impl Bells {
     /// From now on. A listener that lags hears `Lagged`: it should look at everything.
     pub fn subscribe(&self) -> broadcast::Receiver<Bell> {
         self.local.subscribe()
+    }
+
+    /// Waits for a bell of this kind; also returns when bells were missed, as it may have been among them.
+    pub async fn heard(ear: &mut broadcast::Receiver<Bell>, of: impl Fn(&Bell) -> bool) {
+        loop {
+            match ear.recv().await {
+                Ok(bell) if of(&bell) => return,
+                Ok(_) => {}
+                Err(RecvError::Lagged(_)) => return,
+                // The store is being taken down: timers and stop tokens decide.
+                Err(RecvError::Closed) => return std::future::pending().await,
+            }
+        }
     }
 
     pub(super) fn ring(&self, bell: Bell) {

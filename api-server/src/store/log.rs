@@ -173,15 +173,6 @@ impl Store {
     pub async fn log_before(&self, moment: Timestamp) -> Result<i64, Error> {
         before(&mut self.read().await?, moment).await
     }
-
-    /// Keeps a word of the system itself, such as what was taken out of the log.
-    pub async fn log_system(&self, verb: &str, detail: &str) -> Result<(), Error> {
-        let taken = (verb.to_owned(), detail.to_owned());
-        self.write(taken, move |tx, context, (verb, detail)| {
-            Box::pin(async move { system(tx, &context, &verb, &detail).await })
-        })
-        .await
-    }
 }
 
 /// A word of the system itself.

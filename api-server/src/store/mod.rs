@@ -9,11 +9,14 @@
 
 mod advance;
 mod assign;
+mod audit;
 mod bells;
 mod change;
 mod claims;
 mod create;
 pub(crate) mod db;
+mod denials;
+mod erase;
 mod facts;
 mod history;
 mod jobs;
@@ -35,14 +38,17 @@ mod report;
 mod request;
 mod servers;
 mod steps;
+mod tail;
 mod views;
 mod writer;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+pub use audit::AuditQuery;
 pub use bells::{Bell, Bells};
 pub use change::{Asked, NewObject, Written};
+pub use denials::Denial;
 pub use keys::{Kept, KeptAnswer, Key};
 pub use log::{Event, LOG_LEASE_SECONDS, LogHead, LogLease, MOST_APPENDED, Seal};
 pub use nodes::{JoinRefusal, NodeHead, NodeInvite, SessionStanding};
@@ -54,12 +60,15 @@ pub use quota::Usage;
 pub use reads::{ListQuery, Page};
 pub use report::{AssignmentRow, NodeReport};
 pub use request::{Did, Once, Outcome, Terms, Write};
+pub use tail::{LogReader, ReadError, TAIL_ENTRIES, TailReads};
 pub use views::{ImageContent, Job, JobQuery, JobStep, Revision};
 pub use writer::TxFuture;
 
 use crate::kernel::{Env, Error, Registry};
-use db::{Conn, DbError, Tx};
+use db::{Conn, Tx};
+use denials::Denials;
 use open::Readers;
+use tail::TailCell;
 use writer::Writer;
 
 /// The control plane's state, in either database. Cheap to clone.
@@ -69,6 +78,8 @@ pub struct Store {
     writer: Writer,
     bells: Bells,
     context: Arc<Context>,
+    tail: TailCell,
+    denials: Arc<Denials>,
 }
 
 /// What transactions need besides the database.
@@ -96,7 +107,14 @@ impl Store {
     ) -> Result<Store, OpenError> {
         let opened = open::open(url).await?;
         let context = Arc::new(Context { env, registry, quota, secret: tokio::sync::OnceCell::new() });
-        let store = Store { readers: opened.readers, writer: opened.writer, bells: opened.bells, context };
+        let store = Store {
+            readers: opened.readers,
+            writer: opened.writer,
+            bells: opened.bells,
+            context,
+            tail: TailCell::default(),
+            denials: Arc::default(),
+        };
         store.count_what_is_there().await.map_err(|e| OpenError::Count(e.to_string()))?;
         Ok(store)
     }
@@ -130,10 +148,6 @@ impl Store {
 
     /// A connection for reading.
     pub(crate) async fn read(&self) -> Result<Conn, Error> {
-        let conn = match &self.readers {
-            Readers::Lite(pool) => pool.acquire().await.map(Conn::Lite),
-            Readers::Pg(pool) => pool.acquire().await.map(Conn::Pg),
-        };
-        conn.map_err(|e| DbError::new("acquire", e).into())
+        self.readers.acquire().await
     }
 }

@@ -84,10 +84,13 @@ pub(super) async fn find(conn: &mut Conn, right: &Right, kind: &dyn Kind, id: &s
     } else {
         by_name_for(conn, meta, right.tenant(), id).await?
     };
-    found
-        .filter(|object| object.core.kind == meta.kind)
-        .filter(|object| right.all_tenants() || right.sees(meta.scope).contains(&object.core.tenant.as_str()))
-        .ok_or(Error::NotFound)
+    let found = found.filter(|object| object.core.kind == meta.kind).ok_or(Error::NotFound)?;
+    match right.all_tenants() || right.sees(meta.scope).contains(&found.core.tenant.as_str()) {
+        true => Ok(found),
+        // Operators may see all of them, and are only at the wrong place.
+        false if right.caller().operator => Err(Error::NotFound),
+        false => Err(Error::Hidden { verb: "find".to_owned(), kind: meta.kind.to_owned() }),
+    }
 }
 
 /// As `find`, but not what was only made for all: its history and its files are the operators'.

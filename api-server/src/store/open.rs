@@ -10,8 +10,10 @@ use sqlx::{PgPool, SqlitePool};
 use tokio::sync::mpsc;
 
 use super::bells::Bells;
+use super::db::{Conn, DbError};
 use super::notify;
 use super::writer::Writer;
+use crate::kernel::Error;
 
 /// Where the control plane's state is.
 #[derive(Clone, Debug)]
@@ -49,6 +51,18 @@ pub(super) struct Opened {
     pub(super) readers: Readers,
     pub(super) writer: Writer,
     pub(super) bells: Bells,
+}
+
+// === impl Readers ===
+
+impl Readers {
+    pub(super) async fn acquire(&self) -> Result<Conn, Error> {
+        let conn = match self {
+            Readers::Lite(pool) => pool.acquire().await.map(Conn::Lite),
+            Readers::Pg(pool) => pool.acquire().await.map(Conn::Pg),
+        };
+        conn.map_err(|e| DbError::new("acquire", e).into())
+    }
 }
 
 // === impl DbUrl ===

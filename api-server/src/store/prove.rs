@@ -44,6 +44,8 @@ struct Walk<'a> {
     signed: i64,
     /// The last entry that was taken out at the front, as the log itself tells.
     pruned: i64,
+    /// How many entries were emptied, as the log itself tells.
+    emptied: i64,
 }
 
 struct Checkpoint {
@@ -84,6 +86,7 @@ async fn prove(conn: &mut Conn, head: &LogHead, seal: &dyn Seal) -> Result<Proof
         hash: GENESIS.to_owned(),
         signed: head.first - 1,
         pruned: 0,
+        emptied: 0,
     };
     if head.first > 1 {
         let base = checkpoints(conn, head.first - 1, head.first - 1).await?;
@@ -101,7 +104,11 @@ async fn prove(conn: &mut Conn, head: &LogHead, seal: &dyn Seal) -> Result<Proof
             walk.entry(row, &signed)?;
         }
     }
-    walk.end(head, unchained_pruning(conn).await?);
+    // What has only just happened is not in the log yet.
+    for row in conn.rows("SELECT verb, detail FROM event WHERE class = 'system'", &[]).await? {
+        walk.told(&row.text("verb")?, &row.text("detail")?);
+    }
+    walk.end(head);
     Ok(walk.proof)
 }
 
@@ -120,23 +127,21 @@ async fn checkpoints(conn: &mut Conn, first: i64, last: i64) -> Result<BTreeMap<
     Ok(all)
 }
 
-/// The word on a pruning that has only just happened is not in the log yet.
-async fn unchained_pruning(conn: &mut Conn) -> Result<i64, Error> {
-    let sql = "SELECT detail FROM event WHERE class = 'system' AND verb = 'prune'";
-    let mut last = 0;
-    for row in conn.rows(sql, &[]).await? {
-        last = last.max(pruned_up_to(&row.text("detail")?));
-    }
-    Ok(last)
-}
+const PRUNED: &str = "entries up to ";
+const ERASED: &str = "entries emptied: ";
 
 /// How the log tells that its front was taken out.
 pub(super) fn prune_detail(up_to: i64) -> String {
-    format!("entries up to {up_to}")
+    format!("{PRUNED}{up_to}")
 }
 
-fn pruned_up_to(detail: &str) -> i64 {
-    detail.strip_prefix("entries up to ").and_then(|number| number.parse().ok()).unwrap_or(0)
+/// How the log tells that entries were emptied.
+pub(super) fn erase_detail(count: u64) -> String {
+    format!("{ERASED}{count}")
+}
+
+fn number(detail: &str, front: &str) -> i64 {
+    detail.strip_prefix(front).and_then(|number| number.parse().ok()).unwrap_or(0)
 }
 
 impl Walk<'_> {
@@ -194,10 +199,20 @@ impl Walk<'_> {
             self.proof.erased += 1;
             return;
         }
+        if event.class == "system" {
+            self.told(&event.verb, &event.detail);
+        }
         if log::digest(event) != digest || log::is_audited(&event.class) != audited {
             self.fault(format!("entry {} was altered: it does not say what was digested", event.seq));
-        } else if event.class == "system" && event.verb == "prune" {
-            self.pruned = self.pruned.max(pruned_up_to(&event.detail));
+        }
+    }
+
+    /// A word of the system itself.
+    fn told(&mut self, verb: &str, detail: &str) {
+        match verb {
+            "prune" => self.pruned = self.pruned.max(number(detail, PRUNED)),
+            "erase" => self.emptied += number(detail, ERASED),
+            _ => {}
         }
     }
 
@@ -210,7 +225,7 @@ impl Walk<'_> {
         self.fault(format!("{which} missing"));
     }
 
-    fn end(&mut self, head: &LogHead, unchained_pruning: i64) {
+    fn end(&mut self, head: &LogHead) {
         if self.proof.faults.len() >= MOST_FAULTS {
             return;
         }
@@ -219,11 +234,15 @@ impl Walk<'_> {
         } else if self.hash != head.hash {
             self.fault(format!("entry {} is not the one that the log ends with", head.seq));
         }
-        if head.first > 1 && self.pruned.max(unchained_pruning) < head.first - 1 {
+        if head.first > 1 && self.pruned < head.first - 1 {
             self.fault(format!(
                 "entries up to {} were taken out, and the log does not tell of it",
                 head.first - 1
             ));
+        }
+        if self.proof.erased > self.emptied {
+            let (erased, told) = (self.proof.erased, self.emptied);
+            self.fault(format!("{erased} entries are empty, and the log tells of {told} only"));
         }
         self.proof.last = head.seq;
         self.proof.hash = head.hash.clone();

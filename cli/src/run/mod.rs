@@ -5,6 +5,7 @@ mod api;
 mod body;
 mod console;
 mod crud;
+mod events;
 mod image;
 mod jobs;
 mod node;
@@ -61,6 +62,8 @@ pub async fn run(kinds: &Kinds, matches: &ArgMatches, around: &Surroundings) -> 
     match (noun, verb) {
         ("whoami", _) => api::whoami(&context).await,
         ("api", _) => api::raw(&context, leaf).await,
+        ("events", _) => events::events(&context, leaf).await,
+        ("audit", _) => events::audit(&context, leaf).await,
         ("job", verb) => jobs::run(&context, verb, leaf).await,
         ("image", "import") => image::import(&context, kind(kinds, noun)?, leaf).await,
         ("tenant", "quota") => quota::quota(&context, leaf).await,

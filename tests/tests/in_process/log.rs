@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use rhyzome_api::jobs;
+use rhyzome_api::kernel::Caller;
 use rhyzome_api::store::{Asked, Event, Keep, LogLease, NewObject, Proof, Seal};
 use rhyzome_tests::world::{Engine, World};
 use serde_json::json;
@@ -28,6 +29,7 @@ on_both!(
     a_log_written_anew_is_not_signed,
     what_is_not_kept_leaves_a_log_that_is_proven,
     every_write_says_who_and_what,
+    what_is_erased_leaves_a_log_that_is_proven,
 );
 
 /// A key that a test can read.
@@ -276,6 +278,32 @@ async fn what_is_not_kept_leaves_a_log_that_is_proven(world: World) {
         faults,
         [format!("entries up to {} were taken out, and the log does not tell of it", signed.seq)]
     );
+}
+
+async fn what_is_erased_leaves_a_log_that_is_proven(world: World) {
+    filled(&world).await;
+    let lease = lead(&world).await;
+    let anna = Caller { name: "anna".into(), credential: "hers".into(), operator: true }
+        .may("", "", "default")
+        .unwrap();
+    let asked = Asked { source: "192.0.2.9".into(), ..Asked::default() };
+    let body = || NewObject { spec: json!({}), ..NewObject::default() };
+    for _ in 0..2 {
+        world.store.create(&anna, world.kind("network"), body(), &asked).await.unwrap();
+    }
+    append_all(&world, &lease).await;
+    let hers = whole_log(&world).await.iter().filter(|event| event.actor == "anna").count();
+    assert!(hers >= 2);
+    assert_eq!(world.store.erase_log("anna").await.unwrap(), hers as u64);
+    assert_eq!(prove(&world).await.faults, Vec::<String>::new());
+    append_all(&world, &lease).await;
+    let log = whole_log(&world).await;
+    assert!(!format!("{log:?}").contains("anna") && !format!("{log:?}").contains("192.0.2.9"));
+    let proof = prove(&world).await;
+    assert_eq!((proof.faults, proof.erased), (vec![], hers as i64));
+    world.sql("UPDATE event_log SET erased = 1, actor = '' WHERE seq = 2").await;
+    let faults = prove(&world).await.faults;
+    assert_eq!(faults, [format!("{} entries are empty, and the log tells of {hers} only", hers + 1)]);
 }
 
 async fn every_write_says_who_and_what(world: World) {

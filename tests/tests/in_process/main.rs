@@ -6,6 +6,7 @@
 mod arrows;
 mod bulk;
 mod channel;
+mod events;
 mod hygiene;
 mod log;
 mod once;
