@@ -166,8 +166,12 @@ async fn a_certificate_is_renewed_over_the_session(world: World) {
         (times.not_after > SystemTime::now() + Duration::from_secs(20 * 60 * 60)).then_some(())
     })
     .await;
-    let seen = agent.handle.identity().times;
-    assert_eq!(seen, IdentityFolder::new(&state).load().unwrap().times);
+    // It is on the disk a moment before the running agent shows it.
+    until("the running agent shows it", 10, async || {
+        let kept = IdentityFolder::new(&state).load().unwrap().times;
+        (agent.handle.identity().times == kept).then_some(())
+    })
+    .await;
 }
 
 async fn an_agent_refuses_an_older_database_and_another_cluster(world: World) {
