@@ -167,19 +167,23 @@ async fn raise(
              AND used + $3 <= coalesce(most, $4)"
         }
     };
-    for _ in 0..2 {
+    for _ in 0..5 {
         if tx.run(sql, values![tenant, quantity, int(more), default]).await? == 1 {
             return Ok(None);
         }
         let row = "SELECT used, coalesce(most, $3) AS most FROM quota WHERE tenant = $1 AND quantity = $2";
         if let Some(row) = tx.row(row, values![tenant, quantity, default]).await? {
             let (used, limit) = (natural(row.int("used")?), natural(row.int("most")?));
-            return Ok(Some(Exceeded { quantity: quantity.to_owned(), limit, used, wanted: more }));
+            if used.saturating_add(more) > limit {
+                return Ok(Some(Exceeded { quantity: quantity.to_owned(), limit, used, wanted: more }));
+            }
+            // Another transaction made the row, or gave something back, between the two statements.
+            continue;
         }
         let first = "INSERT INTO quota (tenant, quantity, used) VALUES ($1, $2, 0) ON CONFLICT DO NOTHING";
         tx.run(first, values![tenant, quantity]).await?;
     }
-    Err(Error::Internal(format!("quota {quantity} of {tenant} has no row")))
+    Err(Error::Internal(format!("quota {quantity} of {tenant} has no row that stays")))
 }
 
 async fn lower(tx: &mut Tx, tenant: &str, quantity: &str, less: u64) -> Result<(), Error> {
