@@ -7,7 +7,7 @@ use rhyzome_api::resources;
 use rhyzome_api::store::{Asked, NewObject, NodeInvite, NodeReport, Store, Written};
 use rhyzome_api::{app, environment};
 use serde_json::{Value, json};
-use sqlx::Connection as _;
+use sqlx::{Connection as _, Row as _};
 
 use crate::postgres::Database;
 
@@ -107,11 +107,41 @@ impl World {
     /// Runs a statement straight on the database, as somebody would who should not.
     pub async fn sql(&self, sql: &str) {
         let sql = sqlx::AssertSqlSafe(sql.to_owned());
+        match self.db.strip_prefix("sqlite:") {
+            Some(path) => {
+                let mut conn = sqlx::SqliteConnection::connect(path).await.unwrap();
+                sqlx::raw_sql(sql).execute(&mut conn).await.unwrap();
+            }
+            None => {
+                sqlx::raw_sql(sql).execute(&mut self.postgres().await).await.unwrap();
+            }
+        }
+    }
+
+    /// How the database would carry out a statement whose values it does not know: SQLite's lines as an array,
+    /// PostgreSQL's tree as an object. Where a PostgreSQL of a few thousand rows would rather read all of them, it
+    /// is told not to, as one of a million would not.
+    pub async fn plan(&self, sql: &str) -> Value {
         if let Some(path) = self.db.strip_prefix("sqlite:") {
             let mut conn = sqlx::SqliteConnection::connect(path).await.unwrap();
-            sqlx::raw_sql(sql).execute(&mut conn).await.unwrap();
-            return;
+            let explain = sqlx::AssertSqlSafe(format!("EXPLAIN QUERY PLAN {sql}"));
+            let rows = sqlx::raw_sql(explain).fetch_all(&mut conn).await.unwrap();
+            return rows.iter().map(|row| row.get::<String, _>("detail")).collect();
         }
+        let values = (1..=32).take_while(|n| sql.contains(&format!("${n}"))).map(|_| "NULL");
+        let values = values.collect::<Vec<_>>().join(", ");
+        let execute = if values.is_empty() { "EXECUTE p".to_owned() } else { format!("EXECUTE p({values})") };
+        let text = format!(
+            "SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off; SET enable_hashjoin = off; \
+             SET enable_mergejoin = off; SET enable_bitmapscan = off; PREPARE p AS {sql}; EXPLAIN (FORMAT JSON) {execute}"
+        );
+        let mut conn = self.postgres().await;
+        let rows = sqlx::raw_sql(sqlx::AssertSqlSafe(text)).fetch_all(&mut conn).await.unwrap();
+        let plan: String = rows[0].try_get_unchecked(0).unwrap();
+        serde_json::from_str::<Value>(&plan).unwrap()[0]["Plan"].clone()
+    }
+
+    async fn postgres(&self) -> sqlx::PgConnection {
         let mut options = sqlx::postgres::PgConnectOptions::new();
         for pair in self.db.split_whitespace() {
             options = match pair.split_once('=').unwrap() {
@@ -120,8 +150,7 @@ impl World {
                 (_, user) => options.username(user),
             };
         }
-        let mut conn = sqlx::PgConnection::connect_with(&options).await.unwrap();
-        sqlx::raw_sql(sql).execute(&mut conn).await.unwrap();
+        sqlx::PgConnection::connect_with(&options).await.unwrap()
     }
 
     /// Speaks for a node: every order above `cursor` is answered as carried out. The new cursor.

@@ -1,6 +1,7 @@
 //! Project commands, and what they share with benches and tests: a world of real processes, and what it leaves behind.
 
 pub mod bench;
+pub mod crowd;
 pub mod demo;
 pub mod http;
 pub mod image;

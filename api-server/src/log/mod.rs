@@ -14,8 +14,9 @@ use crate::store::{Bell, Bells, Keep, LogLease, MOST_APPENDED, Seal, Store};
 const RENEW: Duration = Duration::from_secs(5);
 /// How long to sleep when no bell rings.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
-/// How long events are gathered before one transaction takes them.
-const GATHER: Duration = Duration::from_millis(3);
+/// How long events are gathered before one transaction takes them: long enough that the commit of a log does not
+/// get between a request and the guest that it starts, and that a busy second costs forty commits.
+const GATHER: Duration = Duration::from_millis(25);
 /// The end is signed after so many entries, or after this time.
 const SIGN_ENTRIES: i64 = 1000;
 const SIGN_EVERY: Duration = Duration::from_secs(300);

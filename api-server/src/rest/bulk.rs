@@ -83,7 +83,7 @@ fn filter(ask: &Ask) -> Result<ListQuery, Problem> {
             "say which ones: `?tag.KEY=VALUE`, `metadata.PATH=VALUE`, `phase=`, `name=` or `name_prefix=`";
         return Err(Problem::new("filter-required", detail));
     }
-    let after = page::after(ask, "i")?;
+    let after = page::after(ask, page::order(&query))?;
     Ok(ListQuery { limit: MOST, after, alive: true, ..query })
 }
 
@@ -125,7 +125,7 @@ async fn all(
         wait_for_all(ask, right, &manner, &mut items, time).await?;
     }
     let whole = items.iter().all(|item| item["status"].as_u64().is_none_or(|status| status < 500));
-    let next = found.next.as_ref().map(|next| page::cursor(next, "i"));
+    let next = found.next.as_ref().map(|next| page::cursor(next, page::order(query)));
     let mut answer = KeptAnswer {
         status: 200,
         headers: vec![("content-type".into(), "application/json".into())],

@@ -26,19 +26,14 @@ pub async fn list(ask: Ask, kind: &'static dyn Kind) -> Answer {
 /// `GET /v1/{plural}`: over all tenants.
 pub async fn list_everywhere(ask: Ask, kind: &'static dyn Kind) -> Answer {
     let right = ask.caller.may_everywhere("list", kind.meta().kind)?;
-    if ask.parameter("order") == Some("name") {
-        // Names are unique within a tenant only: no cursor could tell two of them apart.
-        return Err(page::bad("order", "must be `id` over all tenants"));
-    }
     list_by(ask, kind, right).await
 }
 
 async fn list_by(ask: Ask, kind: &'static dyn Kind, right: Right) -> Answer {
     let query = page::list_query(&ask)?;
-    let order = if query.by_name { "n" } else { "i" };
     let found = ask.ctx.store.list(&right, kind, &query).await?;
     let items = found.items.iter().map(|object| shown(kind, object, &ask.caller)).collect();
-    Ok(Json(page::page(items, found.next, order)).into_response())
+    Ok(Json(page::page(items, found.next, page::order(&query))).into_response())
 }
 
 /// A tenant that is not there, or not to be seen, has no lists either.

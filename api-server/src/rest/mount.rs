@@ -403,7 +403,7 @@ fn filter_parameters(op: Operation) -> Operation {
 fn filters(op: Operation) -> Operation {
     let text = || json!({ "type": "string" });
     op.query("name", text(), "Only the one of this name.")
-        .query("name_prefix", text(), "Only those whose name begins so.")
+        .query("name_prefix", text(), "Only those whose name begins so, in the order of names.")
         .query("phase", text(), "Only those in this phase.")
         .free_query("tag", "tag.", "Only those with this tag.")
         .free_query("metadata", "metadata.", "Only those with this scalar in their metadata.")

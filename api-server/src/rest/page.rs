@@ -16,14 +16,25 @@ pub const LIST: &[&str] = &["name", "name_prefix", "phase", "tag.", "metadata.",
 
 /// The query of a list of resources.
 pub fn list_query(ask: &Ask) -> Result<ListQuery, Problem> {
-    let query = ask.query(LIST)?;
-    let by_name = match query.get("order").map(String::as_str) {
-        None | Some("id") => false,
-        Some("name") => true,
+    let words = ask.query(LIST)?;
+    let mut query = filters(ask);
+    match words.get("order").map(String::as_str) {
+        None => {}
+        Some("name") => query.by_name = true,
+        Some("id") if query.by_name => {
+            return Err(bad("order", "must be `name` with `name_prefix`, or left out"));
+        }
+        Some("id") => {}
         Some(other) => return Err(bad("order", &format!("must be `id` or `name`, not `{other}`"))),
-    };
-    let after = after(ask, if by_name { "n" } else { "i" })?;
-    Ok(ListQuery { limit: limit(ask)?, after, by_name, ..filters(ask) })
+    }
+    query.after = after(ask, order(&query))?;
+    query.limit = limit(ask)?;
+    Ok(query)
+}
+
+/// The letter that tells cursors of different orders apart.
+pub fn order(query: &ListQuery) -> &'static str {
+    if query.by_name { "n" } else { "i" }
 }
 
 /// What a query, which was looked at before, filters by.
@@ -36,6 +47,8 @@ pub fn filters(ask: &Ask) -> ListQuery {
         .collect();
     ListQuery {
         name: text("name"),
+        // Those of one prefix stand together by name, and nowhere else.
+        by_name: ask.parameter("name_prefix").is_some(),
         name_prefix: text("name_prefix"),
         phase: text("phase"),
         labels,

@@ -128,6 +128,8 @@ pub fn int(number: u64) -> i64 {
 
 macro_rules! bound {
     ($sql:expr, $values:expr) => {{
+        // The text alone: values may be secrets.
+        tracing::trace!(target: "rhyzome::sql", statement = $sql);
         let mut query = sqlx::query(AssertSqlSafe($sql.to_owned()));
         for value in $values {
             query = match value {

@@ -11,6 +11,7 @@ mod hygiene;
 mod log;
 mod once;
 mod placement;
+mod plans;
 mod quota;
 mod rest;
 mod rest_contract;

@@ -1,0 +1,237 @@
+//! What a list costs must not grow with what is there: every list of the document is asked for by each of its
+//! filters, each two of them, each order, from the beginning and further on, over a crowd; and the database's own
+//! plan for each statement that this took is read. A scan of a whole table, or a sort of more than a page, fails.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex};
+
+use rhyzome_tests::face::Face;
+use rhyzome_tests::on_both;
+use rhyzome_tests::world::World;
+use serde_json::Value;
+use tracing::field::{Field, Visit};
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
+
+on_both!(every_filter_has_an_index, a_plan_without_an_index_is_found, short_pages_hold_everything_once);
+
+/// Enough that a planner which knows the tables would not read a whole one for a page.
+const CROWD: u64 = 20_000;
+
+/// Keeps the text of every statement that the store runs on this thread.
+#[derive(Clone, Default)]
+struct Statements(Arc<Mutex<BTreeSet<String>>>);
+
+impl<S: tracing::Subscriber> Layer<S> for Statements {
+    fn on_event(&self, event: &tracing::Event<'_>, _context: Context<'_, S>) {
+        event.record(&mut Visitor(&self.0));
+    }
+}
+
+struct Visitor<'a>(&'a Mutex<BTreeSet<String>>);
+
+impl Visit for Visitor<'_> {
+    fn record_str(&mut self, _field: &Field, value: &str) {
+        self.0.lock().unwrap().insert(value.to_owned());
+    }
+
+    fn record_debug(&mut self, _field: &Field, _value: &dyn std::fmt::Debug) {}
+}
+
+async fn every_filter_has_an_index(world: World) {
+    world.make_image("", "tiny").await;
+    for sql in xtask::crowd::statements(1, CROWD) {
+        world.sql(&sql).await;
+    }
+    let face = Face::of(&world);
+    let statements = Statements::default();
+    let only = Targets::new().with_target("rhyzome::sql", tracing::Level::TRACE);
+    let guard = tracing::subscriber::set_default(
+        tracing_subscriber::registry().with(statements.clone().with_filter(only)),
+    );
+    let mut asked = 0;
+    for (path, filters, ordered) in lists() {
+        let orders: &[&str] = if ordered { &["order=id", "order=name"] } else { &[""] };
+        for order in orders {
+            let first = face.get(&format!("{path}?limit=1&{order}")).await.is(200);
+            let cursor = first.json["next"].as_str().map(|next| format!("&page={next}"));
+            for query in queries(&filters) {
+                if query.contains("name_prefix") && *order == "order=id" {
+                    let wrong = face.get(&format!("{path}?{order}{query}")).await;
+                    assert_eq!(wrong.is_problem(400, "malformed").fields(), ["?order"], "{path}?{query}");
+                    continue;
+                }
+                for page in [Some(String::new()), cursor.clone()].into_iter().flatten() {
+                    face.get(&format!("{path}?limit=50&{order}{query}{page}")).await.is(200);
+                    asked += 1;
+                }
+            }
+        }
+    }
+    drop(guard);
+    let statements = statements.0.lock().unwrap().clone();
+    println!("{asked} requests, {} statements", statements.len());
+    assert!(asked > 500 && statements.len() > 50, "{asked} requests, {} statements", statements.len());
+    let mut bad = Vec::new();
+    for sql in &statements {
+        let plan = world.plan(sql).await;
+        bad.extend(faults(sql, &plan).map(|fault| format!("{fault}\n  {sql}\n{plan}")));
+    }
+    assert!(bad.is_empty(), "{} of {} plans:\n{}", bad.len(), statements.len(), bad.join("\n\n"));
+}
+
+async fn a_plan_without_an_index_is_found(world: World) {
+    for sql in xtask::crowd::statements(1, CROWD) {
+        world.sql(&sql).await;
+    }
+    for sql in [
+        "SELECT id FROM resource WHERE metadata = $1",
+        "SELECT id FROM resource WHERE kind = $1 AND gone_at IS NULL ORDER BY updated_at LIMIT 10",
+        "SELECT r.id FROM live d JOIN resource r ON r.id = d.id WHERE d.kind = $1 ORDER BY r.phase LIMIT 10",
+    ] {
+        let plan = world.plan(sql).await;
+        assert!(faults(sql, &plan).is_some(), "{sql}\n{plan}");
+    }
+}
+
+/// A page looks at so many and no more: whoever goes on finds all that match, each once, in order.
+async fn short_pages_hold_everything_once(world: World) {
+    for sql in xtask::crowd::statements(1, CROWD) {
+        world.sql(&sql).await;
+    }
+    let face = Face::of(&world);
+    let failed = |i: &u64| i % 1000 == 7;
+    let prod = |i: &u64| i % 1000 == 7 && i.is_multiple_of(3);
+    let eight = |i: &u64| i % 1000 == 8;
+    type Wanted<'a> = &'a dyn Fn(&u64) -> bool;
+    let cases: [(&str, &str, Wanted<'_>); 3] = [
+        ("/v1/instances", "order=name&phase=failed", &failed),
+        ("/v1/instances", "tag.env=prod&phase=failed", &prod),
+        ("/v1/tenants/default/instances", "order=name&metadata.team=8", &eight),
+    ];
+    for (path, query, wanted) in cases {
+        let wanted: Vec<String> = (1..=CROWD).filter(wanted).map(|i| format!("crowd-{i:010}")).collect();
+        let (mut found, mut next, mut short) = (Vec::new(), String::new(), 0);
+        loop {
+            let page = face.get(&format!("{path}?{query}&limit=7{next}")).await.is(200);
+            let items = page.json["items"].as_array().unwrap();
+            found.extend(items.iter().map(|item| item["name"].as_str().unwrap().to_owned()));
+            let Some(cursor) = page.json["next"].as_str() else { break };
+            short += usize::from(items.len() < 7);
+            next = format!("&page={cursor}");
+        }
+        assert_eq!(found, wanted, "{path}?{query}");
+        assert!(short > 0, "{path}?{query}: no page was short, so no window was tried");
+    }
+}
+
+/// Each list of the document: its path, its filters as they may be asked for, and whether it can be ordered.
+fn lists() -> Vec<(String, Vec<String>, bool)> {
+    let text = std::fs::read_to_string(xtask::repository().join("openapi/openapi.json")).unwrap();
+    let document: Value = serde_json::from_str(&text).unwrap();
+    let mut all = Vec::new();
+    for (path, operations) in document["paths"].as_object().unwrap() {
+        let parameters = operations["get"]["parameters"].as_array().cloned().unwrap_or_default();
+        let names: Vec<&str> = parameters
+            .iter()
+            .filter(|parameter| parameter["in"] == "query")
+            .filter_map(|parameter| parameter["name"].as_str())
+            .collect();
+        if !names.contains(&"limit") {
+            continue;
+        }
+        let filters = names.iter().filter(|name| !["limit", "page", "order"].contains(name));
+        let filters = filters.map(|name| sample(path, name)).collect();
+        // Every kind's history is read by the same statement: one kind's is enough.
+        if path.ends_with("/revisions") && !path.contains("/instances/") {
+            continue;
+        }
+        let at = path.replace("{tenant}", "default").replace("{id}", "inst_00000000000000000000000010");
+        all.push((at, filters, names.contains(&"order")));
+    }
+    assert!(all.len() > 15, "{all:?}");
+    all
+}
+
+fn sample(path: &str, filter: &str) -> String {
+    match filter {
+        "tag" => "tag.env=prod",
+        "metadata" => "metadata.team=7",
+        "name" => "name=crowd-0000000010",
+        "name_prefix" => "name_prefix=crowd-00",
+        "phase" => "phase=failed",
+        "state" => "state=failed",
+        "actor" => "actor=actor7",
+        "resource" => "resource=inst_00000000000000000000000010",
+        "kind" => "kind=instance",
+        "verb" => "verb=create",
+        "outcome" => "outcome=denied",
+        "since" => "since=1970-01-01T00:01:00Z",
+        "until" => "until=1970-01-01T01:00:00Z",
+        other => panic!("{path} can be filtered by {other}: say here by what, so that its plans are read"),
+    }
+    .to_owned()
+}
+
+/// No filter, each, each two, and all at once.
+fn queries(filters: &[String]) -> Vec<String> {
+    let mut all = BTreeSet::from([String::new()]);
+    for one in filters {
+        all.insert(format!("&{one}"));
+        all.extend(filters.iter().filter(|other| *other > one).map(|other| format!("&{one}&{other}")));
+    }
+    all.insert(filters.iter().map(|filter| format!("&{filter}")).collect());
+    all.into_iter().collect()
+}
+
+/// What is wrong with a plan, if anything is: PostgreSQL's as JSON, SQLite's as its lines.
+fn faults(sql: &str, plan: &Value) -> Option<String> {
+    match plan {
+        Value::Array(lines) => {
+            let lines: Vec<&str> = lines.iter().filter_map(Value::as_str).collect();
+            (0..lines.len()).find_map(|nth| lite(sql, lines[nth], &lines[..nth]))
+        }
+        node => postgres(node),
+    }
+}
+
+/// Parts of a union and windows are bounded by limits of their own: they may be read whole and sorted.
+fn lite(sql: &str, line: &str, before: &[&str]) -> Option<String> {
+    let bounded =
+        |line: &str| ["SCAN part", "SCAN d", "SCAN CONSTANT"].iter().any(|page| line.starts_with(page));
+    let mut level =
+        before.iter().rev().take_while(|line| !line.starts_with("CO-ROUTINE") && **line != "RIGHT");
+    // All of an index in its order, up to a limit, is what a list without a filter is.
+    let walk = !sql.contains("WHERE") && line.contains("USING INDEX");
+    let scan = line.starts_with("SCAN ") && !bounded(line) && !walk;
+    let sort = line.starts_with("USE TEMP B-TREE") && !level.any(|line| bounded(line));
+    (scan || sort).then(|| line.to_owned())
+}
+
+fn postgres(node: &Value) -> Option<String> {
+    let word = node["Node Type"].as_str().unwrap_or_default();
+    let small = ["meta", "log_head", "server"].contains(&node["Relation Name"].as_str().unwrap_or_default());
+    let children = node["Plans"].as_array().cloned().unwrap_or_default();
+    if word == "Seq Scan" && !small {
+        return Some(format!("Seq Scan on {}", node["Relation Name"]));
+    }
+    if word.starts_with("Index") && node["Index Cond"].is_null() && !node["Filter"].is_null() {
+        return Some(format!("all of the index {}", node["Index Name"]));
+    }
+    if word.ends_with("Sort") && !children.iter().all(pages) {
+        return Some(format!("{word} by {}", node["Sort Key"]));
+    }
+    children.iter().find_map(postgres)
+}
+
+/// True if all that comes up from here is bounded by limits.
+fn pages(node: &Value) -> bool {
+    let children = node["Plans"].as_array().cloned().unwrap_or_default();
+    match node["Node Type"].as_str().unwrap_or_default() {
+        "Limit" => true,
+        "Append" | "Merge Append" | "Subquery Scan" => children.iter().all(pages),
+        // At most one for each of those.
+        "Nested Loop" if node["Inner Unique"] == true || node["Join Type"] == "Semi" => pages(&children[0]),
+        _ => false,
+    }
+}
