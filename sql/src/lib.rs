@@ -1,7 +1,13 @@
 //! The database schema of the control plane, for SQLite and PostgreSQL: numbered migrations, one text for
 //! both, and how a database gets from any earlier version to this one.
 
+mod link;
+mod shape;
+
 use sqlx::{AssertSqlSafe, Connection, PgConnection, Row, SqliteConnection};
+
+pub use link::{Cell, Link};
+pub use shape::{Column, ColumnKind, Shape, Table};
 
 /// One step of the schema. Once released it is never edited.
 #[derive(Debug)]
@@ -56,6 +62,26 @@ pub enum Error {
     /// The database cannot be read.
     #[error("the schema version cannot be read")]
     Read(#[source] sqlx::Error),
+    /// The database refused something else.
+    #[error("{what}")]
+    Failed {
+        /// What was to be done.
+        what: String,
+        /// What the database says.
+        source: sqlx::Error,
+    },
+    /// There is something that this program would not have made.
+    #[error("{0}")]
+    Strange(String),
+}
+
+/// From which version a schema came to which.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Migrated {
+    /// What was found; 0: nothing.
+    pub from: i64,
+    /// What is there now.
+    pub to: i64,
 }
 
 /// The version that this program speaks.
@@ -76,20 +102,19 @@ impl Migration {
     }
 }
 
+/// Held by whoever changes the schema of a PostgreSQL database, until the end of the transaction.
+const ONE_AT_A_TIME: &str = "SELECT pg_advisory_xact_lock(7243914)";
 const VERSION_TABLE: &str =
     "CREATE TABLE IF NOT EXISTS schema_version (version BIGINT NOT NULL PRIMARY KEY, name TEXT NOT NULL)";
 const VERSION_READ: &str = "SELECT coalesce(max(version), 0) FROM schema_version";
 const VERSION_WRITE: &str = "INSERT INTO schema_version (version, name) VALUES ($1, $2)";
 
-macro_rules! migrate_on {
-    ($conn:expr, $dialect:expr, $lock:expr, $upto:expr) => {{
-        let mut tx = $conn.begin().await.map_err(Error::Read)?;
-        if let Some(lock) = $lock {
-            sqlx::query(lock).execute(&mut *tx).await.map_err(Error::Read)?;
-        }
-        sqlx::query(VERSION_TABLE).execute(&mut *tx).await.map_err(Error::Read)?;
+/// Applies what is missing, within a transaction.
+macro_rules! apply {
+    ($tx:expr, $dialect:expr, $upto:expr) => {{
+        sqlx::query(VERSION_TABLE).execute(&mut *$tx).await.map_err(Error::Read)?;
         let found: i64 = sqlx::query(VERSION_READ)
-            .fetch_one(&mut *tx)
+            .fetch_one(&mut *$tx)
             .await
             .and_then(|row| row.try_get(0))
             .map_err(Error::Read)?;
@@ -98,26 +123,41 @@ macro_rules! migrate_on {
         }
         for step in MIGRATIONS.iter().filter(|step| step.version > found && step.version <= $upto) {
             let failed = |source| Error::Step { version: step.version, name: step.name, source };
-            sqlx::raw_sql(AssertSqlSafe(step.text($dialect))).execute(&mut *tx).await.map_err(failed)?;
+            sqlx::raw_sql(AssertSqlSafe(step.text($dialect))).execute(&mut *$tx).await.map_err(failed)?;
             sqlx::query(VERSION_WRITE)
                 .bind(step.version)
                 .bind(step.name)
-                .execute(&mut *tx)
+                .execute(&mut *$tx)
                 .await
                 .map_err(failed)?;
         }
-        tx.commit().await.map_err(Error::Read)
+        Migrated { from: found, to: found.max($upto) }
     }};
 }
 
 /// Brings a SQLite database to this program's version, all or nothing; again is nothing.
-pub async fn migrate_sqlite(conn: &mut SqliteConnection) -> Result<(), Error> {
-    migrate_on!(conn, Dialect::Sqlite, None::<&'static str>, version())
+pub async fn migrate_sqlite(conn: &mut SqliteConnection) -> Result<Migrated, Error> {
+    let mut tx = conn.begin().await.map_err(Error::Read)?;
+    let migrated = apply_sqlite(&mut tx, version()).await?;
+    tx.commit().await.map_err(Error::Read)?;
+    Ok(migrated)
 }
 
 /// Brings a PostgreSQL database to this program's version; several servers may start at once.
-pub async fn migrate_postgres(conn: &mut PgConnection) -> Result<(), Error> {
-    migrate_on!(conn, Dialect::Postgres, Some("SELECT pg_advisory_xact_lock(7243914)"), version())
+pub async fn migrate_postgres(conn: &mut PgConnection) -> Result<Migrated, Error> {
+    let mut tx = conn.begin().await.map_err(Error::Read)?;
+    sqlx::query(ONE_AT_A_TIME).execute(&mut *tx).await.map_err(Error::Read)?;
+    let migrated = apply_postgres(&mut tx, version()).await?;
+    tx.commit().await.map_err(Error::Read)?;
+    Ok(migrated)
+}
+
+async fn apply_sqlite(conn: &mut SqliteConnection, upto: i64) -> Result<Migrated, Error> {
+    Ok(apply!(conn, Dialect::Sqlite, upto))
+}
+
+async fn apply_postgres(conn: &mut PgConnection, upto: i64) -> Result<Migrated, Error> {
+    Ok(apply!(conn, Dialect::Postgres, upto))
 }
 
 #[cfg(test)]
