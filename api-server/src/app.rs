@@ -61,7 +61,7 @@ pub async fn run(config: Config, role: Role, stop: CancellationToken) -> anyhow:
         rhyzome_imagefmt::Limits { max_file_size_bytes: config.image_max_bytes, ..Default::default() };
     let folder = config.data.join("blobs");
     private_folder(&folder)?;
-    let store_at_end = store.clone();
+    let (store_at_end, own) = (store.clone(), server.clone());
     let streams = Streams::new();
     let tasks = TaskTracker::new();
     tasks.spawn(jobs::run(store.clone(), stop.clone()));
@@ -106,6 +106,9 @@ pub async fn run(config: Config, role: Role, stop: CancellationToken) -> anyhow:
     }
     // Whoever is still busy then is cut off: every write is a transaction, and every start a recovery.
     let _ = tokio::time::timeout(GRACE + Duration::from_secs(2), tasks.wait()).await;
+    if let Err(error) = store_at_end.server_leaves(&own).await {
+        tracing::warn!(%error, "this server's row was left behind");
+    }
     Ok(())
 }
 
@@ -271,7 +274,7 @@ fn tell_clients(data: &Path, url: &str, trust_pem: &str, own: bool) -> anyhow::R
 }
 
 /// On SQLite one process works on a folder: held until the process ends, however it ends.
-fn only_one(data: &Path) -> anyhow::Result<Flock<File>> {
+pub(crate) fn only_one(data: &Path) -> anyhow::Result<Flock<File>> {
     let path = data.join("server.lock");
     let file = File::options().create(true).truncate(false).write(true).open(&path);
     let file = file.with_context(|| path.display().to_string())?;
@@ -286,7 +289,7 @@ fn only_one(data: &Path) -> anyhow::Result<Flock<File>> {
     })
 }
 
-fn private_folder(path: &Path) -> anyhow::Result<()> {
+pub(crate) fn private_folder(path: &Path) -> anyhow::Result<()> {
     std::fs::DirBuilder::new()
         .recursive(true)
         .mode(0o700)

@@ -3,6 +3,7 @@
 //! The rooms, and who may know whom, are in `docs/architecture.md`; a test reads our own use-lines and
 //! fails on an arrow that must not exist.
 
+pub mod admin;
 pub mod app;
 pub mod audit;
 pub mod auth;

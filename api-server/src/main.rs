@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use rhyzome_api::admin::Admin;
 use rhyzome_api::app::{self, Role};
 use rhyzome_api::config::Config;
 use rhyzome_api::{audit, process, resources, rest};
@@ -38,6 +39,8 @@ enum Command {
     /// The audit log
     #[command(subcommand)]
     Audit(Audit),
+    #[command(flatten)]
+    Admin(Admin),
 }
 
 #[derive(Subcommand)]
@@ -66,6 +69,7 @@ fn main() -> ExitCode {
             print!("{}", rest::document(&resources::registry()));
             return ExitCode::SUCCESS;
         }
+        Some(Command::Admin(what)) => return administer(arguments.config.as_deref(), what),
         Some(Command::Audit(what)) => return audit_log(arguments.config.as_deref(), &what),
     };
     let config = match prepare(arguments.config.as_deref()) {
@@ -117,6 +121,21 @@ fn audit_log(file: Option<&Path>, what: &Audit) -> ExitCode {
         Ok((text, good)) => {
             println!("{text}");
             if good { ExitCode::SUCCESS } else { ExitCode::from(1) }
+        }
+        Err(error) => refuse(&error),
+    }
+}
+
+fn administer(file: Option<&Path>, what: Admin) -> ExitCode {
+    let done = prepare(file).and_then(|config| {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.map_err(|error| error.to_string())?;
+        runtime.block_on(what.run(&config)).map_err(|error| format!("{error:#}"))
+    });
+    match done {
+        Ok(text) => {
+            println!("{text}");
+            ExitCode::SUCCESS
         }
         Err(error) => refuse(&error),
     }

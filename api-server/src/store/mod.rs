@@ -60,6 +60,7 @@ pub use quota::Usage;
 pub use reads::{ListQuery, Page};
 pub use report::{AssignmentRow, NodeReport};
 pub use request::{Did, Once, Outcome, Terms, Write};
+pub use servers::SERVER_LEASE_SECONDS;
 pub use tail::{LogReader, ReadError, TAIL_ENTRIES, TailReads};
 pub use views::{ImageContent, Job, JobQuery, JobStep, Revision};
 pub use writer::TxFuture;

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
+use rhyzome_sql::Link;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{PgPool, SqlitePool};
@@ -31,11 +32,14 @@ pub enum OpenError {
     #[error("{0}")]
     Url(String),
     /// It does not answer.
-    #[error("the database cannot be opened: {0}")]
+    #[error("the database cannot be opened")]
     Connect(#[source] sqlx::Error),
     /// What it holds cannot be counted.
     #[error("what tenants use cannot be counted: {0}")]
     Count(String),
+    /// It was never made.
+    #[error("there is no database {0} yet: `rhyzome-api migrate` makes it, and so does the first start")]
+    Missing(PathBuf),
     /// Its schema cannot be used.
     #[error(transparent)]
     Schema(#[from] rhyzome_sql::Error),
@@ -131,6 +135,29 @@ fn libpq(text: &str) -> Result<DbUrl, OpenError> {
     Ok(DbUrl::Postgres(Box::new(options)))
 }
 
+impl DbUrl {
+    /// A connection of its own, for what is done to the database as a whole. `make`: a file that is not there is made.
+    pub async fn link(&self, make: bool) -> Result<Link, OpenError> {
+        match self {
+            DbUrl::Sqlite(path) if !make && !path.exists() => Err(OpenError::Missing(path.clone())),
+            DbUrl::Sqlite(path) => Ok(Link::sqlite(&sqlite_options(path)).await?),
+            DbUrl::Postgres(options) => Ok(Link::postgres(options).await?),
+        }
+    }
+
+    /// For people; without a password.
+    pub fn shown(&self) -> String {
+        match self {
+            DbUrl::Sqlite(path) => path.display().to_string(),
+            DbUrl::Postgres(options) => {
+                let host =
+                    options.get_socket().map_or(options.get_host().into(), |path| path.to_string_lossy());
+                format!("{} at {host}", options.get_database().unwrap_or(options.get_username()))
+            }
+        }
+    }
+}
+
 // === opening ===
 
 pub(super) async fn open(url: &DbUrl) -> Result<Opened, OpenError> {
@@ -140,15 +167,19 @@ pub(super) async fn open(url: &DbUrl) -> Result<Opened, OpenError> {
     }
 }
 
-async fn sqlite(path: &Path) -> Result<Opened, OpenError> {
-    let options = SqliteConnectOptions::new()
+fn sqlite_options(path: &Path) -> SqliteConnectOptions {
+    SqliteConnectOptions::new()
         .filename(path)
         .create_if_missing(true)
         .journal_mode(SqliteJournalMode::Wal)
         // An acknowledged write is never lost; speed comes from sharing commits.
         .synchronous(SqliteSynchronous::Full)
         .foreign_keys(true)
-        .busy_timeout(Duration::from_secs(5));
+        .busy_timeout(Duration::from_secs(5))
+}
+
+async fn sqlite(path: &Path) -> Result<Opened, OpenError> {
+    let options = sqlite_options(path);
     let one = SqlitePoolOptions::new().max_connections(1).min_connections(1);
     let writer = one.connect_with(options.clone()).await.map_err(OpenError::Connect)?;
     let mut conn = writer.acquire().await.map_err(OpenError::Connect)?;

@@ -22,6 +22,18 @@ impl Store {
         .await
     }
 
+    /// This server ends in order: nobody needs to wait until it is believed dead.
+    pub async fn server_leaves(&self, id: &str) -> Result<(), Error> {
+        let taken = id.to_owned();
+        self.write(taken, move |tx, _, id| {
+            Box::pin(async move {
+                tx.run("DELETE FROM server WHERE id = $1", values![id]).await?;
+                Ok(())
+            })
+        })
+        .await
+    }
+
     /// Takes down the sessions of servers that are dead (`alone`: of all but this one). How many there were.
     pub async fn bury_servers(&self, own: &str, alone: bool) -> Result<usize, Error> {
         let taken = own.to_owned();

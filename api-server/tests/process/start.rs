@@ -1,51 +1,8 @@
-//! `rhyzome-api` as a process that cannot start: one line that names what is wrong, and exit code 2.
+//! A process that cannot start: one line that names what is wrong, and exit code 2.
 
-// A test that cannot go on says so by a panic, in its helpers too.
-#![allow(clippy::unwrap_used)]
+use serde_json::json;
 
-use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
-
-use serde_json::{Value, json};
-use tempfile::TempDir;
-
-/// A folder that the server can reach as whatever user it becomes.
-fn folder() -> TempDir {
-    let folder = tempfile::tempdir().unwrap();
-    std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o711)).unwrap();
-    folder
-}
-
-/// The program in this folder, with these variables of ours and no others.
-fn program(folder: &Path, words: &[&str], variables: &[(&str, &str)]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_rhyzome-api"));
-    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("RHYZOME_")) {
-        command.env_remove(name);
-    }
-    command.args(words).envs(variables.iter().copied()).env("RUST_LOG", "error").current_dir(folder);
-    command.stdin(Stdio::null());
-    command
-}
-
-/// What the program says on its way out.
-fn refusal(folder: &Path, words: &[&str], variables: &[(&str, &str)]) -> String {
-    let output = program(folder, words, variables).output().unwrap();
-    let said = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(2), "{said}");
-    assert_eq!(said.lines().count(), 1, "{said}");
-    assert!(output.stdout.is_empty() && said.starts_with("rhyzome-api: "), "{said}");
-    said
-}
-
-/// A configuration that is good: nothing outside of the folder is touched.
-fn good(folder: &Path) -> Value {
-    json!({
-        "data": folder.join("data"), "user": "nobody",
-        "http": {"listen": "127.0.0.1:0"}, "grpc": {"listen": "127.0.0.1:0"},
-    })
-}
+use super::place::{Place, folder, good, refusal};
 
 #[test]
 fn a_bad_configuration_is_one_line_that_names_it() {
@@ -108,27 +65,10 @@ fn what_is_not_there_or_does_not_go_together_is_named() {
     assert!(said.contains("database"), "{said}");
 }
 
-/// Ended with the test.
-struct Running(Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        // It may have ended by itself, which the test has seen then.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 #[test]
 fn of_two_on_one_folder_the_second_says_that_there_is_one() {
-    let folder = folder();
-    std::fs::write(folder.path().join("rhyzome-api.json"), good(folder.path()).to_string()).unwrap();
-    let mut first = Running(program(folder.path(), &[], &[]).spawn().unwrap());
-    let end = Instant::now() + Duration::from_secs(60);
-    while !folder.path().join("data/client.json").exists() {
-        assert!(first.0.try_wait().unwrap().is_none() && Instant::now() < end, "the first does not start");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    let said = refusal(folder.path(), &[], &[]);
+    let place = Place::sqlite();
+    let _first = place.serve();
+    let said = place.refused(&[]);
     assert!(said.contains("another rhyzome-api works on"), "{said}");
 }

@@ -1,0 +1,12 @@
+//! `rhyzome-api` as a process: how it refuses to start, and what its commands do to a database of either kind, with
+//! and without a server at work on it.
+
+// A test that cannot go on says so by a panic, in its helpers too.
+#![allow(clippy::unwrap_used)]
+
+mod place;
+#[path = "../../../tests/src/postgres.rs"]
+#[allow(missing_docs)]
+mod postgres;
+mod schema;
+mod start;
