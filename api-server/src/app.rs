@@ -124,7 +124,7 @@ async fn or_stop(
     stop.cancel();
 }
 
-fn authority(config: &Config) -> anyhow::Result<Authority> {
+pub(crate) fn authority(config: &Config) -> anyhow::Result<Authority> {
     let authority = match &config.pki {
         Some(files) => {
             let authority = Authority::from_files(&files.cert, &files.key)?;
@@ -177,22 +177,25 @@ fn rest_context(
     consoles: ConsolesOfChannel,
 ) -> anyhow::Result<RestContext> {
     let token = OperatorToken::load_or_create(&config.data.join(TOKEN_FILE), store.env())?;
-    let host = config.grpc_names.first().cloned().unwrap_or_else(|| reachable(config.grpc.ip()).to_string());
-    let host = if host.contains(':') { format!("[{host}]") } else { host };
     Ok(RestContext {
         store,
         authenticators: Authenticators::new(vec![Arc::new(token)]),
         blobs,
         consoles: Arc::new(consoles),
         limits: RestLimits::default(),
-        joining: Joining {
-            root_sha256: authority.fingerprint(),
-            server: format!("{host}:{}", config.grpc.port()),
-        },
+        joining: joining(config, authority),
     })
 }
 
-const TOKEN_FILE: &str = "operator.token";
+/// What an agent that is invited must know.
+pub(crate) fn joining(config: &Config, authority: &Authority) -> Joining {
+    let host = config.grpc_names.first().cloned().unwrap_or_else(|| reachable(config.grpc.ip()).to_string());
+    let host = if host.contains(':') { format!("[{host}]") } else { host };
+    Joining { root_sha256: authority.fingerprint(), server: format!("{host}:{}", config.grpc.port()) }
+}
+
+/// The operator's token, in the folder of data.
+pub(crate) const TOKEN_FILE: &str = "operator.token";
 const CA_FILE: &str = "ca.pem";
 
 /// Binds the door and tells local clients where it is; what it serves comes with the future.

@@ -127,10 +127,12 @@ fn audit_log(file: Option<&Path>, what: &Audit) -> ExitCode {
 }
 
 fn administer(file: Option<&Path>, what: Admin) -> ExitCode {
+    // Who has called is asked before this process becomes another user.
+    let ready = what.prepare();
     let done = prepare(file).and_then(|config| {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|error| error.to_string())?;
-        runtime.block_on(what.run(&config)).map_err(|error| format!("{error:#}"))
+        runtime.block_on(ready.run(&config)).map_err(|error| format!("{error:#}"))
     });
     match done {
         Ok(text) => {

@@ -1,10 +1,19 @@
 //! What an operator does on the machine itself, straight on the database: for the first day and for bad days.
+//!
+//! Writes go through the same store as those of the REST API, with the same checks, history and events; a server
+//! that runs beside finds them, and runs the jobs that they make.
 
 mod schema;
+mod verbs;
 
 use clap::Subcommand;
+use nix::unistd::{Uid, User, getuid};
 
 use crate::config::Config;
+use crate::environment::system_env;
+use crate::kernel::{Caller, Error};
+use crate::resources;
+use crate::store::{Asked, DbUrl, Store};
 
 /// What can be done.
 #[derive(Debug, Subcommand)]
@@ -14,6 +23,18 @@ pub enum Admin {
     /// The database as a whole
     #[command(subcommand)]
     Db(Db),
+    /// Tenants, straight on the database
+    #[command(subcommand)]
+    Tenant(Tenant),
+    /// Nodes, straight on the database
+    #[command(subcommand)]
+    Node(Node),
+    /// The operator's token
+    #[command(subcommand)]
+    Token(Token),
+    /// What a tenant uses and may use, straight on the database
+    #[command(subcommand)]
+    Quota(Quota),
 }
 
 /// The database as a whole.
@@ -27,14 +48,174 @@ pub enum Db {
     },
 }
 
+/// Verbs of tenants.
+#[derive(Debug, Subcommand)]
+pub enum Tenant {
+    /// Make one
+    Create {
+        /// Its name
+        name: String,
+        /// What is said of it
+        #[command(flatten)]
+        set: TenantFields,
+    },
+    /// Change one
+    Update {
+        /// Its name or id
+        name: String,
+        /// What is said of it
+        #[command(flatten)]
+        set: TenantFields,
+    },
+    /// Take one away that owns nothing any more
+    Delete {
+        /// Its name or id
+        name: String,
+    },
+    /// All of them
+    List,
+}
+
+/// What can be said of a tenant.
+#[derive(Debug, clap::Args)]
+pub struct TenantFields {
+    /// For people
+    #[arg(long)]
+    description: Option<String>,
+    /// Under which your books know it
+    #[arg(long)]
+    billing_reference: Option<String>,
+    /// A tag, KEY=VALUE; `KEY=` takes it away. May be said several times
+    #[arg(long = "tag", value_name = "KEY=VALUE")]
+    tags: Vec<String>,
+    /// True refuses deletion
+    #[arg(long)]
+    protected: Option<bool>,
+}
+
+/// Verbs of nodes.
+#[derive(Debug, Subcommand)]
+pub enum Node {
+    /// All of them
+    List,
+    /// Print the line with which a machine joins as this node; makes the node if there is none
+    Invite {
+        /// Its name
+        name: String,
+    },
+    /// Keep new instances away from a node
+    Cordon {
+        /// Its name or id
+        name: String,
+        /// Let them come again
+        #[arg(long)]
+        undo: bool,
+    },
+    /// Take one away that holds nothing any more; its certificates are refused from then on
+    Delete {
+        /// Its name or id
+        name: String,
+    },
+}
+
+/// Verbs of the operator's token.
+#[derive(Debug, Subcommand)]
+pub enum Token {
+    /// Print it
+    Show,
+    /// Make a new one; the old one is worth nothing from then on
+    Renew,
+}
+
+/// Verbs of quotas.
+#[derive(Debug, Subcommand)]
+pub enum Quota {
+    /// What it uses, and may use
+    Show {
+        /// The tenant
+        tenant: String,
+    },
+    /// Set limits of its own
+    Set {
+        /// The tenant
+        tenant: String,
+        /// `vcpus=64`; `vcpus=default` gives the default back
+        #[arg(required = true, value_name = "QUANTITY=LIMIT")]
+        limits: Vec<String>,
+    },
+}
+
+/// Something to be done, and what was to be found out before this process gave up root.
+pub struct Ready {
+    what: Admin,
+    /// For history.
+    user: String,
+}
+
 impl Admin {
+    /// Finds out who has called.
+    pub fn prepare(self) -> Ready {
+        Ready { what: self, user: user() }
+    }
+}
+
+impl Ready {
     /// Does it. What is to be printed.
     pub async fn run(self, config: &Config) -> anyhow::Result<String> {
-        match self {
+        let Ready { what, user } = self;
+        match what {
             Admin::Migrate => schema::migrate(config).await,
             Admin::Db(Db::Reset { yes_destroy_everything }) => {
                 schema::reset(config, yes_destroy_everything).await
             }
+            Admin::Tenant(verb) => verbs::tenant(&Desk::open(config, &user).await?, verb).await,
+            Admin::Node(verb) => verbs::node(&Desk::open(config, &user).await?, config, verb).await,
+            Admin::Quota(verb) => verbs::quota(&Desk::open(config, &user).await?, verb).await,
+            Admin::Token(Token::Show) => verbs::show_token(config),
+            Admin::Token(Token::Renew) => verbs::renew_token(&Desk::open(config, &user).await?, config).await,
         }
+    }
+}
+
+/// Where verbs are carried out: a store beside a server that may be at work, and who asks.
+struct Desk {
+    store: Store,
+    caller: Caller,
+    asked: Asked,
+}
+
+impl Desk {
+    async fn open(config: &Config, user: &str) -> anyhow::Result<Desk> {
+        let url: DbUrl = config.db.parse()?;
+        let env = system_env();
+        let asked = Asked { request_id: env.id("cli"), source: "local".into(), ..Asked::default() };
+        let caller =
+            Caller { name: format!("admin CLI as {user}"), credential: "admin CLI".into(), operator: true };
+        let store = Store::attach(&url, env, resources::registry(), config.quota.clone()).await?;
+        Ok(Desk { store, caller, asked })
+    }
+}
+
+/// Who has logged in, or who has started this: the kernel keeps the former through `sudo`.
+fn user() -> String {
+    let login = std::fs::read_to_string("/proc/self/loginuid").ok();
+    let login = login.and_then(|text| text.trim().parse().ok()).filter(|uid| *uid != u32::MAX);
+    let uid = login.map_or_else(getuid, Uid::from_raw);
+    match User::from_uid(uid) {
+        Ok(Some(user)) => user.name,
+        _ => format!("uid {uid}"),
+    }
+}
+
+/// One line that says all that is wrong.
+fn said(error: Error, what: &str) -> anyhow::Error {
+    match error {
+        Error::Invalid(list) => {
+            let all: Vec<String> =
+                list.iter().map(|one| format!("`{}`: {}", one.field, one.reason)).collect();
+            anyhow::anyhow!("{what}: {}", all.join("; "))
+        }
+        Error::NotFound => anyhow::anyhow!("{what}: there is none of this name or id"),
+        other => anyhow::anyhow!("{what}: {other}"),
     }
 }

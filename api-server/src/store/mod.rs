@@ -23,6 +23,7 @@ mod jobs;
 mod keys;
 mod log;
 mod nodes;
+mod notes;
 mod notify;
 mod objects;
 mod open;
@@ -118,6 +119,20 @@ impl Store {
         };
         store.count_what_is_there().await.map_err(|e| OpenError::Count(e.to_string()))?;
         Ok(store)
+    }
+
+    /// As `open_with`, but changes no schema: for whoever works beside a server.
+    pub async fn attach(
+        url: &DbUrl,
+        env: Env,
+        registry: Registry,
+        quota: BTreeMap<String, u64>,
+    ) -> Result<Store, OpenError> {
+        let (found, known) = (url.link(false).await?.known_version().await?, rhyzome_sql::version());
+        if found != known {
+            return Err(OpenError::Behind { found, known });
+        }
+        Store::open_with(url, env, registry, quota).await
     }
 
     /// Where to listen for "look again".

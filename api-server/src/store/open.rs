@@ -37,6 +37,17 @@ pub enum OpenError {
     /// What it holds cannot be counted.
     #[error("what tenants use cannot be counted: {0}")]
     Count(String),
+    /// An earlier program has made its schema, or nobody has.
+    #[error(
+        "the database has schema version {found}, and this program needs {known}: run `rhyzome-api migrate` first, \
+         with no older server at work"
+    )]
+    Behind {
+        /// In the database; 0: none.
+        found: i64,
+        /// In this program.
+        known: i64,
+    },
     /// It was never made.
     #[error("there is no database {0} yet: `rhyzome-api migrate` makes it, and so does the first start")]
     Missing(PathBuf),

@@ -52,9 +52,12 @@ impl Writer {
                 let (reply, answer) = oneshot::channel();
                 let work = Arc::new(work);
                 let task: Task = Box::new(move |tx| Box::pin(one(tx, work, reply)));
-                let closed = || Error::Unavailable("the server is shutting down".to_owned());
-                sender.send(task).await.map_err(|_| closed())?;
-                answer.await.map_err(|_| closed())?
+                let closed = |_| Error::Unavailable("the server is shutting down".to_owned());
+                sender.send(task).await.map_err(closed)?;
+                // No transaction could be begun: another process has held the file for longer than one waits.
+                let dropped =
+                    |_| Error::Unavailable("the database is busy or away; nothing was changed".to_owned());
+                answer.await.map_err(dropped)?
             }
             Writer::Pg(pool) => {
                 let (pool, bells) = (pool.clone(), bells.clone());
