@@ -127,9 +127,9 @@ fn audit_log(file: Option<&Path>, what: &Audit) -> ExitCode {
 }
 
 fn administer(file: Option<&Path>, what: Admin) -> ExitCode {
-    // Who has called is asked before this process becomes another user.
-    let ready = what.prepare();
-    let done = prepare(file).and_then(|config| {
+    // Who has called is asked, and files that were named are opened, before this process becomes another user.
+    let done = what.prepare().map_err(|error| format!("{error:#}")).and_then(|ready| {
+        let config = prepare(file)?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|error| error.to_string())?;
         runtime.block_on(ready.run(&config)).map_err(|error| format!("{error:#}"))

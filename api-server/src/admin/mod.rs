@@ -3,12 +3,24 @@
 //! Writes go through the same store as those of the REST API, with the same checks, history and events; a server
 //! that runs beside finds them, and runs the jobs that they make.
 
+mod backup;
+mod format;
+mod restore;
 mod schema;
 mod verbs;
 
+use std::fs::File;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
 use clap::Subcommand;
 use nix::unistd::{Uid, User, getuid};
 
+pub use backup::{Kept, backup};
+pub use restore::{Restored, restore};
+
+use crate::app;
 use crate::config::Config;
 use crate::environment::system_env;
 use crate::kernel::{Caller, Error};
@@ -35,6 +47,16 @@ pub enum Admin {
     /// What a tenant uses and may use, straight on the database
     #[command(subcommand)]
     Quota(Quota),
+    /// Write the control plane's state, with its keys, into a new file; also while the server runs
+    Backup {
+        /// The file; it must not be there yet
+        file: PathBuf,
+    },
+    /// Put what `backup` has written into an empty database, of either kind
+    Restore {
+        /// The file
+        file: PathBuf,
+    },
 }
 
 /// The database as a whole.
@@ -150,31 +172,92 @@ pub struct Ready {
     what: Admin,
     /// For history.
     user: String,
+    file: Option<File>,
 }
 
 impl Admin {
-    /// Finds out who has called.
-    pub fn prepare(self) -> Ready {
-        Ready { what: self, user: user() }
+    /// Opens the files that were named as whoever has called.
+    pub fn prepare(self) -> anyhow::Result<Ready> {
+        let file = match &self {
+            Admin::Backup { file } => {
+                let made = File::options().write(true).create_new(true).mode(0o600).open(file);
+                Some(made.with_context(|| format!("{} cannot be made", file.display()))?)
+            }
+            Admin::Restore { file } => {
+                Some(File::open(file).with_context(|| format!("{} cannot be read", file.display()))?)
+            }
+            _ => None,
+        };
+        Ok(Ready { what: self, user: user(), file })
     }
 }
 
 impl Ready {
     /// Does it. What is to be printed.
     pub async fn run(self, config: &Config) -> anyhow::Result<String> {
-        let Ready { what, user } = self;
-        match what {
-            Admin::Migrate => schema::migrate(config).await,
-            Admin::Db(Db::Reset { yes_destroy_everything }) => {
+        let Ready { what, user, file } = self;
+        match (what, file) {
+            (Admin::Migrate, _) => schema::migrate(config).await,
+            (Admin::Db(Db::Reset { yes_destroy_everything }), _) => {
                 schema::reset(config, yes_destroy_everything).await
             }
-            Admin::Tenant(verb) => verbs::tenant(&Desk::open(config, &user).await?, verb).await,
-            Admin::Node(verb) => verbs::node(&Desk::open(config, &user).await?, config, verb).await,
-            Admin::Quota(verb) => verbs::quota(&Desk::open(config, &user).await?, verb).await,
-            Admin::Token(Token::Show) => verbs::show_token(config),
-            Admin::Token(Token::Renew) => verbs::renew_token(&Desk::open(config, &user).await?, config).await,
+            (Admin::Tenant(verb), _) => verbs::tenant(&Desk::open(config, &user).await?, verb).await,
+            (Admin::Node(verb), _) => verbs::node(&Desk::open(config, &user).await?, config, verb).await,
+            (Admin::Quota(verb), _) => verbs::quota(&Desk::open(config, &user).await?, verb).await,
+            (Admin::Token(Token::Show), _) => verbs::show_token(config),
+            (Admin::Token(Token::Renew), _) => {
+                verbs::renew_token(&Desk::open(config, &user).await?, config).await
+            }
+            (Admin::Backup { file: path }, Some(file)) => {
+                let outcome = back_up(config, file, &path).await;
+                if outcome.is_err() {
+                    // It may be in a folder that we may not write to any more: what is in it says itself that it
+                    // is no whole backup.
+                    let _ = std::fs::remove_file(&path);
+                }
+                outcome
+            }
+            (Admin::Restore { file: path }, Some(file)) => bring_back(config, &user, file, &path).await,
+            (Admin::Backup { .. } | Admin::Restore { .. }, None) => anyhow::bail!("no file was opened"),
         }
     }
+}
+
+async fn back_up(config: &Config, file: File, path: &Path) -> anyhow::Result<String> {
+    let url: DbUrl = config.db.parse()?;
+    let kept = backup(&url, &config.data, &file, &system_env()).await?;
+    file.sync_all()?;
+    let own = match &config.pki {
+        Some(_) => {
+            "\nThe authority is from files of your own (`pki.ca`, `pki.cert`, `pki.key`): keep them yourself."
+        }
+        None => "",
+    };
+    Ok(format!(
+        "{}: {} rows of {} tables and {} files, schema version {}. Keep it safe: it holds the cluster's keys.\n\
+         Bytes of images (`blobs/`) and guests' disks (on the nodes) are not in it.{own}",
+        path.display(),
+        kept.rows,
+        kept.tables,
+        kept.files,
+        kept.schema
+    ))
+}
+
+async fn bring_back(config: &Config, user: &str, mut file: File, path: &Path) -> anyhow::Result<String> {
+    let url: DbUrl = config.db.parse()?;
+    app::private_folder(&config.data)?;
+    let _alone = schema::alone(&url, config)?;
+    let restored = restore(&url, &config.data, &mut file, &system_env())
+        .await
+        .with_context(|| path.display().to_string())?;
+    let desk = Desk::open(config, user).await?;
+    desk.store.note(&desk.caller, "database", "restore", &desk.asked).await?;
+    Ok(format!(
+        "{} rows of {} tables and {} files are back; the database's epoch is {}, so that agents obey it.\n\
+         Bytes of images are not: copy `blobs/`, or upload them again.",
+        restored.rows, restored.tables, restored.files, restored.db_epoch
+    ))
 }
 
 /// Where verbs are carried out: a store beside a server that may be at work, and who asks.

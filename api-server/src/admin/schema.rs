@@ -74,7 +74,7 @@ pub(super) fn alone(url: &DbUrl, config: &Config) -> anyhow::Result<Option<Flock
 }
 
 /// On PostgreSQL servers say that they live in the database itself. On SQLite the lock has told already.
-async fn refuse_running(link: &mut Link) -> anyhow::Result<()> {
+pub(super) async fn refuse_running(link: &mut Link) -> anyhow::Result<()> {
     if matches!(link, Link::Lite(_)) {
         return Ok(());
     }

@@ -4,6 +4,7 @@
 // A test that cannot go on says so by a panic, in its helpers too.
 #![allow(clippy::unwrap_used)]
 
+mod backup;
 mod operator;
 mod place;
 #[path = "../../../tests/src/postgres.rs"]
