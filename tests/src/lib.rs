@@ -3,7 +3,10 @@
 // A test that cannot go on says so by a panic, in its helpers too.
 #![allow(clippy::unwrap_used)]
 
+pub mod drive;
 pub mod face;
+pub mod given;
+pub mod node;
 pub mod postgres;
 pub mod wait;
 pub mod world;

@@ -9,7 +9,21 @@ use rhyzome_api::{app, environment};
 use serde_json::{Value, json};
 use sqlx::{Connection as _, Row as _};
 
+use crate::given::Time;
+use crate::node::quick_folder;
 use crate::postgres::Database;
+
+/// The columns of a row, whatever they are, as texts.
+macro_rules! texts {
+    ($row:expr) => {
+        (0..$row.columns().len())
+            .map(|column| match $row.try_get_unchecked::<Option<String>, _>(column) {
+                Ok(text) => text.unwrap_or_default(),
+                Err(_) => $row.try_get_unchecked::<i64, _>(column).unwrap().to_string(),
+            })
+            .collect()
+    };
+}
 
 /// The two databases.
 #[derive(Clone, Copy, Debug)]
@@ -44,7 +58,15 @@ impl World {
 
     /// A new world on this engine, with a clock and random numbers of its own.
     pub async fn with_env(engine: Engine, env: Env) -> World {
-        let folder = tempfile::tempdir().unwrap();
+        World::in_folder(engine, env, tempfile::tempdir().unwrap()).await
+    }
+
+    /// A world whose clock the test moves, on a disk that costs nothing.
+    pub async fn with_time(engine: Engine, time: &Time, seed: u64) -> World {
+        World::in_folder(engine, time.env(seed), quick_folder()).await
+    }
+
+    async fn in_folder(engine: Engine, env: Env, folder: tempfile::TempDir) -> World {
         let (db, database) = match engine {
             Engine::Sqlite => (format!("sqlite:{}", folder.path().join("t.db").display()), None),
             Engine::Postgres => {
@@ -139,6 +161,18 @@ impl World {
         let rows = sqlx::raw_sql(sqlx::AssertSqlSafe(text)).fetch_all(&mut conn).await.unwrap();
         let plan: String = rows[0].try_get_unchecked(0).unwrap();
         serde_json::from_str::<Value>(&plan).unwrap()[0]["Plan"].clone()
+    }
+
+    /// What stands in the database, past the store. Columns are texts; numbers and nothing become texts too.
+    pub async fn ask(&self, sql: &str) -> Vec<Vec<String>> {
+        let query = sqlx::AssertSqlSafe(sql.to_owned());
+        if let Some(path) = self.db.strip_prefix("sqlite:") {
+            let mut conn = sqlx::SqliteConnection::connect(path).await.unwrap();
+            let rows = sqlx::raw_sql(query).fetch_all(&mut conn).await.unwrap();
+            return rows.iter().map(|row| texts!(row)).collect();
+        }
+        let rows = sqlx::raw_sql(query).fetch_all(&mut self.postgres().await).await.unwrap();
+        rows.iter().map(|row| texts!(row)).collect()
     }
 
     async fn postgres(&self) -> sqlx::PgConnection {

@@ -25,7 +25,7 @@ const AT_ONCE: i64 = 64;
 pub async fn run(store: Store, stop: CancellationToken) {
     let mut bells = store.bells().subscribe();
     loop {
-        if let Err(error) = drain(&store).await {
+        if let Err(error) = look(&store).await {
             tracing::warn!(%error, "jobs were not looked at; trying again");
         }
         tokio::select! {
@@ -48,7 +48,7 @@ async fn next_bell(bells: &mut tokio::sync::broadcast::Receiver<Bell>) {
 }
 
 /// Takes every job that is due as far as it goes.
-async fn drain(store: &Store) -> Result<(), Error> {
+pub async fn look(store: &Store) -> Result<(), Error> {
     loop {
         let due = store.due_jobs(AT_ONCE).await?;
         let full = due.len() == usize::try_from(AT_ONCE).unwrap_or(usize::MAX);

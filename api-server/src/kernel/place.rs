@@ -23,6 +23,8 @@ pub struct Needs {
     pub node: Option<String>,
     /// True: the node must be able to run guests. A node without QEMU is never a place for instances.
     pub guests: bool,
+    /// True: it is there already, and only asks for more room: it need not be online, or open for what is new.
+    pub stays: bool,
     /// Tags that the node must have.
     pub node_tags: BTreeMap<String, String>,
     /// Groups whose members it is to be near to, or away from.
@@ -195,13 +197,13 @@ fn why_not(needs: &Needs, nodes: &[Candidate], node: &Candidate) -> Vec<Reason> 
     if needs.node.as_ref().is_some_and(|wanted| *wanted != node.id) {
         say("another node was asked for");
     }
-    if !node.online {
+    if !node.online && !needs.stays {
         say("its agent is not connected");
     }
-    if node.cordoned {
+    if node.cordoned && !needs.stays {
         say("it is cordoned");
     }
-    if needs.guests && !node.guests {
+    if needs.guests && !node.guests && !needs.stays {
         say("it cannot run guests (see its capabilities)");
     }
     if !needs.architecture.is_empty() && needs.architecture != node.architecture {

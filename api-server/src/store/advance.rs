@@ -267,7 +267,10 @@ async fn cancel_those_behind(tx: &mut Tx, context: &Context, job: &JobRow) -> Re
         let reason = "the creation before it failed";
         jobs::end(tx, context, &row.text("id")?, JobState::Cancelled, Some(reason)).await?;
     }
-    Ok(())
+    // What the object is now follows from its creation, not from what was cancelled behind it.
+    let sql = "UPDATE resource SET job = $2 WHERE id = $1 AND deleted_at IS NULL";
+    tx.run(sql, values![&job.resource, &job.id]).await?;
+    objects::refresh_phase(tx, context, &job.resource).await
 }
 
 async fn backward(tx: &mut Tx, context: &Context, job: &JobRow) -> Result<bool, Error> {
@@ -326,6 +329,8 @@ async fn step_back(tx: &mut Tx, context: &Context, job: &JobRow) -> Result<bool,
         tx.run("UPDATE job SET step = step - 1, awaits = NULL WHERE id = $1", values![&job.id]).await?;
         return Ok(true);
     }
+    // Those that came while it took back what it did, too.
+    cancel_those_behind(tx, context, job).await?;
     jobs::end(tx, context, &job.id, JobState::Failed, None).await?;
     objects::refresh_phase(tx, context, &job.resource).await?;
     Ok(false)

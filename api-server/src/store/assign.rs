@@ -19,11 +19,12 @@ pub(super) async fn assign(
     let Some(order) = kind.order(object, &known)? else { return Ok(false) };
     let core = &object.core;
     let epoch = object.claims.get("placement_epoch").and_then(Value::as_i64).unwrap_or(1);
-    let sql = "SELECT generation, placement_epoch, remove FROM assignment WHERE node = $1 AND object = $2";
+    let sql = "SELECT generation, placement_epoch, remove, permanent FROM assignment WHERE node = $1 AND object = $2";
     let held = tx.row(sql, values![node, &core.id]).await?;
     if let Some(row) = &held {
         let same = row.int("generation")? == core.generation && row.int("placement_epoch")? == epoch;
-        if same && !row.truth("remove")? {
+        // What the node gave up for good it tries again when it is ordered again.
+        if same && !row.truth("remove")? && !row.truth("permanent")? {
             return Ok(false);
         }
     }
@@ -34,7 +35,9 @@ pub(super) async fn assign(
          VALUES ($1, $2, $3, $4, $5, 0, $6, $7, '', 0, 0, 0, '', 0, '{}') \
          ON CONFLICT (node, object) DO UPDATE SET sequence = excluded.sequence, \
          placement_epoch = excluded.placement_epoch, generation = excluded.generation, remove = 0, \
-         body = excluded.body, needs = excluded.needs, message = '', progress = 0, permanent = 0",
+         body = excluded.body, needs = excluded.needs, state = '', message = '', progress = 0, permanent = 0, \
+         reported_generation = CASE WHEN assignment.remove = 1 THEN 0 ELSE assignment.reported_generation END, \
+         applied_generation = CASE WHEN assignment.remove = 1 THEN 0 ELSE assignment.applied_generation END",
         values![node, &core.id, sequence, epoch, core.generation, order.body, text(&order.needs)],
     )
     .await?;

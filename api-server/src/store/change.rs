@@ -134,6 +134,7 @@ pub(super) async fn act(
     call: &Call,
     supersede: bool,
 ) -> Result<Written, Error> {
+    refuse_unmade(&object)?;
     let plan = kind.act(&object, call)?;
     let mut intent = Intent::new(Verb::Act(call.verb.clone()), plan.steps);
     (intent.hard, intent.supersede) = (call.hard, supersede);
@@ -168,6 +169,17 @@ pub(super) async fn changeable(
     }
 }
 
+/// What a failed creation left behind holds its claims and nothing on any node: there is nothing to change, start
+/// or stop.
+fn refuse_unmade(object: &Stored) -> Result<(), Error> {
+    if object.core.phase != "failed" {
+        return Ok(());
+    }
+    let job = object.core.job.as_deref().unwrap_or_default();
+    let text = format!("its creation failed: retry its job {job}, or delete it");
+    Err(Clash::WrongState(text).into())
+}
+
 /// What users may change, as one document.
 fn document(object: &Stored) -> Value {
     json!({
@@ -200,6 +212,7 @@ async fn apply(
     let spec_changed = new.spec != old.spec;
     let (mut plan, mut doing, mut exceeded) = (Plan::default(), Verb::Update, Ok(()));
     if spec_changed {
+        refuse_unmade(&old)?;
         errors.extend(immutable_changes(meta.fields, &old.spec, &new.spec));
         new.core.generation += 1;
         plan = kind.update(&old, &new, &draft.facts)?;

@@ -19,7 +19,13 @@ pub(super) async fn take(tx: &mut Tx, object: &mut Stored, needs: &Needs) -> Res
     let held = tx.row(sql, values![&holder]).await?;
     let mut pinned = needs.clone();
     if let Some(row) = &held {
-        pinned.node = Some(row.text("node")?);
+        let node = row.text("node")?;
+        let had = [row.int("vcpus")?, row.int("memory_bytes")?, row.int("disk_bytes")?];
+        if had == [i64::from(needs.vcpus), int(needs.memory_bytes), int(needs.disk_bytes)] {
+            note(tx, &node).await?;
+            return Ok(node);
+        }
+        (pinned.node, pinned.stays) = (Some(node), true);
         release(tx, &holder).await?;
     }
     let node = reserve(tx, &pinned).await?;
@@ -32,6 +38,18 @@ pub(super) async fn take(tx: &mut Tx, object: &mut Stored, needs: &Needs) -> Res
     objects::add_reference(tx, &holder, &reference).await?;
     object.claims.entry("placement_epoch").or_insert(Value::from(1));
     Ok(node)
+}
+
+/// For a plan: it stays where it is.
+async fn note(tx: &mut Tx, node: &str) -> Result<(), Error> {
+    if tx.notes.is_none() {
+        return Ok(());
+    }
+    let name = objects::by_id(tx, node, false).await?.map(|object| object.core.name).unwrap_or_default();
+    if let Some(notes) = &mut tx.notes {
+        notes.placement = Some(Placement { node: Some(node.to_owned()), name, why_not: Vec::new() });
+    }
+    Ok(())
 }
 
 /// How often another transaction may take the room that this one chose.

@@ -360,17 +360,24 @@ async fn retry(tx: &mut Tx, context: &Context, maker: &Maker<'_>, old: &Job) -> 
         .into());
     }
     let object = objects::by_id(tx, &old.resource, true).await?.ok_or(Error::NotFound)?;
-    if object.core.generation != old.generation {
-        return Err(Clash::WrongState(
-            "the object has changed since: a later job has taken its place".to_owned(),
-        )
-        .into());
-    }
-    let steps: Vec<Step> =
-        old.steps.iter().filter_map(|step| serde_json::from_value(step.what.clone()).ok()).collect();
-    let intent = jobs::Intent::new(Verb::parse(&old.verb), steps);
     let kind = context.registry.get(&object.core.kind)?;
     let facts = super::facts::known(tx, kind, &object.spec).await?;
+    let verb = Verb::parse(&old.verb);
+    let taken = |why: &str| Error::from(Clash::WrongState(why.to_owned()));
+    let steps: Vec<Step> = if verb == Verb::Create {
+        if object.core.job.as_ref() != Some(&old.id) {
+            return Err(taken("the object is no longer what this job left: a later job has taken its place"));
+        }
+        // What was asked for behind it is wanted too, and has not been done.
+        kind.create(&object, &facts)?.steps
+    } else if object.core.generation != old.generation {
+        return Err(taken("the object has changed since: a later job has taken its place"));
+    } else {
+        old.steps.iter().filter_map(|step| serde_json::from_value(step.what.clone()).ok()).collect()
+    };
+    let row = tx.row("SELECT hard FROM job WHERE id = $1", values![&old.id]).await?;
+    let mut intent = jobs::Intent::new(verb, steps);
+    intent.hard = row.map(|row| row.truth("hard")).transpose()?.unwrap_or(false);
     let id = jobs::submit(tx, context, maker, &object, intent, &facts).await?;
     tx.run("UPDATE resource SET job = $2 WHERE id = $1", values![&object.core.id, &id]).await?;
     objects::refresh_phase(tx, context, &object.core.id).await?;

@@ -231,6 +231,8 @@ impl Owner {
             }
             self.told.remove(&order.object_id);
             self.working.remove(&order.object_id);
+            // Whoever orders it anew wants it tried anew.
+            self.trouble.remove(&order.object_id);
             self.gone_told.remove(&order.object_id);
             if order.remove {
                 self.give_up_fetching(&order.object_id);

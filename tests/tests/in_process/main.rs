@@ -15,4 +15,5 @@ mod plans;
 mod quota;
 mod rest;
 mod rest_contract;
+mod states;
 mod store;

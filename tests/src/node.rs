@@ -1,0 +1,332 @@
+//! A node in memory. Ledger, decisions and reports are the agent's own; the wire and the drivers are replaced:
+//! what a driver would make is noted in the world that the next decision is made from.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use prost::Message as _;
+use rhyzome_agent::drivers::disk::ObservedDisk;
+use rhyzome_agent::drivers::image::ObservedImage;
+use rhyzome_agent::drivers::instance::{ObservedInstance, ObservedProcess};
+use rhyzome_agent::ledger::Ledger;
+use rhyzome_agent::reconcile::{Action, Decision, View, World, plan};
+use rhyzome_agent::report;
+use rhyzome_api::kernel::Error;
+use rhyzome_api::store::{AssignmentRow, NodeReport, Store};
+use rhyzome_proto::v1::{Order, OrderBody, Report, ReportState};
+
+use crate::given::Time;
+
+/// How many actions in a row are a loop without an end.
+const TOO_MANY: usize = 10_000;
+/// A session that lived on for this long after GONE was sent has heard it, as in the agent.
+const HEARD_AFTER_MS: u64 = 30_000;
+
+/// A node and its agent.
+pub struct SimNode {
+    /// Its id.
+    pub id: String,
+    /// What is there.
+    pub world: World,
+    /// Objects that it says cannot be made, and why.
+    pub refuses: BTreeMap<String, String>,
+    /// True: guests do not hear the power button.
+    pub deaf: bool,
+    ledger: Ledger,
+    folder: tempfile::TempDir,
+    time: Time,
+    session: Option<i64>,
+    sent: i64,
+    told: BTreeMap<String, Report>,
+    gone_told: BTreeMap<String, u64>,
+    pids: u32,
+    boots: u32,
+}
+
+/// A folder whose syncs cost nothing, where the machine has one.
+pub fn quick_folder() -> tempfile::TempDir {
+    let shm = Path::new("/dev/shm");
+    if shm.is_dir() { tempfile::tempdir_in(shm).unwrap() } else { tempfile::tempdir().unwrap() }
+}
+
+impl SimNode {
+    /// A node that holds nothing.
+    pub fn new(id: &str, time: &Time) -> SimNode {
+        let folder = quick_folder();
+        let ledger = Ledger::open(folder.path()).unwrap();
+        let world = World { accelerator: "tcg".into(), host_boot_id: "boot-0".into(), ..World::default() };
+        SimNode {
+            id: id.to_owned(),
+            world,
+            refuses: BTreeMap::new(),
+            deaf: false,
+            ledger,
+            folder,
+            time: time.clone(),
+            session: None,
+            sent: 0,
+            told: BTreeMap::new(),
+            gone_told: BTreeMap::new(),
+            pids: 0,
+            boots: 0,
+        }
+    }
+
+    /// Orders in its ledger, by object.
+    pub fn orders(&self) -> &BTreeMap<String, Order> {
+        self.ledger.orders()
+    }
+
+    /// Whether it has a session.
+    pub fn connected(&self) -> bool {
+        self.session.is_some()
+    }
+
+    /// Begins a session: everything is told again, and ordered from where the ledger ends.
+    pub async fn connect(&mut self, store: &Store) -> Result<(), Error> {
+        self.session = Some(store.open_session(&self.id, "server").await?);
+        self.sent = i64::try_from(self.ledger.cursor()).unwrap();
+        self.told.clear();
+        self.gone_told.clear();
+        Ok(())
+    }
+
+    /// The connection is lost, and the server has not noticed.
+    pub fn lose(&mut self) {
+        self.session = None;
+    }
+
+    /// The session ends, and the server notices.
+    pub async fn disconnect(&mut self, store: &Store) -> Result<(), Error> {
+        match self.session.take() {
+            Some(session) => store.close_session(&self.id, session).await,
+            None => Ok(()),
+        }
+    }
+
+    /// The agent is killed and started again: guests go on, what it knew is gone.
+    pub fn restart(&mut self) {
+        self.session = None;
+        self.world.in_force.clear();
+        self.world.pressed_ms.clear();
+        self.ledger = Ledger::open(self.folder.path()).unwrap();
+    }
+
+    /// The machine goes down and comes back: files stay.
+    pub fn reboot(&mut self) {
+        self.restart();
+        self.boots += 1;
+        self.world.host_boot_id = format!("boot-{}", self.boots);
+        self.world.networks.clear();
+        for instance in self.world.instances.values_mut() {
+            instance.process = None;
+        }
+    }
+
+    /// Hears, works and tells as far as it goes. True: something happened.
+    pub async fn turn(&mut self, store: &Store) -> Result<bool, Error> {
+        let mut busy = self.hear(store).await?;
+        busy |= self.work();
+        for report in self.news() {
+            busy = true;
+            store.record_report(&self.id, report).await?;
+        }
+        Ok(busy)
+    }
+
+    /// Takes the orders that were not streamed yet.
+    pub async fn hear(&mut self, store: &Store) -> Result<bool, Error> {
+        if self.session.is_none() {
+            return Ok(false);
+        }
+        let rows = store.assignments_after(&self.id, self.sent, 1000).await?;
+        let Some(last) = rows.last() else { return Ok(false) };
+        self.sent = last.sequence;
+        self.take(rows.into_iter().map(order).collect());
+        Ok(true)
+    }
+
+    /// Takes orders that arrived together.
+    pub fn take(&mut self, orders: Vec<Order>) {
+        for (order, answer) in self.ledger.take(orders).unwrap() {
+            if answer.is_ok() {
+                self.told.remove(&order.object_id);
+                self.gone_told.remove(&order.object_id);
+            }
+        }
+    }
+
+    /// Does all that there is to do. True: there was something.
+    pub fn work(&mut self) -> bool {
+        let mut done = 0;
+        while let Some((id, action)) = self.next() {
+            self.act(&id, action);
+            done += 1;
+            assert!(done < TOO_MANY, "node {} does the same over and over: {id}", self.id);
+        }
+        done > 0
+    }
+
+    fn next(&self) -> Option<(String, Action)> {
+        self.decisions().into_iter().find_map(|(id, decision)| match decision {
+            Decision::Do(action) if self.refusal(&id).is_none() => Some((id, action)),
+            _ => None,
+        })
+    }
+
+    /// Nothing is ever so wrong that it could not be removed.
+    fn refusal(&self, id: &str) -> Option<String> {
+        let wanted = self.ledger.orders().get(id).is_some_and(|order| !order.remove);
+        self.refuses.get(id).filter(|_| wanted).cloned()
+    }
+
+    fn decisions(&self) -> BTreeMap<String, Decision> {
+        plan(View { orders: self.ledger.orders(), world: &self.world, now_ms: self.time.now_ms() })
+    }
+
+    /// What the server has not been told in this session.
+    pub fn news(&mut self) -> Vec<NodeReport> {
+        if self.session.is_none() {
+            return Vec::new();
+        }
+        let mut news = Vec::new();
+        for (id, decision) in self.decisions() {
+            let Some(order) = self.ledger.orders().get(&id) else { continue };
+            let mut report = report::of(order, &decision, &self.world, None, None);
+            if let Some(why) = self.refusal(&id) {
+                (report.message, report.permanent) = (why, true);
+                report.set_state(ReportState::Failed);
+            }
+            if self.told.get(&id) != Some(&report) {
+                self.told.insert(id, report.clone());
+                news.push(report);
+            }
+        }
+        for (id, gone) in self.ledger.gone() {
+            if !self.gone_told.contains_key(id) && !self.ledger.orders().contains_key(id) {
+                self.gone_told.insert(id.clone(), self.time.now_ms());
+                news.push(report::of_gone(id, gone));
+            }
+        }
+        self.forget_heard();
+        news.into_iter().map(node_report).collect()
+    }
+
+    fn forget_heard(&mut self) {
+        let now = self.time.now_ms();
+        let old = self.gone_told.iter().filter(|(_, told)| **told + HEARD_AFTER_MS <= now);
+        let heard: Vec<String> = old.map(|(id, _)| id.clone()).collect();
+        if !heard.is_empty() {
+            self.ledger.heard(&heard).unwrap();
+            self.gone_told.retain(|id, _| !heard.contains(id));
+        }
+    }
+
+    // === the drivers ===
+
+    fn act(&mut self, id: &str, action: Action) {
+        let now = self.time.now_ms();
+        let world = &mut self.world;
+        match action {
+            Action::FetchImage(order) => {
+                let seen = ObservedImage { bytes_on_disk: order.size_bytes, is_whole: true };
+                world.images.insert(order.sha256, seen);
+            }
+            Action::RemoveImage(sha256) => drop(world.images.remove(&sha256)),
+            Action::ApplyDisk(order, _) | Action::GrowOpenDisk { order, .. } => {
+                let seen = ObservedDisk { virtual_size_bytes: order.size_bytes, allocated_bytes: 0 };
+                world.disks.insert(id.to_owned(), seen);
+            }
+            Action::RemoveDisk(_) => drop(world.disks.remove(id)),
+            Action::ApplyNetwork(network) => {
+                world.networks.insert(id.to_owned());
+                world.in_force.insert(id.to_owned(), network);
+            }
+            Action::RemoveNetwork => {
+                world.networks.remove(id);
+                world.in_force.remove(id);
+            }
+            Action::Start { boot, paused } => {
+                self.pids += 1;
+                let process = Some(ObservedProcess { pid: self.pids, paused });
+                let seen = ObservedInstance { id: id.to_owned(), boot: Some(*boot), process };
+                world.instances.insert(id.to_owned(), seen);
+            }
+            Action::PressPower => {
+                world.pressed_ms.insert(id.to_owned(), now);
+                stopped(world, id, now, !self.deaf);
+            }
+            Action::Kill => stopped(world, id, now, true),
+            Action::Pause => pause(world, id, true),
+            Action::Resume => pause(world, id, false),
+            Action::RemoveInstance => drop(world.instances.remove(id)),
+            Action::Forget => self.ledger.finish_removal(id).unwrap(),
+        }
+    }
+
+    /// Ids of all that is there: instances, disks and networks. Images are there by their digest.
+    pub fn holds(&self) -> BTreeSet<String> {
+        let world = &self.world;
+        world.instances.keys().chain(world.disks.keys()).chain(&world.networks).cloned().collect()
+    }
+}
+
+fn stopped(world: &mut World, id: &str, now: u64, dies: bool) {
+    let Some(instance) = world.instances.get_mut(id) else { return };
+    if let Some(boot) = &mut instance.boot
+        && boot.stop_asked_at_ms == 0
+    {
+        boot.stop_asked_at_ms = now;
+    }
+    if dies {
+        instance.process = None;
+    }
+}
+
+fn pause(world: &mut World, id: &str, paused: bool) {
+    if let Some(process) = world.instances.get_mut(id).and_then(|instance| instance.process.as_mut()) {
+        process.paused = paused;
+    }
+}
+
+// === the wire ===
+
+/// An assignment as it arrives.
+pub fn order(row: AssignmentRow) -> Order {
+    let unsigned = |number: i64| u64::try_from(number).unwrap();
+    Order {
+        body: Some(OrderBody::decode(row.body.as_slice()).unwrap()),
+        object_id: row.object_id,
+        kind: row.kind,
+        tenant: row.tenant,
+        name: row.name,
+        db_epoch: 1,
+        placement_epoch: unsigned(row.placement_epoch),
+        generation: unsigned(row.generation),
+        sequence: unsigned(row.sequence),
+        remove: row.remove,
+        needs: row.needs,
+    }
+}
+
+fn node_report(report: Report) -> NodeReport {
+    let signed = |number: u64| i64::try_from(number).unwrap();
+    let state = match report.state() {
+        ReportState::Working => "working",
+        ReportState::Applied => "applied",
+        ReportState::Gone => "gone",
+        ReportState::Failed | ReportState::Unspecified => "failed",
+    };
+    let bytes = report.encode_to_vec();
+    NodeReport {
+        state: state.to_owned(),
+        message: report.message,
+        permanent: report.permanent,
+        progress: i64::from(report.progress_percent),
+        placement_epoch: signed(report.placement_epoch),
+        generation: signed(report.generation),
+        rendered: report.rendered.into_iter().collect(),
+        object_id: report.object_id,
+        bytes,
+    }
+}

@@ -1,0 +1,269 @@
+//! State by verb: every action in every state has one specified outcome. A new action without a row fails by
+//! name.
+
+use rhyzome_api::kernel::resource::Call;
+use rhyzome_api::kernel::{Error, Kind};
+use rhyzome_api::store::Asked;
+use rhyzome_tests::drive::{calm, settle};
+use rhyzome_tests::given::Time;
+use rhyzome_tests::node::SimNode;
+use rhyzome_tests::world::{Engine, World};
+use serde_json::json;
+
+/// Each cell: the phase in the answer, and the phase when all is quiet; or that it is refused.
+///
+/// `creating`, `starting`, `stopping`, `deleting`: its node has not said anything yet. `failed`: its creation
+/// failed. `unapplied`: a change of it failed. `away`: it ran, and its node has lost its connection, and comes
+/// back later.
+const INSTANCE: &str = "
+            | creating           | running            | starting           | stopping           | stopped            | paused             | failed            | unapplied          | away               | deleting
+start       | starting running   | starting running   | starting running   | starting running   | starting running   | refused            | refused           | starting running   | starting running   | refused
+stop        | stopping stopped   | stopping stopped   | stopping stopped   | stopping stopped   | stopping stopped   | stopping stopped   | refused           | stopping stopped   | stopping stopped   | refused
+stop!       | stopping stopped   | stopping stopped   | stopping stopped   | stopping stopped   | stopping stopped   | stopping stopped   | refused           | stopping stopped   | stopping stopped   | refused
+restart     | restarting running | restarting running | restarting running | refused            | refused            | refused            | refused           | restarting running | restarting running | refused
+restart!    | restarting running | restarting running | restarting running | refused            | refused            | restarting running | refused           | restarting running | restarting running | refused
+pause       | pausing paused     | pausing paused     | pausing paused     | refused            | refused            | pausing paused     | refused           | pausing paused     | pausing paused     | refused
+resume      | resuming running   | resuming running   | resuming running   | refused            | refused            | resuming running   | refused           | resuming running   | resuming running   | refused
+patch       | updating running   | updating running   | updating running   | updating stopped   | updating stopped   | updating paused    | refused           | updating running   | updating running   | refused
+power-off   | stopping stopped   | stopping stopped   | stopping stopped   | stopping stopped   | stopped stopped    | stopping stopped   | refused           | stopping stopped   | stopping stopped   | refused
+rename      | creating running   | running running    | starting running   | stopping stopped   | stopped stopped    | paused paused      | failed failed     | running running    | running running    | refused
+delete      | deleting gone      | deleting gone      | deleting gone      | deleting gone      | deleting gone      | deleting gone      | deleting gone     | deleting gone      | deleting gone      | refused
+retry       | refused            | refused            | refused            | refused            | refused            | refused            | creating running  | updating running   | refused            | refused
+cancel      | creating failed    | refused            | stopped running    | running stopped    | refused            | refused            | refused           | refused            | refused            | refused
+";
+
+/// Kinds with actions, and their tables.
+const TABLES: [(&str, &str); 1] = [("instance", INSTANCE)];
+
+/// Verbs that every kind has.
+const COMMON: [&str; 4] = ["patch", "delete", "retry", "cancel"];
+
+struct Stage {
+    world: World,
+    time: Time,
+    nodes: Vec<SimNode>,
+    count: u32,
+}
+
+impl Stage {
+    async fn new(engine: Engine) -> Stage {
+        let time = Time::begin();
+        let world = World::with_time(engine, &time, 1).await;
+        let id = world.make_node("n1", 1 << 44).await;
+        world.make_image("", "tiny").await;
+        let mut node = SimNode::new(&id, &time);
+        node.connect(&world.store).await.unwrap();
+        Stage { world, time, nodes: vec![node], count: 0 }
+    }
+
+    fn kind(&self) -> &'static dyn Kind {
+        self.world.kind("instance")
+    }
+
+    async fn quiet(&mut self) {
+        let stuck = settle(&self.world, &self.world.store, &mut self.nodes, &self.time).await.unwrap();
+        assert!(stuck.is_empty(), "stuck: {stuck:?}");
+    }
+
+    async fn act(&self, id: &str, verb: &str, hard: bool) -> Result<String, Error> {
+        let call = Call { verb: verb.into(), hard, ..Call::default() };
+        let right = self.world.right("default");
+        let done =
+            self.world.store.act(&right, self.kind(), id, call, false, None, &Asked::default()).await?;
+        Ok(done.object.core.phase)
+    }
+
+    async fn patch(&self, id: &str, patch: serde_json::Value) -> Result<String, Error> {
+        let right = self.world.right("default");
+        let done = self.world.store.update(&right, self.kind(), id, patch, None, &Asked::default()).await?;
+        Ok(done.object.core.phase)
+    }
+
+    async fn phase(&self, id: &str) -> String {
+        match self.world.store.get(&self.world.right("default"), self.kind(), id).await {
+            Ok(object) => object.core.phase,
+            Err(Error::NotFound) => "gone".to_owned(),
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    async fn job(&self, id: &str) -> String {
+        let object = self.world.store.get(&self.world.right("default"), self.kind(), id).await.unwrap();
+        object.core.job.unwrap()
+    }
+
+    /// An instance in this state; its id.
+    async fn bring_to(&mut self, state: &str) -> String {
+        self.count += 1;
+        let name = format!("i{}", self.count);
+        let id = self.world.make("default", "instance", &name, json!({"image": "tiny"})).await.object.core.id;
+        match state {
+            "creating" => return id,
+            "failed" => drop(self.nodes[0].refuses.insert(id.clone(), "no such machine".into())),
+            _ => {}
+        }
+        self.quiet().await;
+        let verbs: &[&str] = match state {
+            "starting" => &["stop", "start"],
+            "stopping" | "stopped" => &["stop"],
+            "paused" => &["pause"],
+            _ => &[],
+        };
+        for (index, verb) in verbs.iter().enumerate() {
+            self.act(&id, verb, false).await.unwrap();
+            // The last word of these has not been answered yet.
+            if index + 1 < verbs.len() || matches!(state, "stopped" | "paused") {
+                self.quiet().await;
+            }
+        }
+        match state {
+            "unapplied" => {
+                self.nodes[0].refuses.insert(id.clone(), "it does not fit".into());
+                self.patch(&id, json!({"spec": {"vcpus": 2}})).await.unwrap();
+                self.quiet().await;
+            }
+            "away" => self.nodes[0].disconnect(&self.world.store).await.unwrap(),
+            "deleting" => {
+                self.remove(&id).await.unwrap();
+            }
+            _ => {}
+        }
+        self.nodes[0].refuses.clear();
+        id
+    }
+
+    async fn call(&mut self, id: &str, verb: &str) -> Result<String, Error> {
+        let (store, right) = (self.world.store.clone(), self.world.right("default"));
+        match verb {
+            "patch" => self.patch(id, json!({"spec": {"vcpus": 4}})).await,
+            "power-off" => self.patch(id, json!({"spec": {"power": "off"}})).await,
+            "rename" => self.patch(id, json!({"name": format!("new{}", self.count)})).await,
+            "delete" => self.remove(id).await,
+            "retry" | "cancel" => {
+                let job = self.job(id).await;
+                match verb {
+                    "retry" => store.retry_job(&right, &job, &Asked::default()).await?,
+                    _ => store.cancel_job(&right, &job).await?,
+                };
+                Ok(self.phase(id).await)
+            }
+            verb => match verb.strip_suffix('!') {
+                Some(verb) => self.act(id, verb, true).await,
+                None => self.act(id, verb, false).await,
+            },
+        }
+    }
+
+    async fn remove(&self, id: &str) -> Result<String, Error> {
+        let right = self.world.right("default");
+        let done = self.world.store.remove(&right, self.kind(), id, None, &Asked::default()).await?;
+        Ok(done.object.core.phase)
+    }
+
+    /// Whatever its state was: the name is free with the acknowledgement.
+    async fn its_name_is_free(&self, name: &str) {
+        let again = self.world.make("default", "instance", name, json!({"image": "tiny"})).await;
+        self.remove(&again.object.core.id).await.unwrap();
+    }
+
+    /// What comes of a verb in a state.
+    async fn outcome(&mut self, state: &str, verb: &str) -> String {
+        let id = self.bring_to(state).await;
+        let said = match self.call(&id, verb).await {
+            Ok(phase) => phase,
+            Err(Error::Clash(_)) => "refused".to_owned(),
+            Err(error) => panic!("{verb} of what is {state}: {error}"),
+        };
+        if !self.nodes[0].connected() {
+            // Nothing that needs the node is said to be done while it is away.
+            calm(&self.world.store, &mut self.nodes).await.unwrap();
+            self.nodes[0].connect(&self.world.store).await.unwrap();
+        }
+        if verb == "delete" {
+            self.its_name_is_free(&format!("i{}", self.count)).await;
+        }
+        self.quiet().await;
+        let end = self.phase(&id).await;
+        if end != "gone" {
+            self.remove(&id).await.unwrap();
+        }
+        if said == "refused" { said } else { format!("{said} {end}") }
+    }
+}
+
+fn cells(line: &str) -> Vec<String> {
+    line.split('|').map(|cell| cell.split_whitespace().collect::<Vec<_>>().join(" ")).collect()
+}
+
+async fn the_table_holds(engine: Engine) {
+    let mut stage = Stage::new(engine).await;
+    let mut lines = INSTANCE.lines().filter(|line| !line.trim().is_empty()).map(cells);
+    let states = lines.next().unwrap();
+    let mut wrong = Vec::new();
+    for line in lines {
+        assert_eq!(line.len(), states.len(), "{} has a hole", line[0]);
+        for (state, wanted) in states.iter().zip(&line).skip(1) {
+            let got = stage.outcome(state, &line[0]).await;
+            if got != *wanted {
+                wrong.push(format!("{} of what is {state}: `{got}`, not `{wanted}`", line[0]));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[tokio::test]
+async fn the_table_holds_on_sqlite() {
+    the_table_holds(Engine::Sqlite).await;
+}
+
+#[tokio::test]
+async fn the_table_holds_on_postgres() {
+    the_table_holds(Engine::Postgres).await;
+}
+
+#[test]
+fn no_action_is_without_a_row() {
+    for kind in rhyzome_api::resources::registry().all() {
+        let meta = kind.meta();
+        if meta.actions.is_empty() {
+            continue;
+        }
+        let table = TABLES.iter().find(|(of, _)| *of == meta.kind);
+        let (_, table) = table.unwrap_or_else(|| panic!("kind {} has actions and no table", meta.kind));
+        let rows: Vec<String> = table.lines().map(|line| cells(line)[0].clone()).collect();
+        for verb in meta.actions.iter().map(|action| action.verb).chain(COMMON) {
+            assert!(rows.iter().any(|row| row == verb), "{} {verb}: its table has no row", meta.kind);
+        }
+    }
+}
+
+/// The node takes the order and does nothing: whoever stops the guest then finds it stopped in the end.
+async fn a_hung_start_ends_stopped(engine: Engine) {
+    for hard in [false, true] {
+        let mut stage = Stage::new(engine).await;
+        let id = stage.bring_to("stopped").await;
+        stage.act(&id, "start", false).await.unwrap();
+        stage.nodes[0].hear(&stage.world.store).await.unwrap();
+        stage.act(&id, "stop", hard).await.unwrap();
+        // Nothing is heard of the start for as long as it may take.
+        for _ in 0..40 {
+            rhyzome_api::jobs::look(&stage.world.store).await.unwrap();
+            stage.time.pass(17);
+        }
+        stage.quiet().await;
+        assert_eq!(stage.phase(&id).await, "stopped", "hard: {hard}");
+        let running = stage.nodes[0].world.instances.values().filter(|i| i.process.is_some()).count();
+        assert_eq!(running, 0);
+    }
+}
+
+#[tokio::test]
+async fn a_hung_start_ends_stopped_on_sqlite() {
+    a_hung_start_ends_stopped(Engine::Sqlite).await;
+}
+
+#[tokio::test]
+async fn a_hung_start_ends_stopped_on_postgres() {
+    a_hung_start_ends_stopped(Engine::Postgres).await;
+}
