@@ -23,7 +23,7 @@ use crate::kernel::{Caller, Clash, Error, Scope};
 use crate::log::LogDuty;
 use crate::rest::{ConsoleEnds, ConsoleHub, Joining, RestContext, RestLimits};
 use crate::store::{Asked, DbUrl, NewObject, Store};
-use crate::{audit, images_folder, jobs, log, process, resources, rest};
+use crate::{audit, images_folder, jobs, log, process, resources, rest, sealing};
 
 /// Which doors this process opens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,6 +53,8 @@ pub async fn run(config: Config, role: Role, stop: CancellationToken) -> anyhow:
     let env = system_env();
     let store = Store::open_with(&url, env.clone(), resources::registry(), config.quota.clone()).await?;
     let server = env.id("srv");
+    let keyring = Arc::new(sealing::keyring(&config, &env)?);
+    sealing::furnish(&store, keyring.clone()).await?;
     store.server_heartbeat(&server).await?;
     store.bury_servers(&server, alone).await?;
     seed(&store).await?;
@@ -68,6 +70,7 @@ pub async fn run(config: Config, role: Role, stop: CancellationToken) -> anyhow:
     let seal = Arc::new(audit::seal(&config.data)?);
     let duty = LogDuty { server: server.clone(), alone, seal, keep: config.events };
     tasks.spawn(log::run(store.clone(), duty, stop.clone()));
+    tasks.spawn(sealing::keep_fresh(store.clone(), keyring, stop.clone()));
     tasks.spawn(jobs::sweep(store.clone(), server.clone(), folder.clone(), stop.clone()));
     if role != Role::Http {
         let listener = tokio::net::TcpListener::bind(config.grpc)

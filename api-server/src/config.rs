@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use crate::kernel::secret::Plain;
 use crate::store::Keep;
 
 /// What is wrong with the configuration: one line that names the key.
@@ -27,6 +28,21 @@ struct File {
     images: Images,
     quota: BTreeMap<String, u64>,
     events: Events,
+    sealing: SealingKeys,
+}
+
+/// Where the keys are that seal secrets.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct SealingKeys {
+    key_file: Option<PathBuf>,
+    keys: Option<String>,
+}
+
+impl std::fmt::Debug for SealingKeys {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SealingKeys").field("key_file", &self.key_file).finish_non_exhaustive()
+    }
 }
 
 /// How much of the event log is kept.
@@ -101,6 +117,19 @@ pub struct Config {
     pub quota: BTreeMap<String, u64>,
     /// How much of the event log is kept.
     pub events: Keep,
+    /// Where the keys are that seal secrets.
+    pub sealing: Sealing,
+}
+
+/// Where the keys are that seal secrets.
+#[derive(Clone, Debug)]
+pub enum Sealing {
+    /// In the folder of data, made at the first start.
+    Own,
+    /// In this file.
+    File(PathBuf),
+    /// These, in base64, one a line or with commas between; the last one seals.
+    Given(Plain),
 }
 
 /// A CA from files.
@@ -134,6 +163,8 @@ const VARIABLES: &[(&str, &str)] = &[
     ("RHYZOME_IMAGES_MAX_BYTES", "images.max_bytes"),
     ("RHYZOME_EVENTS_KEEP_DAYS", "events.keep_days"),
     ("RHYZOME_EVENTS_KEEP_ENTRIES", "events.keep_entries"),
+    ("RHYZOME_SEALING_KEY_FILE", "sealing.key_file"),
+    ("RHYZOME_SEALING_KEYS", "sealing.keys"),
 ];
 
 /// Variables that belong to the client or the agent: they may be set beside ours.
@@ -197,7 +228,7 @@ fn overlay(json: &mut serde_json::Value, environment: &BTreeMap<String, String>)
 
 fn serde_path(json: serde_json::Value) -> Result<File, ConfigError> {
     // Room by room, so that the error can name the whole key.
-    let rooms = ["http", "grpc", "pki", "images", "quota", "events"];
+    let rooms = ["http", "grpc", "pki", "images", "quota", "events", "sealing"];
     for room in rooms {
         let Some(part) = json.get(room) else { continue };
         let outcome = match room {
@@ -206,6 +237,7 @@ fn serde_path(json: serde_json::Value) -> Result<File, ConfigError> {
             "pki" => Pki::deserialize(part).map(drop),
             "images" => Images::deserialize(part).map(drop),
             "events" => Events::deserialize(part).map(drop),
+            "sealing" => SealingKeys::deserialize(part).map(drop),
             _ => BTreeMap::<String, u64>::deserialize(part).map(drop),
         };
         outcome.map_err(|e| ConfigError(format!("configuration key `{room}`: {e}")))?;
@@ -258,7 +290,19 @@ fn resolve(file: File) -> Result<Config, ConfigError> {
         image_max_bytes: file.images.max_bytes.unwrap_or(64 << 30),
         quota: known_quantities(file.quota)?,
         events: keep(&file.events)?,
+        sealing: sealing(file.sealing)?,
     })
+}
+
+fn sealing(keys: SealingKeys) -> Result<Sealing, ConfigError> {
+    match (keys.key_file, keys.keys) {
+        (None, None) => Ok(Sealing::Own),
+        (Some(path), None) => Ok(Sealing::File(there("sealing.key_file", path)?)),
+        (None, Some(keys)) => Ok(Sealing::Given(Plain::new(keys))),
+        (Some(_), Some(_)) => Err(ConfigError(
+            "give `sealing.key_file` or `sealing.keys`, not both: there is one place for keys".into(),
+        )),
+    }
 }
 
 fn keep(events: &Events) -> Result<Keep, ConfigError> {

@@ -19,4 +19,5 @@ pub mod outbound;
 pub mod process;
 pub mod resources;
 pub mod rest;
+pub mod sealing;
 pub mod store;

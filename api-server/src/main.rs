@@ -8,7 +8,7 @@ use clap::{Parser, Subcommand};
 use rhyzome_api::admin::Admin;
 use rhyzome_api::app::{self, Role};
 use rhyzome_api::config::Config;
-use rhyzome_api::{audit, process, resources, rest};
+use rhyzome_api::{audit, process, resources, rest, sealing};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -41,6 +41,19 @@ enum Command {
     Audit(Audit),
     #[command(flatten)]
     Admin(Admin),
+    /// The keys that seal secrets in the database
+    #[command(subcommand)]
+    Secret(Secret),
+}
+
+#[derive(Subcommand)]
+enum Secret {
+    /// Add a key, and seal everything with it; also while servers run
+    Rotate,
+    /// Take away keys that seal nothing any more
+    Forget,
+    /// Which keys there are, and how much each seals
+    Status,
 }
 
 #[derive(Subcommand)]
@@ -71,6 +84,7 @@ fn main() -> ExitCode {
         }
         Some(Command::Admin(what)) => return administer(arguments.config.as_deref(), what),
         Some(Command::Audit(what)) => return audit_log(arguments.config.as_deref(), &what),
+        Some(Command::Secret(what)) => return secrets(arguments.config.as_deref(), &what),
     };
     let config = match prepare(arguments.config.as_deref()) {
         Ok(config) => config,
@@ -112,6 +126,25 @@ fn audit_log(file: Option<&Path>, what: &Audit) -> ExitCode {
             }
         }
     };
+    straight(file, work)
+}
+
+fn secrets(file: Option<&Path>, what: &Secret) -> ExitCode {
+    straight(file, async |config: &Config| {
+        let said = match what {
+            Secret::Rotate => sealing::rotate(config).await,
+            Secret::Forget => sealing::forget(config).await,
+            Secret::Status => sealing::status(config).await,
+        };
+        said.map(|text| (text, true))
+    })
+}
+
+/// Does something straight on the database, and prints what is to be said of it; `false`: it is nothing good.
+fn straight(
+    file: Option<&Path>,
+    work: impl AsyncFnOnce(&Config) -> anyhow::Result<(String, bool)>,
+) -> ExitCode {
     let done = prepare(file).and_then(|config| {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|error| error.to_string())?;

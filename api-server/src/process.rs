@@ -4,6 +4,7 @@ use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path;
 use std::time::Duration;
 
+use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{User, chown, geteuid, initgroups, setgid, setuid};
 
@@ -31,9 +32,13 @@ pub fn leave_root(user: &str, data: &Path) -> Result<(), String> {
         .map_err(|e| format!("this process cannot become `{user}`: {e}"))
 }
 
-/// What this process writes is nobody else's to read: databases and their logs among it.
+/// What this process writes is nobody else's to read: databases and their logs among it. And what is in its memory
+/// is never written.
 pub fn keep_private() {
     umask(Mode::from_bits_truncate(0o077));
+    if let Err(error) = setrlimit(Resource::RLIMIT_CORE, 0, 0) {
+        eprintln!("rhyzome-api: a crash may leave a core dump: {error}");
+    }
 }
 
 /// The folder and what an earlier start left in it. Links are not followed.

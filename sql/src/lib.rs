@@ -24,6 +24,11 @@ pub const MIGRATIONS: &[Migration] = &[
     Migration { version: 1, name: "base", sql: include_str!("../migrations/0001_base.sql") },
     Migration { version: 2, name: "requests", sql: include_str!("../migrations/0002_requests.sql") },
     Migration { version: 3, name: "log", sql: include_str!("../migrations/0003_log.sql") },
+    Migration {
+        version: 4,
+        name: "secrets and webhooks",
+        sql: include_str!("../migrations/0004_secrets_and_webhooks.sql"),
+    },
 ];
 
 /// Which database speaks.

@@ -45,10 +45,31 @@ impl Database {
         format!("dbname={} host={} user=rhyzome", self.name, self.host)
     }
 
+    /// The files of the whole cluster, its log of changes among them, and a dump of this database.
+    pub fn written(&self) -> Vec<u8> {
+        let dump = self.tool("pg_dump").output().expect("pg_dump can be run");
+        assert!(dump.status.success(), "pg_dump: {}", String::from_utf8_lossy(&dump.stderr));
+        let mut all = dump.stdout;
+        read_below(&Path::new(&self.host).join("data"), &mut all);
+        all
+    }
+
     fn tool(&self, name: &str) -> Command {
         let mut command = Command::new(tool(name));
         command.args(["-h", &self.host, "-U", "rhyzome", &self.name]);
         command
+    }
+}
+
+fn read_below(folder: &Path, into: &mut Vec<u8>) {
+    for entry in std::fs::read_dir(folder).expect("the cluster's folder can be read").flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            read_below(&path, into);
+        } else if let Ok(mut bytes) = std::fs::read(&path) {
+            // What goes while we look belongs to another test.
+            into.append(&mut bytes);
+        }
     }
 }
 

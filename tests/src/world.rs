@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use rhyzome_api::kernel::{Caller, Env, Kind, Right};
+use rhyzome_api::kernel::{Caller, Env, Kind, Registry, Right};
 use rhyzome_api::resources;
+use rhyzome_api::sealing::{Keyring, Source};
 use rhyzome_api::store::{Asked, NewObject, NodeInvite, NodeReport, Store, Written};
 use rhyzome_api::{app, environment};
 use serde_json::{Value, json};
@@ -41,13 +42,15 @@ pub struct World {
     pub store: Store,
     /// How to open it again.
     pub db: String,
-    _home: Arc<Home>,
+    /// What seals its secrets.
+    pub keyring: Arc<Keyring>,
+    home: Arc<Home>,
 }
 
 /// What a world lives in.
 struct Home {
-    _folder: tempfile::TempDir,
-    _database: Option<Database>,
+    folder: tempfile::TempDir,
+    database: Option<Database>,
 }
 
 impl World {
@@ -58,15 +61,20 @@ impl World {
 
     /// A new world on this engine, with a clock and random numbers of its own.
     pub async fn with_env(engine: Engine, env: Env) -> World {
-        World::in_folder(engine, env, tempfile::tempdir().unwrap()).await
+        World::in_folder(engine, env, resources::registry(), tempfile::tempdir().unwrap()).await
+    }
+
+    /// A new world on this engine, of these kinds.
+    pub async fn with_kinds(engine: Engine, env: Env, kinds: Registry) -> World {
+        World::in_folder(engine, env, kinds, tempfile::tempdir().unwrap()).await
     }
 
     /// A world whose clock the test moves, on a disk that costs nothing.
     pub async fn with_time(engine: Engine, time: &Time, seed: u64) -> World {
-        World::in_folder(engine, time.env(seed), quick_folder()).await
+        World::in_folder(engine, time.env(seed), resources::registry(), quick_folder()).await
     }
 
-    async fn in_folder(engine: Engine, env: Env, folder: tempfile::TempDir) -> World {
+    async fn in_folder(engine: Engine, env: Env, kinds: Registry, folder: tempfile::TempDir) -> World {
         let (db, database) = match engine {
             Engine::Sqlite => (format!("sqlite:{}", folder.path().join("t.db").display()), None),
             Engine::Postgres => {
@@ -74,9 +82,28 @@ impl World {
                 (database.url(), Some(database))
             }
         };
-        let store = Store::open(&db.parse().unwrap(), env, resources::registry()).await.unwrap();
+        let keys = folder.path().join("sealing.keys");
+        Keyring::make(&keys, &env).unwrap();
+        let keyring = Arc::new(Keyring::open(Source::File(keys)).unwrap());
+        let store = Store::open(&db.parse().unwrap(), env, kinds).await.unwrap();
+        store.seal_with(keyring.clone());
         app::seed(&store).await.unwrap();
-        World { store, db, _home: Arc::new(Home { _folder: folder, _database: database }) }
+        World { store, db, keyring, home: Arc::new(Home { folder, database }) }
+    }
+
+    /// All that the database has written anywhere, as bytes: its files, its log of changes, a dump.
+    pub async fn written(&self) -> Vec<u8> {
+        let folder = self.home.folder.path().to_owned();
+        match &self.home.database {
+            Some(database) => {
+                self.sql("CHECKPOINT").await;
+                database.written()
+            }
+            None => ["t.db", "t.db-wal"]
+                .iter()
+                .flat_map(|name| std::fs::read(folder.join(name)).unwrap())
+                .collect(),
+        }
     }
 
     /// The kind of this name.

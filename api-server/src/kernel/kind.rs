@@ -2,12 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::marker::PhantomData;
+use std::sync::{Arc, OnceLock};
 
 use serde_json::{Map, Value};
 use utoipa::openapi::{RefOr, Schema};
 
 use super::resource::{Call, Meta, Object, Resource, ResourceCore};
 use super::schema::Checks;
+use super::secret;
 use super::{Error, Facts, FieldError, Order, Plan, Ref};
 
 /// A resource as it is stored.
@@ -63,6 +65,8 @@ pub trait Kind: Send + Sync {
     fn settled(&self, object: &Stored) -> &'static str;
     /// The status as users see it.
     fn show(&self, object: &Stored) -> Value;
+    /// A secret for a field that was left out, if the kind makes one.
+    fn make_secret(&self, path: &str, random: [u8; 32]) -> Option<secret::Plain>;
 }
 
 /// All kinds, by name.
@@ -71,6 +75,7 @@ pub struct Registry {
     list: Vec<&'static dyn Kind>,
     by_kind: BTreeMap<&'static str, &'static dyn Kind>,
     checks: Checks,
+    secrets: Arc<BTreeMap<&'static str, OnceLock<Vec<String>>>>,
 }
 
 struct Erased<R>(PhantomData<fn() -> R>);
@@ -87,11 +92,20 @@ impl Registry {
     pub fn new(list: Vec<&'static dyn Kind>) -> Registry {
         let by_kind = list.iter().map(|kind| (kind.meta().kind, *kind)).collect();
         let checks = Checks::of(&list);
-        Registry { list, by_kind, checks }
+        let secrets = Arc::new(list.iter().map(|kind| (kind.meta().kind, OnceLock::new())).collect());
+        Registry { list, by_kind, checks, secrets }
     }
 
     pub(super) fn checks(&self) -> &Checks {
         &self.checks
+    }
+
+    /// Paths below `spec` of the fields of a kind that hold secrets.
+    pub fn secrets(&self, kind: &dyn Kind) -> &[String] {
+        match self.secrets.get(kind.meta().kind) {
+            Some(slot) => slot.get_or_init(|| secret::paths(kind.schemas())),
+            None => &[],
+        }
     }
 
     /// All, in the order of the list.
@@ -182,6 +196,10 @@ impl<R: Resource> Kind for Erased<R> {
         let Ok(mut typed) = loaded::<R>(object) else { return object.status.clone() };
         R::show(&mut typed);
         serde_json::to_value(&typed.status).unwrap_or_default()
+    }
+
+    fn make_secret(&self, path: &str, random: [u8; 32]) -> Option<secret::Plain> {
+        R::make_secret(path, random)
     }
 }
 

@@ -15,6 +15,7 @@ pub mod plan;
 pub mod quota;
 pub mod resource;
 pub mod schema;
+pub mod secret;
 
 pub use caller::{Caller, Right};
 pub use env::{Env, Timestamp};

@@ -9,6 +9,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use super::secret::Plain;
 use super::{Claims, Error, Facts, FieldError, Order, Plan, Ref, Stored, Timestamp};
 
 /// What every resource has, whatever its kind.
@@ -216,6 +217,12 @@ pub trait Resource: Sized + Send + Sync + 'static {
     /// The phase when no job is at work on it.
     fn settled(_object: &Object<Self>) -> &'static str {
         "ready"
+    }
+
+    /// A secret for a field (its path below `spec`) that was left out; it is shown once, in the answer. `None`: the
+    /// field stays empty. A field that holds secrets is marked by `#[schema(write_only)]`, nothing else.
+    fn make_secret(_path: &str, _random: [u8; 32]) -> Option<Plain> {
+        None
     }
 
     /// Puts into the status what users see but nobody reports: claimed addresses, pending fields.

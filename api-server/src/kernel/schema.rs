@@ -8,7 +8,7 @@ use jsonschema::error::{TypeKind, ValidationErrorKind};
 use jsonschema::{ValidationError, Validator};
 use serde_json::{Map, Value, json};
 
-use super::{FieldError, Kind, Registry};
+use super::{FieldError, Kind, Registry, secret};
 
 /// How many reasons one answer holds at most; a body made to be wrong everywhere must not cost more.
 const MOST_ERRORS: usize = 100;
@@ -82,6 +82,7 @@ fn tighten(schema: &mut Value) {
             nullable(map);
             tagged(map);
             bounds(map);
+            sealable(map);
         }
         _ => {}
     }
@@ -127,6 +128,17 @@ fn tag_of(variant: &Value) -> Option<(String, Value)> {
         let words = schema.get("enum")?.as_array()?;
         (words.len() == 1).then(|| (name.clone(), words[0].clone()))
     })
+}
+
+/// Where a secret may be given, the marker of a sealed one may stand too.
+fn sealable(map: &mut Map<String, Value>) {
+    if map.get("writeOnly") != Some(&Value::Bool(true)) {
+        return;
+    }
+    let given = Value::Object(std::mem::take(map));
+    map.insert("if".into(), json!({ "type": "string", "pattern": secret::MARKER_PATTERN }));
+    map.insert("then".into(), Value::Bool(true));
+    map.insert("else".into(), given);
 }
 
 fn bounds(map: &mut Map<String, Value>) {

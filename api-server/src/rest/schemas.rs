@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use crate::kernel::kind::pascal;
-use crate::kernel::{Change, Kind, Meta};
+use crate::kernel::{Change, Kind, Meta, secret};
 
 /// A reference to a schema of the document.
 pub fn reference(name: &str) -> Value {
@@ -40,15 +40,17 @@ pub fn add_kind(kind: &dyn Kind, into: &mut Map<String, Value>) -> Option<Value>
     let example = parts[&spec_name].get("example").cloned();
     into.extend(parts);
 
+    let makes_secrets =
+        secret::paths(kind.schemas()).iter().any(|path| kind.make_secret(path, [0; 32]).is_some());
     let name = pascal(meta.kind);
-    into.insert(name.clone(), object(meta, &spec_name, &status_name));
+    into.insert(name.clone(), object(meta, &spec_name, &status_name, makes_secrets));
     into.insert(format!("{name}Create"), create_body(meta, &spec_name));
     into.insert(format!("{name}Patch"), patch_body(&spec_name));
     into.insert(format!("{name}Page"), page_of(&reference(&name)));
     example
 }
 
-fn object(meta: &Meta, spec: &str, status: &str) -> Value {
+fn object(meta: &Meta, spec: &str, status: &str, makes_secrets: bool) -> Value {
     let text = |about: &str| json!({ "type": "string", "description": about });
     let number = |about: &str| json!({ "type": "integer", "format": "int64", "description": about });
     let time = |about: &str| json!({ "type": "string", "format": "date-time", "description": about });
@@ -71,7 +73,14 @@ fn object(meta: &Meta, spec: &str, status: &str) -> Value {
         "status": reference(status),
         "job": perhaps("The last job on it."),
     });
-    let required: Vec<&String> = properties.as_object().into_iter().flat_map(Map::keys).collect();
+    let required: Vec<String> = properties.as_object().into_iter().flat_map(Map::keys).cloned().collect();
+    let mut properties = properties;
+    if makes_secrets {
+        properties["secrets"] = json!({
+            "type": "object", "additionalProperties": { "type": "string" }, "readOnly": true,
+            "description": "Secrets that the server made because none was given, by field: in the one answer that made them.",
+        });
+    }
     json!({ "type": "object", "description": format!("{}.", meta.about), "required": required, "properties": properties })
 }
 

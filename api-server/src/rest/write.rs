@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use axum::http::StatusCode;
 use axum::http::header::LOCATION;
-use serde_json::json;
+use serde_json::{Map, Value, json};
 
 use super::extract::{Ask, path_of};
 use super::problem::{Answer, Problem};
@@ -45,12 +45,16 @@ pub async fn write(ask: &Ask, right: &Right, write: Write, manner: Manner) -> An
         waits: time.is_some(),
         answer: Arc::new(move |did| shape.at_once(did)),
     });
+    let mut made = Map::new();
     let terms = Terms { plan: ask.plan()?, once };
     let (answer, names, before) = match ask.ctx.store.perform(right, write, ask.asked(), &terms).await? {
         Outcome::Planned(planned) => return Ok(plan::answer(ask, &manner, *planned)),
         Outcome::Before(kept) if kept.settled => return Ok(respond(&kept.answer, true)),
         Outcome::Before(kept) => (kept.answer, (kept.job, kept.resource), true),
-        Outcome::Done(did) => (manner.at_once(&did), did.names(), false),
+        Outcome::Done(did) => {
+            made = did.made();
+            (manner.at_once(&did), did.names(), false)
+        }
     };
     let waited = match (names, time) {
         ((Some(job), Some(resource)), Some(time)) => {
@@ -63,6 +67,13 @@ pub async fn write(ask: &Ask, right: &Right, write: Write, manner: Manner) -> An
     // What is sent is kept before: whoever asks again is answered the same.
     if let Some(key) = key.filter(|_| before || waited.is_some()) {
         last = ask.ctx.store.settle(right, &key, last).await?;
+    }
+    // What is kept for a retry has them not.
+    if !made.is_empty()
+        && let Ok(Value::Object(mut object)) = serde_json::from_slice(&last.body)
+    {
+        object.insert("secrets".into(), Value::Object(made));
+        last.body = Value::Object(object).to_string().into_bytes();
     }
     Ok(respond(&last, before))
 }

@@ -228,6 +228,7 @@ async fn release(tx: &mut Tx, context: &Context, id: &str) -> Result<(), Error> 
     claims::release(tx, id).await?;
     tx.run("DELETE FROM label WHERE resource = $1", values![id]).await?;
     tx.run("DELETE FROM reference WHERE source = $1", values![id]).await?;
+    tx.run("DELETE FROM secret WHERE holder = $1", values![id]).await?;
     tx.run("UPDATE resource SET gone_at = $2 WHERE id = $1", values![id, context.env.now()]).await?;
     tx.ring(super::Bell::Resource(id.to_owned()));
     Ok(())

@@ -9,9 +9,10 @@ use super::db::{Tx, values};
 use super::jobs::Intent;
 use super::plan::differing;
 use super::request::Write;
-use super::{Context, Store, claims, facts, objects, quota};
+use super::{Context, Store, claims, facts, objects, quota, secrets};
 use crate::kernel::quota::amounts;
 use crate::kernel::resource::Call;
+use crate::kernel::secret::Plain;
 use crate::kernel::{Change, Clash, Error, FieldError, Kind, Plan, Right, Stored, Verb};
 
 /// A body of a POST.
@@ -49,6 +50,8 @@ pub struct Written {
     pub job: Option<String>,
     /// False: the request asked for what was there.
     pub changed: bool,
+    /// Secrets that were made because none was given, by their field: to be shown now, and never again.
+    pub made: Vec<(String, Plain)>,
 }
 
 impl Store {
@@ -242,7 +245,7 @@ async fn apply(
     }
     exceeded?;
     if !spec_changed && same_envelope(&old, &new) {
-        return Ok(Written { job: None, object: old, changed: false });
+        return Ok(Written { job: None, object: old, changed: false, made: Vec::new() });
     }
     if new.core.name != old.core.name {
         rename(tx, &new).await?;
@@ -251,7 +254,9 @@ async fn apply(
     new.core.version += 1;
     new.core.updated_at = context.env.now();
     objects::write_labels(tx, &new).await?;
-    finish(tx, context, maker, new, Intent::new(doing, plan.steps), &draft.facts).await
+    secrets::keep(tx, context, &new.core.id, &draft.fresh).await?;
+    let written = finish(tx, context, maker, new, Intent::new(doing, plan.steps), &draft.facts).await?;
+    Ok(Written { made: secrets::made(draft.fresh), ..written })
 }
 
 /// A change that is nothing but what a verb does is done as the verb does it: same steps, same outcome.

@@ -9,6 +9,7 @@ use super::db::Tx;
 use super::jobs::{self, Intent};
 use super::objects::Reference;
 use super::request::Write;
+use super::secrets::{self, Fresh};
 use super::{Context, Store, claims, facts, history, nodes, objects, quota};
 use crate::kernel::quota::{Exceeded, amounts};
 use crate::kernel::{
@@ -50,6 +51,8 @@ pub(super) struct Draft {
     pub(super) object: Stored,
     pub(super) facts: Facts,
     pub(super) references: Vec<Reference>,
+    /// What is to be sealed, once nothing is wrong.
+    pub(super) fresh: Vec<Fresh>,
     pub(super) errors: Vec<FieldError>,
 }
 
@@ -65,9 +68,10 @@ pub(super) async fn create(
     let mut errors = envelope_errors(meta, body.name.as_deref(), &body.tags);
     let name = body.name.clone().unwrap_or_else(|| name::generate(&context.env, meta.kind, meta.name));
     let mut object = new_object(context, meta, maker.tenant, name, body);
-    // The row is there from the start: what it claims refers to it. All of it goes if anything is wrong.
+    // The row is there from the start: what it claims refers to it. All of it goes if anything is wrong. Its spec is
+    // written when the secrets in it are sealed: nothing else may ever be in the database's files.
+    let spec = std::mem::replace(&mut object.spec, objects::empty());
     let free = objects::insert(tx, &object).await?;
-    let spec = object.spec.clone();
     let mut draft = drafted(tx, context, maker, kind, object, &spec, true).await?;
     errors.append(&mut draft.errors);
     object = draft.object;
@@ -112,8 +116,10 @@ pub(super) async fn create(
     if meta.kind == nodes::KIND {
         nodes::made(tx, &object.core.id).await?;
     }
+    secrets::keep(tx, context, &object.core.id, &draft.fresh).await?;
     let intent = Intent::new(Verb::Create, plan.steps);
-    finish(tx, context, maker, object, intent, &draft.facts).await
+    let written = finish(tx, context, maker, object, intent, &draft.facts).await?;
+    Ok(Written { made: secrets::made(draft.fresh), ..written })
 }
 
 /// Limits that were met are gathered, so that all of them are told at once.
@@ -149,7 +155,7 @@ pub(super) async fn finish(
     object.core.phase = objects::phase_now(tx, context, &object).await?;
     objects::update(tx, &object).await?;
     history::record(tx, context, maker, &object, &verb, job.as_deref()).await?;
-    Ok(Written { object, job, changed: true })
+    Ok(Written { object, job, changed: true, made: Vec::new() })
 }
 
 /// Checks a spec, finds whom it names, fills in its defaults, and gathers all that is wrong.
@@ -163,7 +169,8 @@ pub(super) async fn drafted(
     creating: bool,
 ) -> Result<Draft, Error> {
     let mut errors = context.registry.check_spec(kind.meta().kind, spec);
-    let readable = if errors.is_empty() { spec.clone() } else { without(spec, &errors) };
+    let mut readable = if errors.is_empty() { spec.clone() } else { without(spec, &errors) };
+    let fresh = secrets::take(tx, context, kind, &object.core.id, &mut readable, &mut errors).await?;
     let complete = match kind.complete(&readable) {
         Ok(complete) => complete,
         Err(error) => {
@@ -178,8 +185,10 @@ pub(super) async fn drafted(
     object.spec = complete;
     let found = facts::resolve(tx, context, maker, kind, &mut object.spec).await?;
     errors.extend(found.errors);
-    errors.extend(kind.validate(&object, &found.facts, creating));
-    Ok(Draft { object, facts: found.facts, references: found.references, errors })
+    // A kind judges a secret as it was given; what it answers is about fields, and never holds their values.
+    let given = secrets::given(&object, &fresh);
+    errors.extend(kind.validate(given.as_ref().unwrap_or(&object), &found.facts, creating));
+    Ok(Draft { object, facts: found.facts, references: found.references, fresh, errors })
 }
 
 /// The spec without the fields that its schema refuses, so that what else is wrong can be told too.

@@ -37,6 +37,7 @@ mod reads;
 mod remove;
 mod report;
 mod request;
+mod secrets;
 mod servers;
 mod steps;
 mod tail;
@@ -44,7 +45,7 @@ mod views;
 mod writer;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 pub use audit::AuditQuery;
 pub use bells::{Bell, Bells};
@@ -61,6 +62,7 @@ pub use quota::Usage;
 pub use reads::{ListQuery, Page};
 pub use report::{AssignmentRow, NodeReport};
 pub use request::{Did, Once, Outcome, Terms, Write};
+pub use secrets::{Sealed, Vault};
 pub use servers::SERVER_LEASE_SECONDS;
 pub use tail::{LogReader, ReadError, TAIL_ENTRIES, TailReads};
 pub use views::{ImageContent, Job, JobQuery, JobStep, Revision};
@@ -92,6 +94,8 @@ pub(crate) struct Context {
     pub(crate) quota: BTreeMap<String, u64>,
     /// For hashes that nobody else can make; read when first needed.
     pub(crate) secret: tokio::sync::OnceCell<String>,
+    /// Seals what must not be read in the database.
+    pub(crate) vault: OnceLock<Arc<dyn Vault>>,
 }
 
 impl Store {
@@ -108,7 +112,13 @@ impl Store {
         quota: BTreeMap<String, u64>,
     ) -> Result<Store, OpenError> {
         let opened = open::open(url).await?;
-        let context = Arc::new(Context { env, registry, quota, secret: tokio::sync::OnceCell::new() });
+        let context = Arc::new(Context {
+            env,
+            registry,
+            quota,
+            secret: tokio::sync::OnceCell::new(),
+            vault: OnceLock::new(),
+        });
         let store = Store {
             readers: opened.readers,
             writer: opened.writer,
@@ -133,6 +143,11 @@ impl Store {
             return Err(OpenError::Behind { found, known });
         }
         Store::open_with(url, env, registry, quota).await
+    }
+
+    /// Seals secrets with this from now on; without it none can be kept. Once is enough: a later one is ignored.
+    pub fn seal_with(&self, vault: Arc<dyn Vault>) {
+        let _ = self.context.vault.set(vault);
     }
 
     /// Where to listen for "look again".

@@ -4,7 +4,7 @@
 use std::fmt;
 use std::sync::{Arc, Mutex};
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::change::{self, Asked, NewObject, Written};
 use super::create::{self, Maker};
@@ -249,6 +249,12 @@ pub(super) async fn carry_out(tx: &mut Tx, context: &Context, request: &Request)
 impl Did {
     fn job(job: Job) -> Did {
         Did::Job(Box::new(job))
+    }
+
+    /// Secrets that were made because none was given, by field: for the one answer that shows them.
+    pub fn made(&self) -> Map<String, Value> {
+        let Did::Object(written) = self else { return Map::new() };
+        written.made.iter().map(|(field, plain)| (field.clone(), plain.reveal().into())).collect()
     }
 
     /// The job that it began or ended, and the object that it was about.

@@ -7,6 +7,8 @@
 mod backup;
 mod operator;
 mod place;
+// Its other users ask more of it.
+#[allow(dead_code)]
 #[path = "../../../tests/src/postgres.rs"]
 #[allow(missing_docs)]
 mod postgres;

@@ -15,5 +15,6 @@ mod plans;
 mod quota;
 mod rest;
 mod rest_contract;
+mod secrets;
 mod states;
 mod store;

@@ -1,0 +1,209 @@
+//! Secrets: sealed in a table of their own, bound to the object and the field that they are of. Everything else in the
+//! database holds their markers.
+//!
+//! What an object's revisions still name is kept until the object has gone, so that restoring one brings its secret
+//! back.
+
+use std::collections::BTreeMap;
+
+use super::db::{Conn, Row, Tx, values};
+use super::{Context, Store};
+use crate::kernel::secret::{self, Plain};
+use crate::kernel::{Error, FieldError, Kind, Stored};
+
+/// How many are sealed anew by one transaction.
+const AT_ONCE: i64 = 200;
+
+/// Seals and opens, with keys that the database does not hold.
+pub trait Vault: Send + Sync {
+    /// Name of the key that seals now.
+    fn newest(&self) -> String;
+    /// Whether it has the key of this name.
+    fn knows(&self, key: &str) -> bool;
+    /// Seals; `nonce` is random, and what is sealed can be opened only with the same `bound_to`.
+    fn seal(&self, nonce: [u8; 12], bound_to: &[u8], plain: &[u8]) -> Result<Sealed, Error>;
+    /// Opens what was sealed by the key of this name.
+    fn open(&self, key: &str, bound_to: &[u8], sealed: &[u8]) -> Result<Plain, Error>;
+}
+
+/// What is kept of a secret.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sealed {
+    /// Name of the key.
+    pub key: String,
+    /// For whoever has it.
+    pub bytes: Vec<u8>,
+}
+
+/// A secret on its way in.
+pub(super) struct Fresh {
+    id: String,
+    /// `spec.peers.a.key`
+    field: String,
+    plain: Plain,
+    /// Nobody gave it: whoever asks has to be told.
+    made: bool,
+}
+
+impl Store {
+    /// The secret of an object in this field (`spec.secret`), for what the server itself does with it; `None` if there
+    /// is none. No answer to any caller may hold it.
+    pub async fn secret(&self, object: &Stored, field: &str) -> Result<Option<Plain>, Error> {
+        let pointer = field.replacen("spec", "", 1).replace('.', "/");
+        let Some(id) = object.spec.pointer(&pointer).and_then(|text| secret::id_of(text.as_str()?)) else {
+            return Ok(None);
+        };
+        open(&mut self.read().await?, &self.context, &object.core.id, field, id).await.map(Some)
+    }
+
+    /// How many secrets each key seals, by the key's name.
+    pub async fn sealed_by(&self) -> Result<BTreeMap<String, i64>, Error> {
+        let sql = "SELECT key, count(*) AS many FROM secret GROUP BY key";
+        let mut all = BTreeMap::new();
+        for row in self.read().await?.rows(sql, &[]).await? {
+            all.insert(row.text("key")?, row.int("many")?);
+        }
+        Ok(all)
+    }
+
+    /// Seals with the newest key what an older one sealed, a few: how many. 0: nothing is left to do.
+    pub async fn seal_anew(&self) -> Result<usize, Error> {
+        let newest = self.context.vault()?.newest();
+        if sealed_otherwise(&mut self.read().await?, &newest, "").await?.is_empty() {
+            return Ok(0);
+        }
+        self.write(newest, |tx, context, newest| {
+            Box::pin(async move { seal_anew(tx, &context, &newest).await })
+        })
+        .await
+    }
+}
+
+impl Context {
+    fn vault(&self) -> Result<&dyn Vault, Error> {
+        let vault = self.vault.get().map(|vault| &**vault);
+        vault.ok_or_else(|| Error::Internal("no key was given to seal secrets with".to_owned()))
+    }
+}
+
+/// Takes the secrets out of a spec and leaves their markers; makes those that a kind makes itself.
+pub(super) async fn take(
+    tx: &mut Tx,
+    context: &Context,
+    kind: &'static dyn Kind,
+    holder: &str,
+    spec: &mut serde_json::Value,
+    errors: &mut Vec<FieldError>,
+) -> Result<Vec<Fresh>, Error> {
+    let (mut fresh, mut markers) = (Vec::new(), Vec::new());
+    for path in context.registry.secrets(kind) {
+        for (field, text) in secret::texts(spec, path) {
+            if let Some(id) = secret::id_of(text) {
+                markers.push((field, id.to_owned()));
+                continue;
+            }
+            let id = context.env.id(secret::PREFIX);
+            let plain = Plain::new(std::mem::replace(text, secret::marker(&id)));
+            fresh.push(Fresh { id, field, plain, made: false });
+        }
+        if let Some(map) = spec.as_object_mut()
+            && map.get(path).is_none_or(serde_json::Value::is_null)
+            && let Some(plain) = kind.make_secret(path, context.env.bytes())
+        {
+            let id = context.env.id(secret::PREFIX);
+            map.insert(path.clone(), secret::marker(&id).into());
+            fresh.push(Fresh { id, field: format!("spec.{path}"), plain, made: true });
+        }
+    }
+    for (field, id) in markers {
+        let sql = "SELECT 1 AS one FROM secret WHERE id = $1 AND holder = $2 AND field = $3";
+        if tx.row(sql, values![id, holder, &field]).await?.is_none() {
+            let reason = "is the marker of a secret that is not this object's: send the secret itself";
+            errors.push(FieldError::new(field, reason));
+        }
+    }
+    Ok(fresh)
+}
+
+/// The object with its fresh secrets in it, for its kind to judge; `None` if there are none.
+pub(super) fn given(object: &Stored, fresh: &[Fresh]) -> Option<Stored> {
+    if fresh.is_empty() {
+        return None;
+    }
+    let mut given = object.clone();
+    for one in fresh {
+        let pointer = one.field.replacen("spec", "", 1).replace('.', "/");
+        if let Some(slot) = given.spec.pointer_mut(&pointer) {
+            *slot = one.plain.reveal().into();
+        }
+    }
+    Some(given)
+}
+
+/// Seals what is fresh, and writes it.
+pub(super) async fn keep(tx: &mut Tx, context: &Context, holder: &str, fresh: &[Fresh]) -> Result<(), Error> {
+    for one in fresh {
+        let bound_to = bound_to(&one.id, holder, &one.field);
+        let sealed = context.vault()?.seal(context.env.bytes(), &bound_to, one.plain.reveal().as_bytes())?;
+        let sql =
+            "INSERT INTO secret (id, holder, field, key, sealed, created_at) VALUES ($1, $2, $3, $4, $5, $6)";
+        let now = context.env.now();
+        tx.run(sql, values![&one.id, holder, &one.field, sealed.key, sealed.bytes, now]).await?;
+    }
+    Ok(())
+}
+
+/// Those that nobody gave, by their field.
+pub(super) fn made(fresh: Vec<Fresh>) -> Vec<(String, Plain)> {
+    fresh.into_iter().filter(|one| one.made).map(|one| (one.field, one.plain)).collect()
+}
+
+async fn open(
+    conn: &mut Conn,
+    context: &Context,
+    holder: &str,
+    field: &str,
+    id: &str,
+) -> Result<Plain, Error> {
+    let sql = "SELECT key, sealed FROM secret WHERE id = $1 AND holder = $2 AND field = $3";
+    let row = conn.row(sql, values![id, holder, field]).await?;
+    let row = row.ok_or_else(|| Error::Internal(format!("the secret {id} of {holder} is not there")))?;
+    context.vault()?.open(&row.text("key")?, &bound_to(id, holder, field), &row.bytes("sealed")?)
+}
+
+/// What a sealed value cannot be moved away from.
+fn bound_to(id: &str, holder: &str, field: &str) -> Vec<u8> {
+    let mut bound = b"rhyzome-secret-1".to_vec();
+    for part in [id, holder, field] {
+        bound.extend((part.len() as u64).to_be_bytes());
+        bound.extend(part.as_bytes());
+    }
+    bound
+}
+
+/// Secrets that another key than the newest sealed, the first few. Two ranges of one index: what is sealed well
+/// already costs nothing.
+async fn sealed_otherwise(conn: &mut Conn, newest: &str, lock: &str) -> Result<Vec<Row>, Error> {
+    let mut rows = Vec::new();
+    for beside in ["<", ">"] {
+        let sql = format!(
+            "SELECT id, holder, field, key, sealed FROM secret WHERE key {beside} $1 ORDER BY key, id LIMIT $2{lock}"
+        );
+        rows.extend(conn.rows(&sql, values![newest, AT_ONCE]).await?);
+    }
+    Ok(rows)
+}
+
+async fn seal_anew(tx: &mut Tx, context: &Context, newest: &str) -> Result<usize, Error> {
+    let lock = tx.for_update();
+    let rows = sealed_otherwise(tx, newest, lock).await?;
+    for row in &rows {
+        let (id, key) = (row.text("id")?, row.text("key")?);
+        let bound_to = bound_to(&id, &row.text("holder")?, &row.text("field")?);
+        let plain = context.vault()?.open(&key, &bound_to, &row.bytes("sealed")?)?;
+        let sealed = context.vault()?.seal(context.env.bytes(), &bound_to, plain.reveal().as_bytes())?;
+        let sql = "UPDATE secret SET key = $3, sealed = $4 WHERE id = $1 AND key = $2";
+        tx.run(sql, values![id, key, sealed.key, sealed.bytes]).await?;
+    }
+    Ok(rows.len())
+}
