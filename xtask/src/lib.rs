@@ -3,6 +3,7 @@
 pub mod bench;
 pub mod crowd;
 pub mod demo;
+pub mod fuzz;
 pub mod http;
 pub mod image;
 pub mod leftovers;

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use xtask::{bench, demo, image, openapi, test};
+use xtask::{bench, demo, fuzz, image, openapi, test};
 
 /// Commands for those who work on Rhyzome.
 #[derive(Parser)]
@@ -21,6 +21,8 @@ enum Command {
     Test(test::Arguments),
     /// Measures, beside a floor or a peer taken in the same run
     Bench(bench::Arguments),
+    /// Asks a real server whatever its document allows, and some of what it does not
+    Fuzz(fuzz::Arguments),
     /// Builds a guest image from Debian's own packages
     Image(image::Arguments),
     /// Compares the locked API document with what the server serves
@@ -32,6 +34,7 @@ fn main() -> ExitCode {
         Command::Demo(arguments) => demo::main(&arguments),
         Command::Test(arguments) => test::main(&arguments),
         Command::Bench(arguments) => bench::main(&arguments),
+        Command::Fuzz(arguments) => fuzz::main(&arguments),
         Command::Image(arguments) => image::main(arguments),
         Command::Openapi(arguments) => openapi::main(&arguments),
     };

@@ -46,6 +46,9 @@ pub const DEMO: Set = Set {
 /// What all tests need beyond the demo.
 pub const TEST: Set = Set { name: "test", packages: &["postgresql", "mmdebstrap", "xorriso"] };
 
+/// What asking the API at random needs.
+pub const FUZZ: Set = Set { name: "fuzz", packages: &["python3", "python3-venv"] };
+
 /// Makes sure that the packages of all sets are there.
 ///
 /// Prints what is missing, and installs it through apt-get, as root or by sudo; without `install` it refuses, and says

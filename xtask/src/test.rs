@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use clap::Args;
 
-use crate::{image, packages, repository, run};
+use crate::{fuzz, image, packages, repository, run};
 
 /// Arguments of `cargo xtask test`.
 #[derive(Args)]
@@ -54,8 +54,12 @@ const PARTS: &[Part] = &[
         ],
         images: &[],
     },
+    Part { name: "fuzz", runs: &[], images: &[] },
     Part { name: "e2e", runs: &["test --workspace --test e2e"], images: &["tiny", "debian"] },
 ];
+
+/// How long the API is asked at random.
+const FUZZ_SECONDS: u32 = 120;
 
 /// What the parts counted.
 #[derive(Default)]
@@ -66,7 +70,7 @@ struct Count {
 
 /// Runs the command.
 pub fn main(arguments: &Arguments) -> Result<()> {
-    packages::ensure(&[packages::DEMO, packages::TEST], !arguments.no_install)?;
+    packages::ensure(&[packages::DEMO, packages::TEST, packages::FUZZ], !arguments.no_install)?;
     let mut total = Count::default();
     let mut failures = Vec::new();
     let mut times: Vec<(&str, Duration)> = Vec::new();
@@ -90,7 +94,7 @@ pub fn main(arguments: &Arguments) -> Result<()> {
 
 fn run(part: &Part, install: bool, total: &mut Count) -> Result<()> {
     println!("\n=== {}", part.name);
-    if matches!(part.name, "e2e" | "agent" | "in-process") {
+    if matches!(part.name, "e2e" | "agent" | "in-process" | "fuzz") {
         prepare()?;
     }
     for name in part.images {
@@ -98,6 +102,12 @@ fn run(part: &Part, install: bool, total: &mut Count) -> Result<()> {
             "tiny" => image::tiny(None, install)?,
             _ => image::debian(None, install)?,
         };
+    }
+    if part.name == "fuzz" {
+        let found = fuzz::for_a_while(FUZZ_SECONDS);
+        total.passed += u64::from(found.is_ok());
+        total.failed += u64::from(found.is_err());
+        return found;
     }
     let mut failed = Vec::new();
     for line in part.runs {

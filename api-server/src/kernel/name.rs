@@ -6,6 +6,14 @@ use super::{Env, NameRule};
 pub const RESERVED: &[&str] =
     &["actions", "wait", "events", "revisions", "rendered", "access", "console", "content"];
 
+/// What names look like, as a regular expression; words of the API are none either.
+pub fn pattern(rule: NameRule) -> &'static str {
+    match rule {
+        NameRule::Alphanumeric => "^[a-z0-9]{1,63}$",
+        NameRule::Label => "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$",
+    }
+}
+
 /// Why a name is not one, or `None`.
 pub fn refuse(name: &str, rule: NameRule) -> Option<String> {
     let within = !name.is_empty() && name.len() <= 63;

@@ -10,6 +10,9 @@ use serde_json::{Map, Number, Value};
 /// How deep a body may nest.
 pub const MOST_DEEP: usize = 32;
 
+/// Up to here every whole number has a floating one of its own: 2 to the power of 53.
+const MOST_EXACT: f64 = 9_007_199_254_740_992.0;
+
 /// The value, or why it is none, with line and column.
 pub fn read(bytes: &[u8]) -> Result<Value, String> {
     let mut reader = serde_json::Deserializer::from_slice(bytes);
@@ -64,6 +67,11 @@ impl<'de> Visitor<'de> for Strict {
     }
 
     fn visit_f64<E: de::Error>(self, value: f64) -> Result<Value, E> {
+        // JSON has one kind of number: `2.0` is as whole as `2`, and JSON Schema's `integer` takes it.
+        if value.fract() == 0.0 && value.abs() <= MOST_EXACT {
+            #[allow(clippy::cast_possible_truncation)]
+            return Ok((value as i64).into());
+        }
         Number::from_f64(value).map(Value::Number).ok_or_else(|| E::custom("a number is out of range"))
     }
 
@@ -110,6 +118,7 @@ mod tests {
     fn reads_what_is_json() {
         let value = read(br#"{"a": [1, -2, 1.5, true, null, "x"], "b": {}}"#).unwrap();
         assert_eq!(value, serde_json::json!({"a": [1, -2, 1.5, true, null, "x"], "b": {}}));
+        assert_eq!(read(b"[2.0, -3e2, 1e300]").unwrap(), serde_json::json!([2, -300, 1e300]));
     }
 
     #[test]

@@ -431,6 +431,10 @@ fn call_schema() -> Value {
             },
             "supersede": { "type": "boolean", "default": false, "description": "Cancels the jobs that wait." },
         },
+        "not": {
+            "required": ["mode", "deadline_seconds"],
+            "properties": { "mode": { "const": "hard" } },
+        },
     })
 }
 

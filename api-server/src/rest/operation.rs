@@ -33,7 +33,7 @@ impl Operation {
             parameters: Vec::new(),
             body: None,
             answers: Vec::new(),
-            problems: vec![400, 401, 404, 500, 503],
+            problems: vec![400, 401, 403, 404, 500, 503],
             open: false,
             plans: false,
         }
@@ -52,8 +52,12 @@ impl Operation {
     }
 
     /// A header that means something here.
-    pub fn header(mut self, name: &str, about: &str) -> Operation {
-        let schema = json!({ "type": "string" });
+    pub fn header(self, name: &str, about: &str) -> Operation {
+        self.header_of(name, json!({ "type": "string" }), about)
+    }
+
+    /// A header of this form.
+    fn header_of(mut self, name: &str, schema: Value, about: &str) -> Operation {
         self.parameters.push(json!({ "name": name, "in": "header", "description": about, "schema": schema }));
         self
     }
@@ -81,8 +85,9 @@ impl Operation {
 
     /// Takes `Idempotency-Key`.
     pub fn once(self) -> Operation {
-        self.header(
+        self.header_of(
             "Idempotency-Key",
+            json!({ "type": "string", "pattern": "^[!-~]([ -~]{0,253}[!-~])?$" }),
             "Done once: within 24 hours a retry under the same key is answered with the same bytes.",
         )
         .problems(&[409, 422])
@@ -105,8 +110,13 @@ impl Operation {
 
     /// Takes `If-Match`.
     pub fn conditional(self) -> Operation {
-        self.header("If-Match", "An ETag: refuse with 412 if the object's version is another by now.")
-            .problems(&[412])
+        let etag = json!({ "type": "string", "pattern": r#"^(\*|(W/)?"v[0-9]{1,18}(-s[0-9]{1,18})?")$"# });
+        self.header_of(
+            "If-Match",
+            etag,
+            "An ETag: refuse with 412 if the object's version is another by now.",
+        )
+        .problems(&[412])
     }
 
     /// Takes `plan`, and answers a plan for each object.

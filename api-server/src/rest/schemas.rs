@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use crate::kernel::kind::pascal;
-use crate::kernel::{Change, Kind, Meta, secret};
+use crate::kernel::{Change, Kind, Meta, name, secret};
 
 /// A reference to a schema of the document.
 pub fn reference(name: &str) -> Value {
@@ -45,7 +45,7 @@ pub fn add_kind(kind: &dyn Kind, into: &mut Map<String, Value>) -> Option<Value>
     let name = pascal(meta.kind);
     into.insert(name.clone(), object(meta, &spec_name, &status_name, makes_secrets));
     into.insert(format!("{name}Create"), create_body(meta, &spec_name));
-    into.insert(format!("{name}Patch"), patch_body(&spec_name));
+    into.insert(format!("{name}Patch"), patch_body(meta, &spec_name));
     into.insert(format!("{name}Page"), page_of(&reference(&name)));
     example
 }
@@ -84,12 +84,13 @@ fn object(meta: &Meta, spec: &str, status: &str, makes_secrets: bool) -> Value {
     json!({ "type": "object", "description": format!("{}.", meta.about), "required": required, "properties": properties })
 }
 
-fn envelope(spec: Value, nullable: bool) -> Value {
+fn envelope(meta: &Meta, spec: Value, nullable: bool) -> Value {
     let kind = |kind: &str| if nullable { json!([kind, "null"]) } else { json!(kind) };
-    let tag = if nullable { json!({ "type": ["string", "null"] }) } else { json!({ "type": "string" }) };
+    let tag = json!({ "type": kind("string"), "maxLength": 1024 });
+    let keys = json!({ "minLength": 1, "maxLength": 128 });
     json!({
-        "name": { "type": "string", "description": "Generated if none is given." },
-        "tags": { "type": kind("object"), "additionalProperties": tag, "description": "Filters look at these." },
+        "name": { "type": "string", "pattern": name::pattern(meta.name), "description": "Generated if none is given." },
+        "tags": { "type": kind("object"), "propertyNames": keys, "additionalProperties": tag, "description": "Filters look at these." },
         "metadata": { "type": kind("object"), "additionalProperties": true, "description": "Your own JSON; never interpreted." },
         "protected": { "type": kind("boolean"), "description": "Refuses deletion while true." },
         "spec": spec,
@@ -101,17 +102,17 @@ fn create_body(meta: &Meta, spec: &str) -> Value {
         "type": "object",
         "description": format!("A new {}. Only what cannot be guessed is required.", meta.kind.replace('-', " ")),
         "additionalProperties": false,
-        "properties": envelope(reference(spec), false),
+        "properties": envelope(meta, reference(spec), false),
     })
 }
 
-fn patch_body(spec: &str) -> Value {
+fn patch_body(meta: &Meta, spec: &str) -> Value {
     let about = format!("A merge patch of `{spec}`: what is absent stays, null takes away.");
     json!({
         "type": "object",
         "description": "A JSON merge patch (RFC 7396).",
         "additionalProperties": false,
-        "properties": envelope(json!({ "type": "object", "additionalProperties": true, "description": about }), true),
+        "properties": envelope(meta, json!({ "type": "object", "additionalProperties": true, "description": about }), true),
     })
 }
 
