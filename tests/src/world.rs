@@ -182,7 +182,7 @@ impl World {
         let execute = if values.is_empty() { "EXECUTE p".to_owned() } else { format!("EXECUTE p({values})") };
         let text = format!(
             "SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off; SET enable_hashjoin = off; \
-             SET enable_mergejoin = off; SET enable_bitmapscan = off; PREPARE p AS {sql}; EXPLAIN (FORMAT JSON) {execute}"
+             SET enable_mergejoin = off; SET enable_bitmapscan = off; SET enable_material = off; PREPARE p AS {sql}; EXPLAIN (FORMAT JSON) {execute}"
         );
         let mut conn = self.postgres().await;
         let rows = sqlx::raw_sql(sqlx::AssertSqlSafe(text)).fetch_all(&mut conn).await.unwrap();
