@@ -309,6 +309,7 @@ fn jobs() -> Command {
                 .visible_alias("ls")
                 .arg(option("resource", "ID", "Only those on this object"))
                 .arg(option("state", "STATE", "Only in this state"))
+                .arg(switch("dead", "Only those that failed for good: retry, skip or undo them"))
                 .arg(
                     option("limit", "NUMBER", "At most so many")
                         .default_value("50")
@@ -320,6 +321,12 @@ fn jobs() -> Command {
         .subcommand(Command::new("wait").about("Wait until it is done").arg(id()).arg(waiting()[1].clone()))
         .subcommand(Command::new("cancel").about("Cancel it and take back what it did").arg(id()))
         .subcommand(Command::new("retry").about("Do it again, as a new job").arg(id()).args(waiting()))
+        .subcommand(
+            Command::new("skip").about("Leave what it left as it is, or stop waiting for a node").arg(id()),
+        )
+        .subcommand(
+            Command::new("undo").about("Take back what it wanted, as a new job").arg(id()).args(waiting()),
+        )
 }
 
 fn everywhere() -> Arg {

@@ -65,6 +65,7 @@ pub fn of_gone(object_id: &str, gone: &Gone) -> Report {
         object_id: object_id.to_owned(),
         placement_epoch: gone.placement_epoch,
         generation: gone.generation,
+        sequence: gone.sequence,
         state: ReportState::Gone.into(),
         ..Report::default()
     }

@@ -17,7 +17,7 @@ const ROUNDS: usize = 500;
 
 /// One round: each job that is due, then each node. True: something happened.
 pub async fn round(store: &Store, nodes: &mut [SimNode]) -> Result<bool, Error> {
-    jobs::look(store).await?;
+    jobs::look_in_turn(store).await?;
     let mut busy = false;
     for node in nodes {
         busy |= node.turn(store).await?;

@@ -3,9 +3,11 @@
 // A test that cannot go on says so by a panic, in its helpers too.
 #![allow(clippy::unwrap_used)]
 
+pub mod audit;
 pub mod drive;
 pub mod face;
 pub mod given;
+pub mod life;
 pub mod node;
 pub mod postgres;
 pub mod wait;

@@ -167,6 +167,14 @@ impl SimNode {
         done > 0
     }
 
+    /// Does one thing, if there is one to do.
+    pub fn work_once(&mut self) -> Option<String> {
+        let (id, action) = self.next()?;
+        let said = format!("{action:?}").chars().take_while(char::is_ascii_alphanumeric).collect();
+        self.act(&id, action);
+        Some(said)
+    }
+
     fn next(&self) -> Option<(String, Action)> {
         self.decisions().into_iter().find_map(|(id, decision)| match decision {
             Decision::Do(action) if self.refusal(&id).is_none() => Some((id, action)),
@@ -325,6 +333,7 @@ fn node_report(report: Report) -> NodeReport {
         progress: i64::from(report.progress_percent),
         placement_epoch: signed(report.placement_epoch),
         generation: signed(report.generation),
+        sequence: signed(report.sequence),
         rendered: report.rendered.into_iter().collect(),
         object_id: report.object_id,
         bytes,

@@ -50,7 +50,15 @@ pub struct World {
 /// What a world lives in.
 struct Home {
     folder: tempfile::TempDir,
+    // Closed before its database is dropped.
+    reader: tokio::sync::Mutex<Option<Reader>>,
     database: Option<Database>,
+}
+
+/// A connection past the store.
+enum Reader {
+    Lite(sqlx::SqliteConnection),
+    Pg(sqlx::PgConnection),
 }
 
 impl World {
@@ -71,7 +79,12 @@ impl World {
 
     /// A world whose clock the test moves, on a disk that costs nothing.
     pub async fn with_time(engine: Engine, time: &Time, seed: u64) -> World {
-        World::in_folder(engine, time.env(seed), resources::registry(), quick_folder()).await
+        World::with_env_quick(engine, time.env(seed)).await
+    }
+
+    /// A world with a clock and random numbers of its own, on a disk that costs nothing.
+    pub async fn with_env_quick(engine: Engine, env: Env) -> World {
+        World::in_folder(engine, env, resources::registry(), quick_folder()).await
     }
 
     async fn in_folder(engine: Engine, env: Env, kinds: Registry, folder: tempfile::TempDir) -> World {
@@ -88,7 +101,8 @@ impl World {
         let store = Store::open(&db.parse().unwrap(), env, kinds).await.unwrap();
         store.seal_with(keyring.clone());
         app::seed(&store).await.unwrap();
-        World { store, db, keyring, home: Arc::new(Home { folder, database }) }
+        let home = Home { folder, reader: tokio::sync::Mutex::default(), database };
+        World { store, db, keyring, home: Arc::new(home) }
     }
 
     /// All that the database has written anywhere, as bytes: its files, its log of changes, a dump.
@@ -193,13 +207,23 @@ impl World {
     /// What stands in the database, past the store. Columns are texts; numbers and nothing become texts too.
     pub async fn ask(&self, sql: &str) -> Vec<Vec<String>> {
         let query = sqlx::AssertSqlSafe(sql.to_owned());
-        if let Some(path) = self.db.strip_prefix("sqlite:") {
-            let mut conn = sqlx::SqliteConnection::connect(path).await.unwrap();
-            let rows = sqlx::raw_sql(query).fetch_all(&mut conn).await.unwrap();
-            return rows.iter().map(|row| texts!(row)).collect();
+        let mut reader = self.home.reader.lock().await;
+        if reader.is_none() {
+            *reader = Some(match self.db.strip_prefix("sqlite:") {
+                Some(path) => Reader::Lite(sqlx::SqliteConnection::connect(path).await.unwrap()),
+                None => Reader::Pg(self.postgres().await),
+            });
         }
-        let rows = sqlx::raw_sql(query).fetch_all(&mut self.postgres().await).await.unwrap();
-        rows.iter().map(|row| texts!(row)).collect()
+        match reader.as_mut().unwrap() {
+            Reader::Lite(conn) => {
+                let rows = sqlx::raw_sql(query).fetch_all(conn).await.unwrap();
+                rows.iter().map(|row| texts!(row)).collect()
+            }
+            Reader::Pg(conn) => {
+                let rows = sqlx::raw_sql(query).fetch_all(conn).await.unwrap();
+                rows.iter().map(|row| texts!(row)).collect()
+            }
+        }
     }
 
     async fn postgres(&self) -> sqlx::PgConnection {

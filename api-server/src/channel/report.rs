@@ -37,6 +37,7 @@ pub(super) fn node_report(report: Report) -> Option<NodeReport> {
         progress: i64::from(report.progress_percent.min(100)),
         placement_epoch: signed(report.placement_epoch),
         generation: signed(report.generation),
+        sequence: signed(report.sequence),
         rendered: rendered.collect(),
         object_id: clean(&report.object_id),
         bytes,

@@ -60,6 +60,14 @@ pub async fn look(store: &Store) -> Result<(), Error> {
     }
 }
 
+/// The same, one after the other: in simulation the same seed does the same.
+pub async fn look_in_turn(store: &Store) -> Result<(), Error> {
+    for id in store.due_jobs(AT_ONCE).await? {
+        store.advance_job(&id).await?;
+    }
+    Ok(())
+}
+
 async fn advance(store: &Store, id: &str) {
     if let Err(error) = store.advance_job(id).await {
         // Nothing was written: the job stays due, and is looked at again in a second.

@@ -7,6 +7,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+/// Crockford's base 32.
+const DIGITS: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
+
 /// Microseconds since 1970-01-01T00:00:00Z. RFC 3339 in JSON; an integer in both databases, so that
 /// order and precision are the same on both.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Hash)]
@@ -24,11 +27,32 @@ pub trait Random: Send + Sync {
     fn fill(&self, bytes: &mut [u8]);
 }
 
+/// When, around a commit, a process may end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Moment {
+    /// Nothing was begun.
+    Before,
+    /// All was done, and is rolled back.
+    Inside,
+    /// It is kept, and whoever asked is not told.
+    After,
+}
+
+/// What goes wrong on purpose, in simulation: nothing, where a real server runs.
+pub trait Faults: Send + Sync {
+    /// True: this process ends here, as far as anybody can tell from outside.
+    fn ends(&self, moment: Moment) -> bool;
+
+    /// Why this step of a job cannot be done, if it cannot.
+    fn fails(&self, step: i64) -> Option<String>;
+}
+
 /// Clock and random numbers, handed to whoever needs them.
 #[derive(Clone)]
 pub struct Env {
     clock: Arc<dyn Clock>,
     random: Arc<dyn Random>,
+    faults: Option<Arc<dyn Faults>>,
     /// The moment of the last id, in 1/4096 of a millisecond: ids of one process strictly rise.
     last: Arc<AtomicU64>,
 }
@@ -75,7 +99,22 @@ impl<'de> Deserialize<'de> for Timestamp {
 impl Env {
     /// An environment made of these two.
     pub fn new(clock: Arc<dyn Clock>, random: Arc<dyn Random>) -> Env {
-        Env { clock, random, last: Arc::default() }
+        Env { clock, random, faults: None, last: Arc::default() }
+    }
+
+    /// The same, with faults.
+    pub fn with_faults(self, faults: Arc<dyn Faults>) -> Env {
+        Env { faults: Some(faults), ..self }
+    }
+
+    /// True: the process ends here. Never, where a real server runs.
+    pub fn ends(&self, moment: Moment) -> bool {
+        self.faults.as_ref().is_some_and(|faults| faults.ends(moment))
+    }
+
+    /// Why this step of a job fails, whatever it would do. Never, where a real server runs.
+    pub fn fails(&self, step: i64) -> Option<String> {
+        self.faults.as_ref()?.fails(step)
     }
 
     /// Now.
@@ -94,6 +133,18 @@ impl Env {
     pub fn below(&self, below: u64) -> u64 {
         // The bias of a remainder over 64 bits is far below anything that a choice of address could show.
         u64::from_le_bytes(self.bytes()).checked_rem(below).unwrap_or(0)
+    }
+
+    /// From now on ids come after this one, whatever the clock says: another server's may be ahead.
+    pub fn after(&self, id: &str) {
+        let Some((_, digits)) = id.rsplit_once('_') else { return };
+        let mut value: u128 = 0;
+        for digit in digits.bytes() {
+            let Some(five) = DIGITS.iter().position(|known| *known == digit) else { return };
+            value = (value << 5) | five as u128;
+        }
+        let moment = ((value >> 80) as u64) << 12 | ((value >> 64) as u64 & 0xfff);
+        self.last.fetch_max(moment, Ordering::Relaxed);
     }
 
     /// A new id: the kind's prefix and a UUIDv7 in 26 letters that sort as the UUID does (Crockford's
@@ -118,7 +169,7 @@ impl Env {
         let value = uuid.as_u128();
         for shift in (0..26).rev() {
             let digit = (value >> (shift * 5)) & 31;
-            text.push(char::from(b"0123456789abcdefghjkmnpqrstvwxyz"[digit as usize]));
+            text.push(char::from(DIGITS[digit as usize]));
         }
         text
     }
@@ -154,6 +205,16 @@ mod tests {
         let later = env(1_700_000_000_001_000, 0).id("inst");
         assert!(earlier < later, "{earlier} {later}");
         assert_eq!(earlier.len(), "inst_".len() + 26);
+    }
+
+    #[test]
+    fn ids_come_after_those_of_a_server_that_is_ahead() {
+        let ahead = env(1_700_000_060_000_000, 255).id("job");
+        let behind = env(1_700_000_000_000_000, 0);
+        assert!(behind.id("job") < ahead);
+        behind.after(&ahead);
+        assert!(behind.id("job") > ahead);
+        behind.after("no id");
     }
 
     #[test]

@@ -139,6 +139,11 @@ pub enum Step {
         /// Whom.
         who: Who,
     },
+    /// Wait until these jobs have ended, whatever they are about.
+    AwaitJobs {
+        /// Their ids.
+        jobs: Vec<String>,
+    },
     /// Give back all claims; the object is gone.
     Release,
 }

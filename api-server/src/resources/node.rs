@@ -7,7 +7,10 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::kernel::{Facts, FieldError, Held, Meta, NameRule, Object, Plan, Resource, Scope, Timestamp};
+use crate::kernel::resource::Call;
+use crate::kernel::{
+    Action, Error, Facts, FieldError, Held, Meta, NameRule, Object, Plan, Resource, Scope, Timestamp,
+};
 
 /// A node.
 pub struct Node;
@@ -109,7 +112,11 @@ impl Resource for Node {
         scope: Scope::Operator,
         name: NameRule::Label,
         about: "A machine whose agent runs instances",
-        actions: &[],
+        actions: &[Action {
+            verb: "drain",
+            doing: "draining",
+            about: "Move what is on it to other nodes; hard: stop what cannot be moved",
+        }],
         fields: &[],
         held: Held::Never,
         private: &[],
@@ -145,6 +152,19 @@ impl Resource for Node {
 
     fn remove(_object: &Object<Self>) -> Plan {
         Plan::release()
+    }
+
+    fn act(object: &Object<Self>, call: &Call) -> Result<Plan, Error> {
+        if call.verb != "drain" {
+            return Err(Error::field("action", format!("a node has no action `{}`", call.verb)));
+        }
+        let before = object.spec.cordoned;
+        let spec = NodeSpec { cordoned: true, ..object.spec.clone() };
+        let spec = serde_json::to_value(spec).map_err(|e| Error::Internal(e.to_string()))?;
+        let mut plan = Plan { spec: Some(spec), ..Plan::default() };
+        // What has to be moved or stopped is not for a kind to know: the store adds those steps.
+        plan.values.insert("cordoned_before".into(), before.into());
+        Ok(plan)
     }
 
     // === settled ===

@@ -16,7 +16,7 @@ use super::extract::{Ask, LONGEST_WAIT, seconds};
 use super::problem::Answer;
 use super::wait::{Ear, for_job, is_final};
 use super::{RestContext, page, write};
-use crate::kernel::Right;
+use crate::kernel::{Error, Right};
 use crate::store::{Job, JobQuery, Write};
 
 const LINES: &str = "application/x-ndjson";
@@ -24,10 +24,16 @@ const LINES: &str = "application/x-ndjson";
 /// `GET .../jobs`
 pub async fn list(ask: Ask) -> Answer {
     let right = ask.right_everywhere("list", "job")?;
-    let query = ask.query(&["resource", "state", "limit", "page"])?;
+    let query = ask.query(&["resource", "state", "dead", "limit", "page"])?;
     let (resource, state) = (query.get("resource").cloned(), query.get("state").cloned());
     tenant_is_there(&ask).await?;
-    let query = JobQuery { resource, state, before: page::after(&ask, "j")?, limit: page::limit(&ask)? };
+    let dead = match query.get("dead").map(String::as_str) {
+        None | Some("false") => false,
+        Some("true") => true,
+        Some(_) => return Err(Error::Malformed("`dead` must be true or false".to_owned()).into()),
+    };
+    let query =
+        JobQuery { resource, state, dead, before: page::after(&ask, "j")?, limit: page::limit(&ask)? };
     let found = ask.ctx.store.jobs(&right, &query).await?;
     let items = found.items.iter().map(|job| json!(job)).collect();
     Ok(Json(page::page(items, found.next, "j")).into_response())
@@ -65,6 +71,24 @@ pub async fn retry(mut ask: Ask) -> Answer {
     ask.no_query()?;
     ask.no_body().await?;
     let asked = Write::RetryJob { id: ask.id()?.to_owned() };
+    write::job(&ask, &right, asked, true).await
+}
+
+/// `POST .../jobs/{id}/skip`
+pub async fn skip(mut ask: Ask) -> Answer {
+    let right = ask.right_everywhere("skip", "job")?;
+    ask.no_query()?;
+    ask.no_body().await?;
+    let asked = Write::SkipJob { id: ask.id()?.to_owned() };
+    write::job(&ask, &right, asked, false).await
+}
+
+/// `POST .../jobs/{id}/undo`
+pub async fn undo(mut ask: Ask) -> Answer {
+    let right = ask.right_everywhere("undo", "job")?;
+    ask.no_query()?;
+    ask.no_body().await?;
+    let asked = Write::UndoJob { id: ask.id()?.to_owned() };
     write::job(&ask, &right, asked, true).await
 }
 

@@ -314,11 +314,17 @@ impl Mount {
         ] {
             let op = |verb: &str, summary: String| Operation::new(format!("{ids}_{verb}"), "jobs", summary);
             let text = || json!({ "type": "string" });
+            let truth = || json!({ "type": "boolean", "default": false });
             let at = |rest: &str| format!("{base}/{{id}}{rest}");
             let job = || reference("Job");
             let list = paged(op("list", format!("Jobs {whose}, the newest first")))
                 .query("resource", text(), "Only those on the object of this id.")
                 .query("state", text(), "Only those in this state.")
+                .query(
+                    "dead",
+                    truth(),
+                    "Only those that failed for good: no later job has taken their place.",
+                )
                 .answers(200, "A page; its jobs are without their steps.", reference("JobPage"));
             self.route(Method::GET, base, list, jobs::list);
             let get = op("get", format!("One job {whose}")).answers(200, "The job.", job());
@@ -340,6 +346,18 @@ impl Mount {
                 .once()
                 .answers_as(202, "The new job.", "application/json", job(), &["Location"]);
             self.route(Method::POST, &at("/retry"), retry, jobs::retry);
+            let skip = op("skip", "Leave what a failed job left as it is".into())
+                .about("Or, for a job that waits for a node to let go of something, no longer wait for it.")
+                .reasoned()
+                .once()
+                .answers(202, "The job as it is now.", job());
+            self.route(Method::POST, &at("/skip"), skip, jobs::skip);
+            let undo = op("undo", "Take back what a failed job wanted, as a new job".into())
+                .about("The object of a failed creation is deleted; a spec goes back to what was applied before.")
+                .reasoned()
+                .once()
+                .answers_as(202, "The new job.", "application/json", job(), &["Location"]);
+            self.route(Method::POST, &at("/undo"), undo, jobs::undo);
             let log = op("log", "Follow a job: one line for each change of a step, until it is final".into())
                 .about("Text; JSON lines when `Accept` asks for JSON.")
                 .answers_as(200, "Lines, as they come.", "text/plain", text(), &[]);

@@ -7,7 +7,7 @@
 use super::db::{Row, Tx, values};
 use super::jobs::{self, JobRow};
 use super::objects::{self, by_id};
-use super::{Context, Store, assign, claims};
+use super::{Context, Store, assign, claims, letters};
 use crate::kernel::{Error, Held, JobState, Step, Stored, Timestamp, Verb, Who};
 
 /// How long a job that waits for a bell sleeps before it looks by itself.
@@ -97,7 +97,11 @@ async fn forward(tx: &mut Tx, context: &Context, job: &JobRow) -> Result<bool, E
     };
     let now = context.env.now();
     let started = row.started_at.unwrap_or(now);
-    match carry_out(tx, context, job, &row.step, started).await? {
+    let outcome = match context.env.fails(job.step) {
+        Some(problem) => Outcome::Failed(problem),
+        None => carry_out(tx, context, job, &row.step, started).await?,
+    };
+    match outcome {
         Outcome::Done { made } => {
             let sql = "UPDATE job_step SET state = 'done', made = $3, message = '', progress = 100, \
                        started_at = coalesce(started_at, $4), finished_at = $4 WHERE job = $1 AND idx = $2";
@@ -163,6 +167,7 @@ async fn carry_out(
             Ok(Outcome::Done { made: false })
         }
         Step::AwaitGone { who } => gone(tx, context, id_of(job, who)).await,
+        Step::AwaitJobs { jobs } => ended(tx, context, jobs).await,
         Step::Release => {
             release(tx, context, &job.resource).await?;
             Ok(Outcome::Done { made: false })
@@ -211,6 +216,30 @@ async fn applied(
     Ok(waiting(id, deadline, message, row.int("progress")?))
 }
 
+/// Each of these jobs is told of when it is its turn to be waited for.
+async fn ended(tx: &mut Tx, context: &Context, all: &[String]) -> Result<Outcome, Error> {
+    let (mut open, mut failed) = (Vec::new(), Vec::new());
+    for id in all {
+        let sql = "SELECT state, finished_at, resource_name FROM job WHERE id = $1";
+        let Some(row) = tx.row(sql, values![id]).await? else { continue };
+        if row.maybe_int("finished_at")?.is_none() {
+            open.push((id, row.text("resource_name")?));
+        } else if row.text("state")? == "failed" {
+            failed.push(format!("`{}`", row.text("resource_name")?));
+        }
+    }
+    let Some((next, name)) = open.first() else {
+        return Ok(match failed.is_empty() {
+            true => Outcome::Done { made: false },
+            false => Outcome::Failed(format!("{} failed: see what its job says", failed.join(", "))),
+        });
+    };
+    let done = all.len() - open.len();
+    let message = format!("{done} of {} are done; waits for `{name}`", all.len());
+    let progress = i64::try_from(done * 100 / all.len()).unwrap_or(0);
+    Ok(waiting(next, context.env.now().plus_seconds(LOOK_AGAIN_SECONDS), message, progress))
+}
+
 /// Removal is never given up: a node that is away finishes it when it returns.
 async fn gone(tx: &mut Tx, context: &Context, id: &str) -> Result<Outcome, Error> {
     let sql = "SELECT a.message, r.name, s.connected FROM assignment a JOIN resource r ON r.id = a.node \
@@ -256,7 +285,7 @@ async fn fail(tx: &mut Tx, context: &Context, job: &JobRow, problem: &str) -> Re
         cancel_those_behind(tx, context, job).await?;
         return Ok(true);
     }
-    jobs::end(tx, context, &job.id, JobState::Failed, Some(problem)).await?;
+    letters::end_failed(tx, context, job, Some(problem)).await?;
     objects::refresh_phase(tx, context, &job.resource).await?;
     Ok(false)
 }
@@ -332,7 +361,7 @@ async fn step_back(tx: &mut Tx, context: &Context, job: &JobRow) -> Result<bool,
     }
     // Those that came while it took back what it did, too.
     cancel_those_behind(tx, context, job).await?;
-    jobs::end(tx, context, &job.id, JobState::Failed, None).await?;
+    letters::end_failed(tx, context, job, None).await?;
     objects::refresh_phase(tx, context, &job.resource).await?;
     Ok(false)
 }

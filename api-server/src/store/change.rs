@@ -9,7 +9,7 @@ use super::db::{Tx, values};
 use super::jobs::Intent;
 use super::plan::differing;
 use super::request::Write;
-use super::{Context, Store, claims, facts, objects, quota, secrets};
+use super::{Context, Store, claims, drain, facts, nodes, objects, quota, secrets};
 use crate::kernel::quota::amounts;
 use crate::kernel::resource::Call;
 use crate::kernel::secret::Plain;
@@ -110,6 +110,20 @@ pub(super) async fn update(
     apply(tx, context, maker, kind, old, &document).await
 }
 
+/// As `update`, with this for all of its spec.
+pub(super) async fn respec(
+    tx: &mut Tx,
+    context: &Context,
+    maker: &Maker<'_>,
+    kind: &'static dyn Kind,
+    old: Stored,
+    spec: Value,
+) -> Result<Written, Error> {
+    let mut document = document(&old);
+    document["spec"] = spec;
+    apply(tx, context, maker, kind, old, &document).await
+}
+
 pub(super) async fn restore(
     tx: &mut Tx,
     context: &Context,
@@ -148,6 +162,9 @@ pub(super) async fn act(
     object.core.generation += 1;
     object.core.version += 1;
     object.core.updated_at = context.env.now();
+    if object.core.kind == nodes::KIND && call.verb == drain::VERB {
+        intent.steps = drain::begin(tx, context, maker, &object, call).await?;
+    }
     let facts = facts::known(tx, kind, &object.spec).await?;
     finish(tx, context, maker, object, intent, &facts).await
 }

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::create::Maker;
 use super::db::{Tx, values};
 use super::objects::text;
-use super::{Bell, Context, advance, history, steps};
+use super::{Bell, Context, advance, drain, history, steps};
 use crate::kernel::job::{Preempts, preempts};
 use crate::kernel::{Error, Facts, JobState, Step, Stored, Verb};
 
@@ -48,9 +48,9 @@ pub(super) async fn submit(
     facts: &Facts,
 ) -> Result<String, Error> {
     let core = &object.core;
+    preempt(tx, context, &core.id, &intent).await?;
     let id = context.env.id("job");
     let now = context.env.now();
-    preempt(tx, context, &core.id, &intent).await?;
     let snapshot = json!({"spec": object.spec, "claims": object.claims});
     tx.run(
         "INSERT INTO job (id, tenant, kind, resource, resource_name, verb, hard, state, generation, snapshot, step, \
@@ -100,10 +100,14 @@ pub(super) async fn insert_step(tx: &mut Tx, job: &str, index: usize, step: &Ste
 async fn preempt(tx: &mut Tx, context: &Context, resource: &str, intent: &Intent) -> Result<(), Error> {
     let sql = "SELECT id, verb, state FROM job WHERE resource = $1 AND finished_at IS NULL ORDER BY id";
     for row in tx.rows(sql, values![resource]).await? {
+        // Jobs of one object are done in the order of their ids, whichever server made them.
+        context.env.after(&row.text("id")?);
         let older = Verb::parse(&row.text("verb")?);
         let waiting = JobState::parse(&row.text("state")?) == JobState::Waiting;
         let cut_short = preempts(&intent.verb, intent.hard, &older) == Preempts::Yes;
-        if cut_short || (intent.supersede && waiting && older != Verb::Create) {
+        // What was promised a place on another node has to go there.
+        let stays = older == Verb::Create || older == Verb::Act(drain::MOVE.to_owned());
+        if cut_short || (intent.supersede && waiting && !stays) {
             let reason = format!("preempted by a later {}", intent.verb.as_str());
             end(tx, context, &row.text("id")?, JobState::Cancelled, Some(&reason)).await?;
         }
@@ -160,7 +164,7 @@ pub(super) async fn end(
     history::ended(tx, context, id, &row).await?;
     let resource = row.text("resource")?;
     let sql = "UPDATE job SET wake_at = $3 WHERE finished_at IS NULL AND \
-               (resource = $2 OR id IN (SELECT job FROM job_after WHERE after = $1))";
+               (resource = $2 OR awaits = $1 OR id IN (SELECT job FROM job_after WHERE after = $1))";
     if tx.run(sql, values![id, &resource, now]).await? > 0 {
         tx.ring(Bell::Jobs);
     }

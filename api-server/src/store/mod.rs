@@ -16,11 +16,13 @@ mod claims;
 mod create;
 pub(crate) mod db;
 mod denials;
+mod drain;
 mod erase;
 mod facts;
 mod history;
 mod jobs;
 mod keys;
+mod letters;
 mod log;
 mod nodes;
 mod notes;
@@ -68,6 +70,7 @@ pub use tail::{LogReader, ReadError, TAIL_ENTRIES, TailReads};
 pub use views::{ImageContent, Job, JobQuery, JobStep, Revision};
 pub use writer::TxFuture;
 
+use crate::kernel::env::Moment;
 use crate::kernel::{Env, Error, Registry};
 use db::{Conn, Tx};
 use denials::Denials;
@@ -174,7 +177,19 @@ impl Store {
         F: for<'a> Fn(&'a mut Tx, Arc<Context>, A) -> TxFuture<'a, T> + Send + Sync + 'static,
     {
         let context = self.context.clone();
-        self.writer.write(&self.bells, move |tx| work(tx, context.clone(), taken.clone())).await
+        let ended = || Error::Unavailable("the process has ended".to_owned());
+        if self.env().ends(Moment::Before) {
+            return Err(ended());
+        }
+        let written = self.writer.write(&self.bells, move |tx| {
+            let (doing, env) = (work(tx, context.clone(), taken.clone()), context.env.clone());
+            Box::pin(async move {
+                let done = doing.await?;
+                if env.ends(Moment::Inside) { Err(ended()) } else { Ok(done) }
+            })
+        });
+        let written = written.await?;
+        if self.env().ends(Moment::After) { Err(ended()) } else { Ok(written) }
     }
 
     /// A connection for reading.

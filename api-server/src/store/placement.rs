@@ -9,6 +9,7 @@ use super::db::{Tx, int, values};
 use super::objects;
 use super::objects::Reference;
 use super::plan::Placement;
+use crate::kernel::error::WhyNot;
 use crate::kernel::place::{Candidate, Needs, place, why_not_others};
 use crate::kernel::{Clash, Error, Relation, Stored};
 
@@ -29,15 +30,37 @@ pub(super) async fn take(tx: &mut Tx, object: &mut Stored, needs: &Needs) -> Res
         release(tx, &holder).await?;
     }
     let node = reserve(tx, &pinned).await?;
+    hold(tx, &holder, &node, needs).await?;
+    object.claims.entry("placement_epoch").or_insert(Value::from(1));
+    Ok(node)
+}
+
+/// Takes room on another node than its present one, which takes nothing new; the id of that node, or why there is
+/// none. What it holds is given back only then.
+pub(super) async fn relocate(
+    tx: &mut Tx,
+    object: &Stored,
+    needs: &Needs,
+) -> Result<Result<String, Vec<WhyNot>>, Error> {
+    let holder = &object.core.id;
+    let node = match reserve(tx, needs).await {
+        Ok(node) => node,
+        Err(Error::Clash(Clash::NoCapacity(table))) => return Ok(Err(table)),
+        Err(error) => return Err(error),
+    };
+    release(tx, holder).await?;
+    hold(tx, holder, &node, needs).await?;
+    Ok(Ok(node))
+}
+
+async fn hold(tx: &mut Tx, holder: &str, node: &str, needs: &Needs) -> Result<(), Error> {
     let sql =
         "INSERT INTO placement (holder, node, vcpus, memory_bytes, disk_bytes) VALUES ($1, $2, $3, $4, $5)";
     let sums = (i64::from(needs.vcpus), int(needs.memory_bytes), int(needs.disk_bytes));
-    tx.run(sql, values![&holder, &node, sums.0, sums.1, sums.2]).await?;
-    tx.run("DELETE FROM reference WHERE source = $1 AND field = 'node'", values![&holder]).await?;
-    let reference = Reference { field: "node".into(), target: node.clone(), relation: Relation::Uses };
-    objects::add_reference(tx, &holder, &reference).await?;
-    object.claims.entry("placement_epoch").or_insert(Value::from(1));
-    Ok(node)
+    tx.run(sql, values![holder, node, sums.0, sums.1, sums.2]).await?;
+    tx.run("DELETE FROM reference WHERE source = $1 AND field = 'node'", values![holder]).await?;
+    let reference = Reference { field: "node".into(), target: node.to_owned(), relation: Relation::Uses };
+    objects::add_reference(tx, holder, &reference).await
 }
 
 /// For a plan: it stays where it is.

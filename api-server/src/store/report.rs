@@ -43,6 +43,8 @@ pub struct NodeReport {
     pub placement_epoch: i64,
     /// Of the order that it speaks of.
     pub generation: i64,
+    /// `gone`: of the order to remove it; 0 if the node did not say.
+    pub sequence: i64,
     /// `working`, `applied`, `failed`, `gone`.
     pub state: String,
     /// Why, or how far.
@@ -124,7 +126,7 @@ impl Store {
 async fn keep(tx: &mut Tx, context: &Context, node: &str, report: NodeReport) -> Result<(), Error> {
     let id = &report.object_id;
     let sql = format!(
-        "SELECT generation, placement_epoch, remove, state, message, progress, reported_generation, \
+        "SELECT generation, placement_epoch, sequence, remove, state, message, progress, reported_generation, \
          applied_generation, rendered FROM assignment WHERE node = $1 AND object = $2{}",
         tx.for_update()
     );
@@ -134,7 +136,9 @@ async fn keep(tx: &mut Tx, context: &Context, node: &str, report: NodeReport) ->
         return Ok(());
     }
     if report.state == "gone" {
-        if row.truth("remove")? {
+        // One that speaks of an earlier removal says nothing of what was ordered, and brought back, since.
+        let late = report.sequence > 0 && report.sequence < row.int("sequence")?;
+        if row.truth("remove")? && !late {
             assign::gone(tx, context, node, id).await?;
             advance::wake(tx, context, id).await?;
             tx.ring(Bell::Resource(id.clone()));

@@ -11,7 +11,7 @@ use super::create::{self, Maker};
 use super::db::Tx;
 use super::keys::{self, Kept, KeptAnswer, Key};
 use super::plan::{self, Planned};
-use super::{Context, Job, Store, remove, views};
+use super::{Context, Job, Store, letters, remove};
 use crate::kernel::resource::Call;
 use crate::kernel::{Error, Kind, Right};
 
@@ -76,6 +76,16 @@ pub enum Write {
     },
     /// Ask again for what a failed or cancelled job was to do.
     RetryJob {
+        /// Which one.
+        id: String,
+    },
+    /// Leave what a failed job left as it is, or no longer wait for a node that does not come back.
+    SkipJob {
+        /// Which one.
+        id: String,
+    },
+    /// Take back what a failed job wanted.
+    UndoJob {
         /// Which one.
         id: String,
     },
@@ -235,10 +245,16 @@ pub(super) async fn carry_out(tx: &mut Tx, context: &Context, request: &Request)
             remove::remove(tx, context, &maker, *kind, object).await?
         }
         Write::CancelJob { id } => {
-            return views::cancel_job(tx, context, &maker, right, id).await.map(Did::job);
+            return letters::cancel_job(tx, context, &maker, right, id).await.map(Did::job);
         }
         Write::RetryJob { id } => {
-            return views::retry_job(tx, context, &maker, right, id).await.map(Did::job);
+            return letters::retry_job(tx, context, &maker, right, id).await.map(Did::job);
+        }
+        Write::SkipJob { id } => {
+            return letters::skip_job(tx, context, &maker, right, id).await.map(Did::job);
+        }
+        Write::UndoJob { id } => {
+            return letters::undo_job(tx, context, &maker, right, id).await.map(Did::job);
         }
     };
     Ok(Did::Object(Box::new(written)))

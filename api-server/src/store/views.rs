@@ -9,9 +9,8 @@ use super::change::Asked;
 use super::create::Maker;
 use super::db::{Conn, Row, Tx, values};
 use super::objects;
-use super::request::{Did, Write};
-use super::{Bell, Context, Page, Store, advance, history, jobs, reads};
-use crate::kernel::{Clash, Error, JobState, Kind, Right, Step, Stored, Timestamp, Verb};
+use super::{Context, Page, Store, advance, history, reads};
+use crate::kernel::{Clash, Error, Kind, Right, Stored, Timestamp};
 
 /// A job as users see it.
 #[derive(Clone, Debug, Serialize)]
@@ -63,7 +62,7 @@ pub struct JobStep {
     pub index: i64,
     /// What it does.
     pub what: Value,
-    /// `waiting`, `running`, `done`, `failed`, `undoing`, `undone`.
+    /// `waiting`, `running`, `done`, `failed`, `undoing`, `undone`, `skipped`.
     pub state: String,
     /// How far, or why not.
     pub message: String,
@@ -82,6 +81,8 @@ pub struct JobQuery {
     pub resource: Option<String>,
     /// In this state.
     pub state: Option<String>,
+    /// Only those that failed for good: nothing was done about their object since.
+    pub dead: bool,
     /// Go on before this one: the newest come first.
     pub before: Option<String>,
     /// At most so many.
@@ -125,6 +126,10 @@ pub struct ImageContent {
 const JOB_COLUMNS: &str = "id, tenant, kind, resource, resource_name, verb, state, generation, step, actor, \
      credential, reason, request_id, created_at, started_at, finished_at, problem, left_behind";
 
+/// No later job has taken this one's place.
+pub(super) const LAST_WORD: &str =
+    "EXISTS (SELECT 1 FROM resource r WHERE r.id = job.resource AND r.job = job.id AND r.gone_at IS NULL)";
+
 impl Store {
     /// One job.
     pub async fn job(&self, right: &Right, id: &str) -> Result<Job, Error> {
@@ -152,6 +157,9 @@ impl Store {
                 conditions.push(format!("{column} ${}", values.len()));
             }
         }
+        if query.dead {
+            conditions.push(format!("state = 'failed' AND {LAST_WORD}"));
+        }
         values.push(query.limit.into());
         let filter =
             if conditions.is_empty() { String::new() } else { format!("WHERE {}", conditions.join(" AND ")) };
@@ -161,22 +169,6 @@ impl Store {
         let full = i64::try_from(items.len()).unwrap_or(i64::MAX) >= query.limit;
         let next = items.last().filter(|_| full).map(|last| last.id.clone());
         Ok(Page { items, next })
-    }
-
-    /// Ends a job that has not ended. A creation takes back what it did.
-    pub async fn cancel_job(&self, right: &Right, id: &str) -> Result<Job, Error> {
-        match self.simply(right, Write::CancelJob { id: id.to_owned() }, &Asked::default()).await? {
-            Did::Job(job) => Ok(*job),
-            Did::Object(_) => Err(Error::Internal("an object where a job was cancelled".to_owned())),
-        }
-    }
-
-    /// Asks again for what a failed or cancelled job was to do: a new job with the same steps.
-    pub async fn retry_job(&self, right: &Right, id: &str, asked: &Asked) -> Result<Job, Error> {
-        match self.simply(right, Write::RetryJob { id: id.to_owned() }, asked).await? {
-            Did::Job(job) => Ok(*job),
-            Did::Object(_) => Err(Error::Internal("an object where a job was retried".to_owned())),
-        }
     }
 
     /// What an object was, the newest first.
@@ -296,92 +288,6 @@ pub(super) async fn one_job(conn: &mut Conn, right: &Right, id: &str) -> Result<
         });
     }
     Ok(job)
-}
-
-pub(super) async fn cancel_job(
-    tx: &mut Tx,
-    context: &Context,
-    maker: &Maker<'_>,
-    right: &Right,
-    id: &str,
-) -> Result<Job, Error> {
-    let old = one_job(tx, right, id).await?;
-    history::job_noted(tx, context, maker, &old, "cancel", id).await?;
-    cancel(tx, context, id).await?;
-    one_job(tx, right, id).await
-}
-
-pub(super) async fn retry_job(
-    tx: &mut Tx,
-    context: &Context,
-    maker: &Maker<'_>,
-    right: &Right,
-    id: &str,
-) -> Result<Job, Error> {
-    let old = one_job(tx, right, id).await?;
-    let new = retry(tx, context, maker, &old).await?;
-    history::job_noted(tx, context, maker, &old, "retry", &new).await?;
-    one_job(tx, right, &new).await
-}
-
-async fn cancel(tx: &mut Tx, context: &Context, id: &str) -> Result<(), Error> {
-    let Some(job) = jobs::load(tx, id).await? else { return Err(Error::NotFound) };
-    match (&job.verb, job.state) {
-        (_, state) if state.is_final() => {
-            Err(Clash::WrongState(format!("the job is {} already", state.as_str())).into())
-        }
-        (Verb::Remove, _) => {
-            Err(Clash::WrongState("a removal cannot be cancelled: the name is free already".to_owned())
-                .into())
-        }
-        (Verb::Create, JobState::Waiting | JobState::Running) => {
-            let sql = "UPDATE job SET state = 'undoing', problem = 'cancelled', awaits = NULL, epoch = epoch + 1, \
-                       wake_at = $2 WHERE id = $1";
-            tx.run(sql, values![id, context.env.now()]).await?;
-            tx.ring(Bell::Jobs);
-            advance::advance(tx, context, id).await
-        }
-        (_, JobState::Undoing) => {
-            Err(Clash::WrongState("the job is taking back what it did already".to_owned()).into())
-        }
-        _ => {
-            jobs::end(tx, context, id, JobState::Cancelled, Some("cancelled")).await?;
-            objects::refresh_phase(tx, context, &job.resource).await
-        }
-    }
-}
-
-async fn retry(tx: &mut Tx, context: &Context, maker: &Maker<'_>, old: &Job) -> Result<String, Error> {
-    if !matches!(JobState::parse(&old.state), JobState::Failed | JobState::Cancelled) {
-        return Err(Clash::WrongState(format!(
-            "the job is {}; only what failed can be tried again",
-            old.state
-        ))
-        .into());
-    }
-    let object = objects::by_id(tx, &old.resource, true).await?.ok_or(Error::NotFound)?;
-    let kind = context.registry.get(&object.core.kind)?;
-    let facts = super::facts::known(tx, kind, &object.spec).await?;
-    let verb = Verb::parse(&old.verb);
-    let taken = |why: &str| Error::from(Clash::WrongState(why.to_owned()));
-    let steps: Vec<Step> = if verb == Verb::Create {
-        if object.core.job.as_ref() != Some(&old.id) {
-            return Err(taken("the object is no longer what this job left: a later job has taken its place"));
-        }
-        // What was asked for behind it is wanted too, and has not been done.
-        kind.create(&object, &facts)?.steps
-    } else if object.core.generation != old.generation {
-        return Err(taken("the object has changed since: a later job has taken its place"));
-    } else {
-        old.steps.iter().filter_map(|step| serde_json::from_value(step.what.clone()).ok()).collect()
-    };
-    let row = tx.row("SELECT hard FROM job WHERE id = $1", values![&old.id]).await?;
-    let mut intent = jobs::Intent::new(verb, steps);
-    intent.hard = row.map(|row| row.truth("hard")).transpose()?.unwrap_or(false);
-    let id = jobs::submit(tx, context, maker, &object, intent, &facts).await?;
-    tx.run("UPDATE resource SET job = $2 WHERE id = $1", values![&object.core.id, &id]).await?;
-    objects::refresh_phase(tx, context, &object.core.id).await?;
-    Ok(id)
 }
 
 async fn set_content(

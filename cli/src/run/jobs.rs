@@ -41,10 +41,13 @@ pub async fn run(context: &Context<'_>, verb: &str, leaf: &ArgMatches) -> anyhow
 }
 
 async fn list(context: &Context<'_>, tenant: &str, leaf: &ArgMatches) -> anyhow::Result<()> {
-    let query: Vec<(String, String)> = ["resource", "state"]
+    let mut query: Vec<(String, String)> = ["resource", "state"]
         .into_iter()
         .filter_map(|key| text(leaf, key).map(|value| (key.to_owned(), value)))
         .collect();
+    if switch(leaf, "dead") {
+        query.push(("dead".to_owned(), "true".to_owned()));
+    }
     let path = job_path(tenant, "");
     let most = leaf.get_one::<usize>("limit").copied();
     let list: Vec<Job> = context.client.list(path.trim_end_matches('/'), &query, most).await?;

@@ -6,8 +6,12 @@
 mod arrows;
 mod bulk;
 mod channel;
+mod crash;
+mod drain;
 mod events;
 mod hygiene;
+mod laws;
+mod letters;
 mod log;
 mod once;
 mod placement;

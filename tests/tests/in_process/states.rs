@@ -32,8 +32,21 @@ retry       | refused            | refused            | refused            | ref
 cancel      | creating failed    | refused            | stopped running    | running stopped    | refused            | refused            | refused           | refused            | refused            | refused
 ";
 
+/// The same of a node; each cell: whether it is open, cordoned or gone when all is quiet.
+///
+/// `busy`: a guest runs on it whose disk is nowhere else. `draining`: that guest has not stopped yet.
+const NODE: &str = "
+       | empty    | busy     | draining
+drain  | cordoned | refused  | refused
+drain! | cordoned | cordoned | cordoned
+patch  | open     | open     | cordoned
+delete | gone     | refused  | refused
+retry  | refused  | refused  | refused
+cancel | refused  | refused  | open
+";
+
 /// Kinds with actions, and their tables.
-const TABLES: [(&str, &str); 1] = [("instance", INSTANCE)];
+const TABLES: [(&str, &str); 2] = [("instance", INSTANCE), ("node", NODE)];
 
 /// Verbs that every kind has.
 const COMMON: [&str; 4] = ["patch", "delete", "retry", "cancel"];
@@ -210,6 +223,65 @@ async fn the_table_holds(engine: Engine) {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// What comes of a verb of a node in a state.
+async fn outcome_of_node(engine: Engine, state: &str, verb: &str) -> String {
+    let mut stage = Stage::new(engine).await;
+    let (store, right, kind) = (stage.world.store.clone(), stage.world.right(""), stage.world.kind("node"));
+    let asked = Asked::default();
+    let drain = |hard| Call { verb: "drain".into(), hard, ..Call::default() };
+    if state != "empty" {
+        stage.bring_to("running").await;
+    }
+    if state == "draining" {
+        store.act(&right, kind, "n1", drain(true), false, None, &asked).await.unwrap();
+    }
+    let done = match verb {
+        "drain" => store.act(&right, kind, "n1", drain(false), false, None, &asked).await.map(drop),
+        "drain!" => store.act(&right, kind, "n1", drain(true), false, None, &asked).await.map(drop),
+        "patch" => {
+            let patch = json!({"spec": {"vcpu_overcommit": 4.0}});
+            store.update(&right, kind, "n1", patch, None, &asked).await.map(drop)
+        }
+        "delete" => store.remove(&right, kind, "n1", None, &asked).await.map(drop),
+        verb => match store.get(&right, kind, "n1").await.unwrap().core.job {
+            Some(job) if verb == "retry" => store.retry_job(&right, &job, &asked).await.map(drop),
+            Some(job) => store.cancel_job(&right, &job).await.map(drop),
+            None => return "refused".to_owned(),
+        },
+    };
+    match done {
+        Err(Error::Clash(_)) => return "refused".to_owned(),
+        done => done.unwrap(),
+    }
+    stage.quiet().await;
+    match store.get(&right, kind, "n1").await {
+        Ok(node) if node.spec["cordoned"] == true => "cordoned".to_owned(),
+        Ok(_) => "open".to_owned(),
+        Err(_) => "gone".to_owned(),
+    }
+}
+
+async fn the_table_of_nodes_holds(engine: Engine) {
+    let mut lines = NODE.lines().filter(|line| !line.trim().is_empty()).map(cells);
+    let states = lines.next().unwrap();
+    for line in lines {
+        for (state, wanted) in states.iter().zip(&line).skip(1) {
+            let got = outcome_of_node(engine, state, &line[0]).await;
+            assert_eq!(got, *wanted, "{} of a node that is {state}", line[0]);
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_table_of_nodes_holds_on_sqlite() {
+    the_table_of_nodes_holds(Engine::Sqlite).await;
+}
+
+#[tokio::test]
+async fn the_table_of_nodes_holds_on_postgres() {
+    the_table_of_nodes_holds(Engine::Postgres).await;
 }
 
 #[tokio::test]
