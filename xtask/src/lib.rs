@@ -7,6 +7,7 @@ pub mod fuzz;
 pub mod http;
 pub mod image;
 pub mod leftovers;
+pub mod new_resource;
 pub mod openapi;
 pub mod packages;
 pub mod procfs;

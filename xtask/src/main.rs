@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use xtask::{bench, demo, fuzz, image, openapi, test};
+use xtask::{bench, demo, fuzz, image, new_resource, openapi, test};
 
 /// Commands for those who work on Rhyzome.
 #[derive(Parser)]
@@ -25,6 +25,8 @@ enum Command {
     Fuzz(fuzz::Arguments),
     /// Builds a guest image from Debian's own packages
     Image(image::Arguments),
+    /// Writes all that a new kind needs, in its places
+    NewResource(new_resource::Arguments),
     /// Compares the locked API document with what the server serves
     Openapi(openapi::Arguments),
 }
@@ -36,6 +38,7 @@ fn main() -> ExitCode {
         Command::Bench(arguments) => bench::main(&arguments),
         Command::Fuzz(arguments) => fuzz::main(&arguments),
         Command::Image(arguments) => image::main(arguments),
+        Command::NewResource(arguments) => new_resource::main(&arguments),
         Command::Openapi(arguments) => openapi::main(&arguments),
     };
     match answer {

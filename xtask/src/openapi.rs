@@ -17,6 +17,15 @@ pub struct Arguments {
 
 /// Runs the command.
 pub fn main(arguments: &Arguments) -> Result<()> {
+    regenerate(arguments.accept)
+}
+
+/// Writes what is served over what is locked.
+pub fn accept() -> Result<()> {
+    regenerate(true)
+}
+
+fn regenerate(accept: bool) -> Result<()> {
     let mut command = run::cargo();
     command.args(["run", "--quiet", "--package", "rhyzome-api", "--", "openapi"]);
     let served = run::output(&mut command)?;
@@ -25,7 +34,7 @@ pub fn main(arguments: &Arguments) -> Result<()> {
         println!("openapi/openapi.json is what the server serves");
         return Ok(());
     }
-    if !arguments.accept {
+    if !accept {
         bail!(
             "openapi/openapi.json differs from what the server serves: look at it with --accept and git diff"
         );

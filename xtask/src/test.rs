@@ -45,6 +45,7 @@ const PARTS: &[Part] = &[
         images: &[],
     },
     Part { name: "in-process", runs: &["test --workspace --test in_process"], images: &[] },
+    Part { name: "scaffold", runs: &["test --workspace --test scaffold"], images: &[] },
     Part {
         name: "agent",
         runs: &[

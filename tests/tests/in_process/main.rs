@@ -22,3 +22,4 @@ mod rest_contract;
 mod secrets;
 mod states;
 mod store;
+mod stories;

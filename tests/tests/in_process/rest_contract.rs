@@ -64,10 +64,15 @@ for_every_kind!(
     fields_change_as_the_document_says,
 );
 
+/// All kinds; or the one that `RHYZOME_CONTRACT_OF` names, for whoever builds it.
 fn places() -> Vec<(&'static str, &'static str)> {
     let mut places = Vec::new();
+    let only = std::env::var("RHYZOME_CONTRACT_OF").ok();
     for kind in rhyzome_api::resources::registry().all() {
         let meta = kind.meta();
+        if only.as_ref().is_some_and(|only| only != meta.kind) {
+            continue;
+        }
         if meta.scope != Scope::Operator {
             places.push((meta.kind, TENANT));
         }
@@ -75,6 +80,7 @@ fn places() -> Vec<(&'static str, &'static str)> {
             places.push((meta.kind, ""));
         }
     }
+    assert!(!places.is_empty(), "there is no kind {only:?}");
     places
 }
 
