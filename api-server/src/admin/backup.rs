@@ -16,12 +16,15 @@ const PASSING: &str = "server";
 /// The authority, in the folder of data.
 const AUTHORITY: &str = "pki/";
 
+/// How files with keys end: `log.key`, `sealing.keys`.
+const KEYS: [&str; 2] = [".key", ".keys"];
+
 /// True for files of the folder of data that are kept, by their path in it: keys, whatever they open, and nothing
 /// that follows from something else. A key that another room begins to keep there is in the backup by its name.
 pub(super) fn is_kept(file: &str) -> bool {
     match file.strip_prefix(AUTHORITY) {
         Some(name) => is_plain(name),
-        None => is_plain(file) && (file.ends_with(".key") || file == TOKEN_FILE),
+        None => is_plain(file) && (file == TOKEN_FILE || KEYS.iter().any(|end| file.ends_with(end))),
     }
 }
 

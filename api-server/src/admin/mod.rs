@@ -21,7 +21,7 @@ pub use backup::{Kept, backup};
 pub use restore::{Restored, restore};
 
 use crate::app;
-use crate::config::Config;
+use crate::config::{Config, Sealing};
 use crate::environment::system_env;
 use crate::kernel::{Caller, Error};
 use crate::resources;
@@ -227,12 +227,13 @@ async fn back_up(config: &Config, file: File, path: &Path) -> anyhow::Result<Str
     let url: DbUrl = config.db.parse()?;
     let kept = backup(&url, &config.data, &file, &system_env()).await?;
     file.sync_all()?;
-    let own = match &config.pki {
-        Some(_) => {
-            "\nThe authority is from files of your own (`pki.ca`, `pki.cert`, `pki.key`): keep them yourself."
-        }
-        None => "",
-    };
+    let mut own = String::new();
+    if config.pki.is_some() {
+        own += "\nThe authority is from files of your own (`pki.ca`, `pki.cert`, `pki.key`): keep them yourself.";
+    }
+    if !matches!(config.sealing, Sealing::Own) {
+        own += "\nSecrets are sealed with keys that you gave (`sealing`): without them they are lost, keep them yourself.";
+    }
     Ok(format!(
         "{}: {} rows of {} tables and {} files, schema version {}. Keep it safe: it holds the cluster's keys.\n\
          Bytes of images (`blobs/`) and guests' disks (on the nodes) are not in it.{own}",

@@ -11,7 +11,7 @@ use rhyzome_sql::{Cell, ColumnKind, Error, MIGRATIONS, Table, version};
 use super::place::Place;
 
 /// What the folder of data holds that follows from something else, or is of the moment.
-const PASSING: [&str; 8] = [
+const PASSING: [&str; 9] = [
     "blobs",
     "ca.pem",
     "client.json",
@@ -19,6 +19,7 @@ const PASSING: [&str; 8] = [
     "rhyzome.db",
     "rhyzome.db-shm",
     "rhyzome.db-wal",
+    "sealing.keys.lock",
     "server.lock",
 ];
 
