@@ -6,7 +6,7 @@ use rhyzome_api::kernel::{Caller, Env, Kind, Registry, Right};
 use rhyzome_api::resources;
 use rhyzome_api::sealing::{Keyring, Source};
 use rhyzome_api::store::{Asked, NewObject, NodeInvite, NodeReport, Store, Written};
-use rhyzome_api::{app, environment};
+use rhyzome_api::{admin, app, environment};
 use serde_json::{Value, json};
 use sqlx::{Connection as _, Row as _};
 
@@ -25,6 +25,9 @@ macro_rules! texts {
             .collect()
     };
 }
+
+/// What seals a world's secrets, in its folder.
+const KEYS: &str = "sealing.keys";
 
 /// The two databases.
 #[derive(Clone, Copy, Debug)]
@@ -53,6 +56,12 @@ struct Home {
     // Closed before its database is dropped.
     reader: tokio::sync::Mutex<Option<Reader>>,
     database: Option<Database>,
+}
+
+impl Home {
+    fn of(folder: tempfile::TempDir, database: Option<Database>) -> Home {
+        Home { folder, reader: tokio::sync::Mutex::default(), database }
+    }
 }
 
 /// A connection past the store.
@@ -88,21 +97,40 @@ impl World {
     }
 
     async fn in_folder(engine: Engine, env: Env, kinds: Registry, folder: tempfile::TempDir) -> World {
-        let (db, database) = match engine {
+        let (db, database) = World::database(engine, &folder).await;
+        Keyring::make(&folder.path().join(KEYS), &env).unwrap();
+        let world = World::opened(Home::of(folder, database), db, env, kinds).await;
+        app::seed(&world.store).await.unwrap();
+        world
+    }
+
+    /// An empty database of this engine, and how to open it.
+    async fn database(engine: Engine, folder: &tempfile::TempDir) -> (String, Option<Database>) {
+        match engine {
             Engine::Sqlite => (format!("sqlite:{}", folder.path().join("t.db").display()), None),
             Engine::Postgres => {
                 let database = tokio::task::spawn_blocking(Database::new).await.unwrap();
                 (database.url(), Some(database))
             }
-        };
-        let keys = folder.path().join("sealing.keys");
-        Keyring::make(&keys, &env).unwrap();
-        let keyring = Arc::new(Keyring::open(Source::File(keys)).unwrap());
+        }
+    }
+
+    async fn opened(home: Home, db: String, env: Env, kinds: Registry) -> World {
+        let keyring = Arc::new(Keyring::open(Source::File(home.folder.path().join(KEYS))).unwrap());
         let store = Store::open(&db.parse().unwrap(), env, kinds).await.unwrap();
         store.seal_with(keyring.clone());
-        app::seed(&store).await.unwrap();
-        let home = Home { folder, reader: tokio::sync::Mutex::default(), database };
         World { store, db, keyring, home: Arc::new(home) }
+    }
+
+    /// A backup of this world, keys and all, and a world on this engine that it was restored into.
+    pub async fn carried(&self, engine: Engine) -> World {
+        let mut file = tempfile::tempfile().unwrap();
+        let env = environment::system_env();
+        admin::backup(&self.db.parse().unwrap(), self.home.folder.path(), &file, &env).await.unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let (db, database) = World::database(engine, &folder).await;
+        admin::restore(&db.parse().unwrap(), folder.path(), &mut file, &env).await.unwrap();
+        World::opened(Home::of(folder, database), db, env, resources::registry()).await
     }
 
     /// All that the database has written anywhere, as bytes: its files, its log of changes, a dump.

@@ -5,11 +5,12 @@ mod hostile;
 use harness::{Agent, Cluster, Ledger};
 use rhyzome_agent::enroll::Joined;
 use rhyzome_agent::identity::IdentityFolder;
+use rhyzome_agent::link::LinkEvent;
 use rhyzome_api::store::Asked;
 use rhyzome_proto::v1::{NodeStatus, Report, ReportState};
 use rhyzome_tests::on_both;
 use rhyzome_tests::wait::until;
-use rhyzome_tests::world::World;
+use rhyzome_tests::world::{Engine, World};
 use serde_json::json;
 use std::time::{Duration, Instant, SystemTime};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -20,6 +21,7 @@ on_both!(
     the_newest_session_of_a_node_wins,
     a_revoked_node_is_cut_off_within_a_second_and_stays_out,
     a_certificate_is_renewed_over_the_session,
+    an_agent_obeys_a_restored_database,
     an_agent_refuses_an_older_database_and_another_cluster,
     a_console_is_lent_both_ways,
     bytes_of_an_ordered_image_come_from_any_offset,
@@ -172,6 +174,26 @@ async fn a_certificate_is_renewed_over_the_session(world: World) {
         (agent.handle.identity().times == kept).then_some(())
     })
     .await;
+}
+
+async fn an_agent_obeys_a_restored_database(world: World) {
+    let before = world.store.db_epoch().await.unwrap();
+    let mut cluster = Cluster::start(world.clone()).await;
+    let node = cluster.make_node("n1").await;
+    let state = cluster.plant(&node, "n1", SystemTime::now()).await;
+
+    // The same cluster, with the database of a backup; the agent has orders that it does not know.
+    let engine = if world.db.starts_with("sqlite:") { Engine::Postgres } else { Engine::Sqlite };
+    cluster.shut().await;
+    cluster.world = world.carried(engine).await;
+    cluster.open().await;
+    let ledger = Ledger::at(before as u64, 99);
+    let mut agent = Agent::start(&cluster, &node, state, ledger);
+    let LinkEvent::Connected { db_epoch, .. } = agent.event(30).await else { panic!("not connected") };
+    assert!(db_epoch > before as u64, "{db_epoch}");
+    // Its cursor is one of another epoch, and counts for nothing: all orders come anew.
+    let LinkEvent::CaughtUp(sequence) = agent.event(30).await else { panic!("not caught up") };
+    assert!(sequence < 99, "{sequence}");
 }
 
 async fn an_agent_refuses_an_older_database_and_another_cluster(world: World) {
