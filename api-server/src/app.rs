@@ -21,8 +21,10 @@ use crate::config::Config;
 use crate::environment::system_env;
 use crate::kernel::{Caller, Clash, Error, Scope};
 use crate::log::LogDuty;
+use crate::outbound::{Courier, Limits, Rules, SystemNames, own_addresses};
 use crate::rest::{ConsoleEnds, ConsoleHub, Joining, RestContext, RestLimits};
 use crate::store::{Asked, DbUrl, NewObject, Store};
+use crate::webhooks::{self, Deliveries};
 use crate::{audit, images_folder, jobs, log, process, resources, rest, sealing};
 
 /// Which doors this process opens.
@@ -66,6 +68,9 @@ pub async fn run(config: Config, role: Role, stop: CancellationToken) -> anyhow:
     let (store_at_end, own) = (store.clone(), server.clone());
     let streams = Streams::new();
     let tasks = TaskTracker::new();
+    let courier = courier(&config, &store);
+    let deliveries = Deliveries::new(store.clone(), courier.clone(), &server);
+    tasks.spawn(webhooks::run(deliveries, stop.clone()));
     tasks.spawn(jobs::run(store.clone(), stop.clone()));
     let seal = Arc::new(audit::seal(&config.data)?);
     let duty = LogDuty { server: server.clone(), alone, seal, keep: config.events };
@@ -95,7 +100,7 @@ pub async fn run(config: Config, role: Role, stop: CancellationToken) -> anyhow:
             tasks.spawn(images_folder::watch(store.clone(), blobs.clone(), folder, stop.clone()));
         }
         let consoles = ConsolesOfChannel { streams, store: store.clone(), server };
-        let context = rest_context(&config, store, &authority, blobs, consoles)?;
+        let context = rest_context(&config, store, &authority, blobs, consoles, courier)?;
         let serving = serve_rest(config, context, authority, stop.clone())?;
         tasks.spawn(or_stop(serving, stop.clone(), "the REST door"));
     }
@@ -178,6 +183,7 @@ fn rest_context(
     authority: &Authority,
     blobs: Blobs,
     consoles: ConsolesOfChannel,
+    courier: Arc<Courier>,
 ) -> anyhow::Result<RestContext> {
     let token = OperatorToken::load_or_create(&config.data.join(TOKEN_FILE), store.env())?;
     Ok(RestContext {
@@ -185,6 +191,7 @@ fn rest_context(
         authenticators: Authenticators::new(vec![Arc::new(token)]),
         blobs,
         consoles: Arc::new(consoles),
+        courier,
         limits: RestLimits::default(),
         joining: joining(config, authority),
     })
@@ -199,6 +206,17 @@ pub(crate) fn joining(config: &Config, authority: &Authority) -> Joining {
 
 /// The operator's token, in the folder of data.
 pub(crate) const TOKEN_FILE: &str = "operator.token";
+
+/// Who calls others, for users. What they give is judged by the same rules when it is written.
+fn courier(config: &Config, store: &Store) -> Arc<Courier> {
+    let rules = Rules { allow: config.outbound_allow.clone(), own: own_addresses() };
+    let limits = Limits { bytes: 64 << 10, ..Limits::default() };
+    let courier = Arc::new(Courier::new(rules, limits, Arc::new(SystemNames), config.webhooks_http));
+    let judge = courier.clone();
+    store.judge_urls(Box::new(move |url| judge.judge(url)));
+    courier
+}
+
 const CA_FILE: &str = "ca.pem";
 
 /// Binds the door and tells local clients where it is; what it serves comes with the future.

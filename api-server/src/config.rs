@@ -29,6 +29,21 @@ struct File {
     quota: BTreeMap<String, u64>,
     events: Events,
     sealing: SealingKeys,
+    outbound: Outbound,
+    webhooks: Webhooks,
+}
+
+/// Whom the server may call besides the internet.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Outbound {
+    allow: Vec<ipnet::IpNet>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Webhooks {
+    http: bool,
 }
 
 /// Where the keys are that seal secrets.
@@ -119,6 +134,10 @@ pub struct Config {
     pub events: Keep,
     /// Where the keys are that seal secrets.
     pub sealing: Sealing,
+    /// Ranges that may be called although they are private.
+    pub outbound_allow: Vec<ipnet::IpNet>,
+    /// Webhooks may be called without TLS.
+    pub webhooks_http: bool,
 }
 
 /// Where the keys are that seal secrets.
@@ -165,6 +184,8 @@ const VARIABLES: &[(&str, &str)] = &[
     ("RHYZOME_EVENTS_KEEP_ENTRIES", "events.keep_entries"),
     ("RHYZOME_SEALING_KEY_FILE", "sealing.key_file"),
     ("RHYZOME_SEALING_KEYS", "sealing.keys"),
+    ("RHYZOME_OUTBOUND_ALLOW", "outbound.allow"),
+    ("RHYZOME_WEBHOOKS_HTTP", "webhooks.http"),
 ];
 
 /// Variables that belong to the client or the agent: they may be set beside ours.
@@ -216,6 +237,12 @@ fn overlay(json: &mut serde_json::Value, environment: &BTreeMap<String, String>)
                     value.parse().map_err(|_| ConfigError(format!("{name} must be a number")))?;
                 serde_json::json!(number)
             }
+            "webhooks.http" => {
+                let truth: bool =
+                    value.parse().map_err(|_| ConfigError(format!("{name} must be `true` or `false`")))?;
+                serde_json::json!(truth)
+            }
+            "outbound.allow" => serde_json::json!(value.split(',').map(str::trim).collect::<Vec<_>>()),
             _ => serde_json::json!(value),
         };
         match key.split_once('.') {
@@ -228,7 +255,7 @@ fn overlay(json: &mut serde_json::Value, environment: &BTreeMap<String, String>)
 
 fn serde_path(json: serde_json::Value) -> Result<File, ConfigError> {
     // Room by room, so that the error can name the whole key.
-    let rooms = ["http", "grpc", "pki", "images", "quota", "events", "sealing"];
+    let rooms = ["http", "grpc", "pki", "images", "quota", "events", "sealing", "outbound", "webhooks"];
     for room in rooms {
         let Some(part) = json.get(room) else { continue };
         let outcome = match room {
@@ -238,6 +265,8 @@ fn serde_path(json: serde_json::Value) -> Result<File, ConfigError> {
             "images" => Images::deserialize(part).map(drop),
             "events" => Events::deserialize(part).map(drop),
             "sealing" => SealingKeys::deserialize(part).map(drop),
+            "outbound" => Outbound::deserialize(part).map(drop),
+            "webhooks" => Webhooks::deserialize(part).map(drop),
             _ => BTreeMap::<String, u64>::deserialize(part).map(drop),
         };
         outcome.map_err(|e| ConfigError(format!("configuration key `{room}`: {e}")))?;
@@ -291,6 +320,8 @@ fn resolve(file: File) -> Result<Config, ConfigError> {
         quota: known_quantities(file.quota)?,
         events: keep(&file.events)?,
         sealing: sealing(file.sealing)?,
+        outbound_allow: file.outbound.allow,
+        webhooks_http: file.webhooks.http,
     })
 }
 

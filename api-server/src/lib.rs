@@ -21,3 +21,4 @@ pub mod resources;
 pub mod rest;
 pub mod sealing;
 pub mod store;
+pub mod webhooks;

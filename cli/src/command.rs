@@ -170,6 +170,14 @@ fn special(kinds: &Kinds, kind: &Kind) -> Vec<Command> {
                 .after_help("Makes the node if it is not there. The line is good once, and not for long.")
                 .arg(Arg::new("name").value_name("NAME").required(true).help("Its name")),
         ],
+        "webhook" => vec![
+            Command::new("test").about("Send a test message, and tell what came of it").arg(name()),
+            Command::new("deliveries").about("The last tries to deliver, the newest first").arg(name()),
+            Command::new("redeliver")
+                .about("Send once more what was sent before")
+                .arg(name())
+                .arg(Arg::new("number").value_name("NUMBER").required(true).help("As `deliveries` shows it")),
+        ],
         "instance" => vec![
             Command::new("console")
                 .about("Its serial console; Ctrl-] leaves")

@@ -8,6 +8,7 @@ use axum::http::{HeaderMap, Request};
 use rhyzome_api::auth::{Authenticator, Authenticators, OperatorToken};
 use rhyzome_api::blobs::Blobs;
 use rhyzome_api::kernel::{Clash, Error};
+use rhyzome_api::outbound::{Courier, Limits as CallLimits, Rules, SystemNames};
 use rhyzome_api::rest::{self, ConsoleEnds, ConsoleHub, Joining, RestContext, RestLimits};
 use rhyzome_imagefmt::Limits;
 use serde_json::Value;
@@ -60,6 +61,12 @@ impl Face {
 
     /// The API over this world, for callers that these know.
     pub fn letting_in(world: &World, who: Vec<Arc<dyn Authenticator>>) -> Face {
+        let nobody = Courier::new(Rules::default(), CallLimits::default(), Arc::new(SystemNames), false);
+        Face::calling(world, who, Arc::new(nobody))
+    }
+
+    /// The API over this world, which calls others by this courier.
+    pub fn calling(world: &World, who: Vec<Arc<dyn Authenticator>>, courier: Arc<Courier>) -> Face {
         let folder = tempfile::tempdir().unwrap();
         let limits = Limits { max_file_size_bytes: 1 << 20, ..Limits::default() };
         let blobs = Blobs::open(folder.path(), limits, world.store.env().clone()).unwrap();
@@ -68,6 +75,7 @@ impl Face {
             authenticators: Authenticators::new(who),
             blobs,
             consoles: Arc::new(NoConsoles),
+            courier,
             limits: RestLimits::default(),
             joining: Joining { root_sha256: "ab".repeat(32), server: "127.0.0.1:7443".into() },
         });

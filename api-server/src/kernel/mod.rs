@@ -16,6 +16,7 @@ pub mod quota;
 pub mod resource;
 pub mod schema;
 pub mod secret;
+pub mod webhook;
 
 pub use caller::{Caller, Right};
 pub use env::{Env, Timestamp};

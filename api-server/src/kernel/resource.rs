@@ -56,6 +56,8 @@ pub enum Scope {
     Operator,
     /// A tenant's own, or global (`/v1/{plural}`, made by operators, usable by all).
     Both,
+    /// A tenant's own, or operators' own (`/v1/{plural}`), which no tenant sees.
+    Apart,
 }
 
 /// How objects of a kind may be called.

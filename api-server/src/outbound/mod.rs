@@ -4,6 +4,7 @@
 //! that no name can say one thing to the check and another to the connection. Redirects are followed by hand,
 //! each as a call of its own. There is an end to time and size.
 
+mod courier;
 mod ranges;
 #[cfg(test)]
 mod tests;
@@ -18,7 +19,8 @@ use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::header::{HeaderMap, LOCATION};
 use reqwest::{Client, Method, Response, Url, redirect};
 
-pub use ranges::Rules;
+pub use courier::{Courier, Message};
+pub use ranges::{Rules, own_addresses};
 
 /// How much a call may take.
 #[derive(Clone, Copy, Debug)]
@@ -165,7 +167,7 @@ impl Outbound {
 
     /// Gets what is there, following redirects that lead nowhere else than a call may.
     pub async fn get(&self, url: &str) -> Result<Answered, CallError> {
-        let mut url = self.judged(url)?;
+        let mut url = judged(&self.rules, url)?;
         for _ in 0..=self.limits.redirects {
             let response = self.send(Method::GET, &url, HeaderMap::new(), Vec::new()).await?;
             let location = response.headers().get(LOCATION).and_then(|value| value.to_str().ok());
@@ -173,36 +175,16 @@ impl Outbound {
                 return self.read(&url, response).await;
             };
             let next = url.join(location).map_err(|_| CallError::Url(location.to_owned()))?;
-            url = self.judged(next.as_str())?;
+            url = judged(&self.rules, next.as_str())?;
         }
         Err(CallError::Redirects(self.limits.redirects))
     }
 
     /// Sends this there. A redirect is an answer like any other.
     pub async fn post(&self, url: &str, headers: HeaderMap, body: Vec<u8>) -> Result<Answered, CallError> {
-        let url = self.judged(url)?;
+        let url = judged(&self.rules, url)?;
         let response = self.send(Method::POST, &url, headers, body).await?;
         self.read(&url, response).await
-    }
-
-    /// A URL that may be called, as far as it can be told before its name is resolved.
-    fn judged(&self, text: &str) -> Result<Url, CallError> {
-        let bad = || CallError::Url(text.chars().take(200).collect());
-        let url: Url = text.parse().map_err(|_| bad())?;
-        let host = url.host_str().filter(|host| !host.is_empty()).ok_or_else(bad)?;
-        if !matches!(url.scheme(), "http" | "https") || !url.username().is_empty() || url.password().is_some()
-        {
-            return Err(bad());
-        }
-        // What stands for an address (decimal, octal, hexadecimal, short) has become one by now; it is resolved
-        // by nobody, so it is judged here.
-        let bare = host.trim_start_matches('[').trim_end_matches(']');
-        if let Ok(address) = bare.parse::<IpAddr>()
-            && let Some(why) = self.rules.refuse(address)
-        {
-            return Err(CallError::Refused { host: host.to_owned(), why });
-        }
-        Ok(url)
     }
 
     async fn send(
@@ -239,4 +221,23 @@ impl Outbound {
         }
         if error.is_timeout() { CallError::Late(self.limits.time) } else { CallError::Unreachable(host) }
     }
+}
+
+/// A URL that may be called, as far as it can be told before its name is resolved.
+fn judged(rules: &Rules, text: &str) -> Result<Url, CallError> {
+    let bad = || CallError::Url(text.chars().take(200).collect());
+    let url: Url = text.parse().map_err(|_| bad())?;
+    let host = url.host_str().filter(|host| !host.is_empty()).ok_or_else(bad)?;
+    if !matches!(url.scheme(), "http" | "https") || !url.username().is_empty() || url.password().is_some() {
+        return Err(bad());
+    }
+    // What stands for an address (decimal, octal, hexadecimal, short) has become one by now; it is resolved
+    // by nobody, so it is judged here.
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    if let Ok(address) = bare.parse::<IpAddr>()
+        && let Some(why) = rules.refuse(address)
+    {
+        return Err(CallError::Refused { host: host.to_owned(), why });
+    }
+    Ok(url)
 }

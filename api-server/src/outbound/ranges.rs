@@ -14,6 +14,20 @@ pub struct Rules {
     pub own: Vec<IpAddr>,
 }
 
+/// All addresses of this machine, now.
+pub fn own_addresses() -> Vec<IpAddr> {
+    let all = nix::ifaddrs::getifaddrs().into_iter().flatten().filter_map(|one| one.address);
+    let ip = |address: nix::sys::socket::SockaddrStorage| match (
+        address.as_sockaddr_in(),
+        address.as_sockaddr_in6(),
+    ) {
+        (Some(v4), _) => Some(IpAddr::from(v4.ip())),
+        (_, Some(v6)) => Some(IpAddr::from(v6.ip())),
+        _ => None,
+    };
+    all.filter_map(ip).collect()
+}
+
 /// First address, length of the prefix, and why nobody is called there.
 const V4: &[(Ipv4Addr, u8, &str)] = &[
     (Ipv4Addr::new(0, 0, 0, 0), 8, "this machine"),

@@ -15,6 +15,7 @@ mod storage_pool;
 mod tenant;
 #[cfg(test)]
 mod testing;
+mod webhook;
 
 use serde_json::{Value, json};
 
@@ -33,6 +34,7 @@ pub fn registry() -> Registry {
         erased::<instance::Instance>(),
         erased::<ssh_key::SshKey>(),
         erased::<placement_group::PlacementGroup>(),
+        erased::<webhook::Webhook>(),
     ])
 }
 

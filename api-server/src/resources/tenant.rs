@@ -69,6 +69,9 @@ pub struct TenantQuota {
     /// How many placement groups.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub placement_groups: Option<u64>,
+    /// How many webhooks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub webhooks: Option<u64>,
 }
 
 // === status ===

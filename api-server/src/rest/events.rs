@@ -156,24 +156,7 @@ impl Watch {
 
 /// An entry as users see it. `audit`: with what only the audit tells.
 fn shown(event: &Event, audit: bool) -> Value {
-    let perhaps = |text: &str| (!text.is_empty()).then(|| text.to_owned());
-    let mut shown = json!({
-        "seq": event.seq,
-        "at": event.at,
-        "recorded_at": event.recorded_at,
-        "class": event.class,
-        "tenant": perhaps(&event.tenant),
-        "kind": event.kind,
-        "resource": event.resource,
-        "name": event.name,
-        "verb": event.verb,
-        "outcome": event.outcome,
-        "phase": perhaps(&event.phase),
-        "version": event.version,
-        "job": perhaps(&event.job),
-        "actor": event.actor,
-        "detail": event.detail,
-    });
+    let mut shown = event.told();
     if audit {
         shown["credential"] = json!(event.credential);
         shown["source"] = json!(event.source);

@@ -318,8 +318,8 @@ pub async fn linger(mut stream: axum::body::BodyDataStream) {
 pub fn path_of(meta: &Meta, tenant: &str) -> String {
     match meta.scope {
         Scope::Operator => format!("/v1/{}", meta.plural),
-        Scope::Both if tenant.is_empty() => format!("/v1/{}", meta.plural),
-        Scope::Tenant | Scope::Both => format!("/v1/tenants/{tenant}/{}", meta.plural),
+        Scope::Both | Scope::Apart if tenant.is_empty() => format!("/v1/{}", meta.plural),
+        Scope::Tenant | Scope::Both | Scope::Apart => format!("/v1/tenants/{tenant}/{}", meta.plural),
     }
 }
 

@@ -28,6 +28,7 @@ mod root;
 mod schemas;
 mod shape;
 mod wait;
+mod webhook;
 mod write;
 
 use std::sync::Arc;
@@ -39,6 +40,7 @@ use tokio::sync::mpsc;
 use crate::auth::Authenticators;
 use crate::blobs::Blobs;
 use crate::kernel::Error;
+use crate::outbound::Courier;
 use crate::store::Store;
 
 pub use axum::body::Bytes;
@@ -74,6 +76,8 @@ pub struct RestContext {
     pub blobs: Blobs,
     /// The way to guests' consoles.
     pub consoles: Arc<dyn ConsoleHub>,
+    /// Who brings test messages.
+    pub courier: Arc<Courier>,
     /// Limits.
     pub limits: RestLimits,
     /// What an agent must know to join.

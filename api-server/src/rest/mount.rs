@@ -13,7 +13,7 @@ use super::extract::Ask;
 use super::operation::Operation;
 use super::problem::{Answer, Problem};
 use super::schemas::{self, reference};
-use super::{RestContext, action, bulk, console, content, crud, events, invite, jobs, quota, root};
+use super::{RestContext, action, bulk, console, content, crud, events, invite, jobs, quota, root, webhook};
 use crate::kernel::kind::pascal;
 use crate::kernel::{Kind, Registry, Scope};
 
@@ -113,7 +113,7 @@ impl Mount {
         let place = |base: &str, ids: String| Place { base: base.to_owned(), ids, tag, name: name.clone() };
         match meta.scope {
             Scope::Operator => self.set(kind, &place(&global, ids), example.as_ref()),
-            Scope::Both => {
+            Scope::Both | Scope::Apart => {
                 self.set(kind, &place(&of_tenants, ids.clone()), example.as_ref());
                 self.set(kind, &place(&global, format!("global_{ids}")), example.as_ref());
             }
@@ -285,6 +285,7 @@ impl Mount {
                     .answers(201, "The token, and the command to run on the machine.", invitation_schema());
                 self.route(Method::POST, &at("actions/invite"), op, move |ask| invite::invite(ask, kind));
             }
+            "webhook" => self.webhook(kind, place),
             "image" => {
                 let bytes = json!({ "type": "string", "format": "binary" });
                 let op = place
@@ -304,6 +305,26 @@ impl Mount {
             }
             _ => {}
         }
+    }
+
+    fn webhook(&mut self, kind: &'static dyn Kind, place: &Place) {
+        let at = |rest: &str| format!("{}/{rest}", place.one());
+        let about = "Sent now, whether it is enabled or not; the answer tells what the receiver answered.";
+        let op = place.op("test", "Send a test message").about(about).problems(&[409]);
+        let op = op.answers(200, "What came of it.", reference("WebhookDelivery"));
+        self.route(Method::POST, &at("actions/test"), op, move |ask| webhook::test(ask, kind));
+        let op = paged(place.op("deliveries", "The last tries to deliver, the newest first")).answers(
+            200,
+            "A page.",
+            reference("WebhookDeliveryPage"),
+        );
+        self.route(Method::GET, &at("deliveries"), op, move |ask| webhook::deliveries(ask, kind));
+        let about = "Under the same `webhook-id`. Beside the usual order, which goes on where it was.";
+        let op =
+            place.op("redeliver", "Send once more what was sent before").about(about).problems(&[409, 410]);
+        let op = op.answers(200, "What came of it.", reference("WebhookDelivery"));
+        let path = at("deliveries/{number}/redeliver");
+        self.route(Method::POST, &path, op, move |ask| webhook::redeliver(ask, kind));
     }
 
     fn jobs(&mut self) {

@@ -222,6 +222,8 @@ pub fn shared() -> Map<String, Value> {
         "Event": event(),
         "AuditEntry": audit_entry(),
         "AuditPage": page_of(&reference("AuditEntry")),
+        "WebhookDelivery": super::webhook::schema(),
+        "WebhookDeliveryPage": page_of(&reference("WebhookDelivery")),
     });
     let mut all = schemas.as_object().cloned().unwrap_or_default();
     all.extend(super::quota::schemas().map(|(name, schema)| (name.to_owned(), schema)));

@@ -7,7 +7,7 @@
 use super::db::{Row, Tx, values};
 use super::jobs::{self, JobRow};
 use super::objects::{self, by_id};
-use super::{Context, Store, assign, claims, letters};
+use super::{Context, Store, assign, claims, letters, webhooks};
 use crate::kernel::{Error, Held, JobState, Step, Stored, Timestamp, Verb, Who};
 
 /// How long a job that waits for a bell sleeps before it looks by itself.
@@ -258,6 +258,7 @@ async fn release(tx: &mut Tx, context: &Context, id: &str) -> Result<(), Error> 
     tx.run("DELETE FROM label WHERE resource = $1", values![id]).await?;
     tx.run("DELETE FROM reference WHERE source = $1", values![id]).await?;
     tx.run("DELETE FROM secret WHERE holder = $1", values![id]).await?;
+    webhooks::forget(tx, id).await?;
     tx.run("UPDATE resource SET gone_at = $2 WHERE id = $1", values![id, context.env.now()]).await?;
     tx.ring(super::Bell::Resource(id.to_owned()));
     Ok(())

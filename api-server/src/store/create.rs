@@ -10,8 +10,9 @@ use super::jobs::{self, Intent};
 use super::objects::Reference;
 use super::request::Write;
 use super::secrets::{self, Fresh};
-use super::{Context, Store, claims, facts, history, nodes, objects, quota};
+use super::{Context, Store, claims, facts, history, nodes, objects, quota, webhooks};
 use crate::kernel::quota::{Exceeded, amounts};
+use crate::kernel::webhook;
 use crate::kernel::{
     Caller, Child, Clash, Error, Facts, FieldError, Kind, Meta, NameRule, Relation, ResourceCore, Right,
     Scope, Stored, Verb, name,
@@ -144,6 +145,9 @@ pub(super) async fn finish(
     if object.core.kind == TENANT && verb != Verb::Remove {
         quota::set_limits(tx, &object.core.id, &object.spec["quota"]).await?;
     }
+    if object.core.kind == webhook::KIND {
+        webhooks::wrote(tx, context, &mut object, &verb).await?;
+    }
     let job = if intent.steps.is_empty() {
         None
     } else {
@@ -188,6 +192,9 @@ pub(super) async fn drafted(
     // A kind judges a secret as it was given; what it answers is about fields, and never holds their values.
     let given = secrets::given(&object, &fresh);
     errors.extend(kind.validate(given.as_ref().unwrap_or(&object), &found.facts, creating));
+    if errors.is_empty() {
+        errors.extend(webhooks::judged(context, &object));
+    }
     Ok(Draft { object, facts: found.facts, references: found.references, fresh, errors })
 }
 

@@ -67,6 +67,30 @@ pub struct Event {
     pub erased: bool,
 }
 
+impl Event {
+    /// What everybody is told who may see it: readers of streams, and webhooks.
+    pub fn told(&self) -> serde_json::Value {
+        let perhaps = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+        serde_json::json!({
+            "seq": self.seq,
+            "at": self.at,
+            "recorded_at": self.recorded_at,
+            "class": self.class,
+            "tenant": perhaps(&self.tenant),
+            "kind": self.kind,
+            "resource": self.resource,
+            "name": self.name,
+            "verb": self.verb,
+            "outcome": self.outcome,
+            "phase": perhaps(&self.phase),
+            "version": self.version,
+            "job": perhaps(&self.job),
+            "actor": self.actor,
+            "detail": self.detail,
+        })
+    }
+}
+
 /// The right to append, as long as nobody else has taken it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogLease {

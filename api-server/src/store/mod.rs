@@ -44,6 +44,7 @@ mod servers;
 mod steps;
 mod tail;
 mod views;
+mod webhooks;
 mod writer;
 
 use std::collections::BTreeMap;
@@ -68,6 +69,7 @@ pub use secrets::{Sealed, Vault};
 pub use servers::SERVER_LEASE_SECONDS;
 pub use tail::{LogReader, ReadError, TAIL_ENTRIES, TailReads};
 pub use views::{ImageContent, Job, JobQuery, JobStep, Revision};
+pub use webhooks::{Delivery, Hook, HookState, KEPT_DELIVERIES, UrlJudge};
 pub use writer::TxFuture;
 
 use crate::kernel::env::Moment;
@@ -99,6 +101,8 @@ pub(crate) struct Context {
     pub(crate) secret: tokio::sync::OnceCell<String>,
     /// Seals what must not be read in the database.
     pub(crate) vault: OnceLock<Arc<dyn Vault>>,
+    /// Refuses URLs that are not to be called.
+    pub(crate) url_judge: OnceLock<UrlJudge>,
 }
 
 impl Store {
@@ -121,6 +125,7 @@ impl Store {
             quota,
             secret: tokio::sync::OnceCell::new(),
             vault: OnceLock::new(),
+            url_judge: OnceLock::new(),
         });
         let store = Store {
             readers: opened.readers,

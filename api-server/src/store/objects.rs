@@ -73,7 +73,10 @@ pub(super) async fn by_name_for(
     {
         return Ok(Some(object));
     }
-    if meta.scope == Scope::Tenant { Ok(None) } else { by_name(conn, meta.kind, "", name).await }
+    match meta.scope {
+        Scope::Tenant | Scope::Apart => Ok(None),
+        Scope::Both | Scope::Operator => by_name(conn, meta.kind, "", name).await,
+    }
 }
 
 /// The resource that a right is about, by id or name. What the right does not cover does not exist.

@@ -10,6 +10,7 @@ mod image;
 mod jobs;
 mod node;
 mod quota;
+mod webhook;
 
 use clap::ArgMatches;
 use jiff::Timestamp;
@@ -68,6 +69,9 @@ pub async fn run(kinds: &Kinds, matches: &ArgMatches, around: &Surroundings) -> 
         ("image", "import") => image::import(&context, kind(kinds, noun)?, leaf).await,
         ("tenant", "quota") => quota::quota(&context, leaf).await,
         ("node", "invite") => node::invite(&context, leaf).await,
+        ("webhook", "test") => webhook::test(&context, kind(kinds, noun)?, leaf).await,
+        ("webhook", "deliveries") => webhook::deliveries(&context, kind(kinds, noun)?, leaf).await,
+        ("webhook", "redeliver") => webhook::redeliver(&context, kind(kinds, noun)?, leaf).await,
         ("instance", "console") => console::run(&context, kind(kinds, noun)?, leaf).await,
         _ => crud::run(&context, kind(kinds, noun)?, verb, leaf).await,
     }
@@ -146,6 +150,11 @@ impl Context<'_> {
     fn said(&self, written: &Written, what: &str) {
         let resource = &written.object;
         say!("{what}: {} {} is {} ({})", resource.kind, resource.name, resource.phase, resource.id);
+        for (field, secret) in
+            resource.more.get("secrets").and_then(serde_json::Value::as_object).into_iter().flatten()
+        {
+            say!("  {field}, shown now and never again: {}", secret.as_str().unwrap_or_default());
+        }
         if let Some(job) = &written.job {
             let global = if resource.tenant.is_empty() { " --global" } else { "" };
             say!("  job {job}; `rhyzome job wait {job}{global}` waits for it");

@@ -23,3 +23,4 @@ mod secrets;
 mod states;
 mod store;
 mod stories;
+mod webhooks;

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use rhyzome_tests::face::Face;
 use rhyzome_tests::on_both;
 use rhyzome_tests::world::World;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tracing::field::{Field, Visit};
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
@@ -17,6 +17,7 @@ on_both!(every_filter_has_an_index, a_plan_without_an_index_is_found, short_page
 
 /// Enough that a planner which knows the tables would not read a whole one for a page.
 const CROWD: u64 = 20_000;
+const HOOK: &str = "hook";
 
 /// Keeps the text of every statement that the store runs on this thread.
 #[derive(Clone, Default)]
@@ -40,6 +41,9 @@ impl Visit for Visitor<'_> {
 
 async fn every_filter_has_an_index(world: World) {
     world.make_image("", "tiny").await;
+    for tenant in ["default", ""] {
+        world.make(tenant, "webhook", HOOK, json!({ "url": "https://hooks.example.com" })).await;
+    }
     for sql in xtask::crowd::statements(1, CROWD) {
         world.sql(&sql).await;
     }
@@ -146,7 +150,8 @@ fn lists() -> Vec<(String, Vec<String>, bool)> {
         if path.ends_with("/revisions") && !path.contains("/instances/") {
             continue;
         }
-        let at = path.replace("{tenant}", "default").replace("{id}", "inst_00000000000000000000000010");
+        let one = if path.contains("/webhooks/") { HOOK } else { "inst_00000000000000000000000010" };
+        let at = path.replace("{tenant}", "default").replace("{id}", one);
         all.push((at, filters, names.contains(&"order")));
     }
     assert!(all.len() > 15, "{all:?}");

@@ -34,7 +34,7 @@ async fn recount(face: &Face) -> BTreeMap<String, u64> {
         let found = types["items"].as_array().unwrap().iter().find(|one| one["id"] == *id);
         found.unwrap()["spec"][field].as_u64().unwrap()
     };
-    for list in ["instances", "disks", "networks", "images", "ssh-keys", "placement-groups"] {
+    for list in ["instances", "disks", "networks", "images", "ssh-keys", "placement-groups", "webhooks"] {
         let page = face.get(&at(&format!("{list}?limit=1000"))).await.is(200).json;
         // What operators made for all is shown to the tenant, but not its own.
         let items = page["items"].as_array().unwrap().iter().filter(|item| item["tenant"] == "default");

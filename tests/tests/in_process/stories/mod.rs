@@ -11,7 +11,7 @@ use rhyzome_api::resources::registry;
 use super::arrows::repository;
 
 /// Kinds whose story is told with others', or beside their plans.
-const TOLD_ELSEWHERE: [(&str, &str); 9] = [
+const TOLD_ELSEWHERE: [(&str, &str); 10] = [
     ("tenant", "tests/tests/in_process/quota.rs"),
     ("node", "tests/tests/in_process/channel/mod.rs"),
     ("machine-type", "api-server/src/resources/machine_type.rs"),
@@ -21,6 +21,7 @@ const TOLD_ELSEWHERE: [(&str, &str); 9] = [
     ("disk", "tests/tests/in_process/store.rs"),
     ("instance", "tests/tests/in_process/placement.rs"),
     ("placement-group", "tests/tests/in_process/placement.rs"),
+    ("webhook", "tests/tests/in_process/webhooks.rs"),
 ];
 
 /// Files that tell of a kind each, in this folder of the repository.
