@@ -213,7 +213,9 @@ impl Server {
     async fn hook(&self, name: &str, url: &str) -> Value {
         let spec =
             json!({ "url": url, "secret": SECRET, "events": { "kinds": ["network"], "verbs": ["create"] } });
-        self.face.call("POST", HOOKS, json!({ "name": name, "spec": spec })).await.is(201).json
+        let made = self.face.call("POST", HOOKS, json!({ "name": name, "spec": spec })).await.is(201).json;
+        assert_eq!(made["kind"], "webhook");
+        made
     }
 
     async fn get(&self, name: &str) -> Value {
