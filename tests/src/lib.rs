@@ -10,6 +10,7 @@ pub mod given;
 pub mod life;
 pub mod node;
 pub mod postgres;
+pub mod sim;
 pub mod wait;
 pub mod world;
 

@@ -88,6 +88,8 @@ impl SimNode {
         self.sent = i64::try_from(self.ledger.cursor()).unwrap();
         self.told.clear();
         self.gone_told.clear();
+        let again = store.removals_until(&self.id, self.sent).await?;
+        self.take(again.into_iter().map(order).collect());
         Ok(())
     }
 

@@ -1,9 +1,9 @@
-//! Project commands: demo, test, bench, image, openapi.
+//! Project commands: demo, test, bench, sim, image, openapi.
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use xtask::{bench, demo, fuzz, image, new_resource, openapi, test};
+use xtask::{bench, demo, fuzz, image, new_resource, openapi, sim, test};
 
 /// Commands for those who work on Rhyzome.
 #[derive(Parser)]
@@ -27,6 +27,8 @@ enum Command {
     Image(image::Arguments),
     /// Writes all that a new kind needs, in its places
     NewResource(new_resource::Arguments),
+    /// Simulates the control plane and its nodes, with all that can go wrong, from seeds
+    Sim(sim::Arguments),
     /// Compares the locked API document with what the server serves
     Openapi(openapi::Arguments),
 }
@@ -37,6 +39,7 @@ fn main() -> ExitCode {
         Command::Test(arguments) => test::main(&arguments),
         Command::Bench(arguments) => bench::main(&arguments),
         Command::Fuzz(arguments) => fuzz::main(&arguments),
+        Command::Sim(arguments) => sim::main(&arguments),
         Command::Image(arguments) => image::main(arguments),
         Command::NewResource(arguments) => new_resource::main(&arguments),
         Command::Openapi(arguments) => openapi::main(&arguments),

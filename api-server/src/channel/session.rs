@@ -135,6 +135,9 @@ impl Session {
     /// Streams what the node should hold above `sent`, and whenever a bell rings, what is new.
     async fn order(&self, place: &Place, mut sent: i64) -> End {
         let mut caught_up = false;
+        if let Err(end) = self.send_removals(sent).await {
+            return end;
+        }
         loop {
             if let Some(end) = self.standing().await {
                 return end;
@@ -152,6 +155,20 @@ impl Session {
             }
             place.look().await;
         }
+    }
+
+    /// What the node was told to let go of and has not, though it has heard of it.
+    async fn send_removals(&self, cursor: i64) -> Result<(), End> {
+        let (store, node) = (&self.context.store, &self.caller.node);
+        let rows = insist("removals", || store.removals_until(node, cursor)).await;
+        for row in rows.unwrap_or_default() {
+            let object = row.object_id.clone();
+            match report::order(row, self.db_epoch) {
+                Ok(order) => self.send(server_message::Message::Order(order)).await?,
+                Err(error) => tracing::error!(%error, object, "an order cannot be read and is not sent"),
+            }
+        }
+        Ok(())
     }
 
     async fn send_above(&self, place: &Place, sent: &mut i64) -> Result<(), End> {

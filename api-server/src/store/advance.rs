@@ -166,7 +166,7 @@ async fn carry_out(
             assign::unassign(tx, id_of(job, who)).await?;
             Ok(Outcome::Done { made: false })
         }
-        Step::AwaitGone { who } => gone(tx, context, id_of(job, who)).await,
+        Step::AwaitGone { who } => gone(tx, context, id_of(job, who), "").await,
         Step::AwaitJobs { jobs } => ended(tx, context, jobs).await,
         Step::Release => {
             release(tx, context, &job.resource).await?;
@@ -240,11 +240,11 @@ async fn ended(tx: &mut Tx, context: &Context, all: &[String]) -> Result<Outcome
     Ok(waiting(next, context.env.now().plus_seconds(LOOK_AGAIN_SECONDS), message, progress))
 }
 
-/// Removal is never given up: a node that is away finishes it when it returns.
-async fn gone(tx: &mut Tx, context: &Context, id: &str) -> Result<Outcome, Error> {
+/// Removal is never given up: a node that is away finishes it when it returns. `node`: only that one matters; empty: all.
+async fn gone(tx: &mut Tx, context: &Context, id: &str, node: &str) -> Result<Outcome, Error> {
     let sql = "SELECT a.message, r.name, s.connected FROM assignment a JOIN resource r ON r.id = a.node \
-               JOIN node_state s ON s.node = a.node WHERE a.object = $1 LIMIT 1";
-    let Some(row) = tx.row(sql, values![id]).await? else { return Ok(Outcome::Done { made: false }) };
+               JOIN node_state s ON s.node = a.node WHERE a.object = $1 AND ($2 = '' OR a.node = $2) LIMIT 1";
+    let Some(row) = tx.row(sql, values![id, node]).await? else { return Ok(Outcome::Done { made: false }) };
     let message = match row.truth("connected")? {
         true => row.text("message")?,
         false => format!("node `{}` is away; it will be finished when it returns", row.text("name")?),
@@ -320,7 +320,7 @@ async fn backward(tx: &mut Tx, context: &Context, job: &JobRow) -> Result<bool, 
                 Some(held) if !held.truth("remove")? => assign::unassign_from(tx, &node, &id).await?,
                 _ => {}
             }
-            if let Outcome::Wait { awaits, until, message, progress } = gone(tx, context, &id).await? {
+            if let Outcome::Wait { awaits, until, message, progress } = gone(tx, context, &id, &node).await? {
                 let sql = "UPDATE job_step SET state = 'undoing', message = $3, progress = $4 WHERE job = $1 AND idx = $2";
                 tx.run(sql, values![&job.id, job.step, message, progress]).await?;
                 wait(tx, context, job, awaits, until).await?;

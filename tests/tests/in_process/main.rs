@@ -20,6 +20,7 @@ mod quota;
 mod rest;
 mod rest_contract;
 mod secrets;
+mod sim;
 mod states;
 mod store;
 mod stories;

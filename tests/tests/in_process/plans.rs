@@ -2,8 +2,9 @@
 //! filters, each two of them, each order, from the beginning and further on, over a crowd; and the database's own
 //! plan for each statement that this took is read. A scan of a whole table, or a sort of more than a page, fails.
 
+use std::cell::RefCell;
 use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex};
+use std::sync::Once;
 
 use rhyzome_tests::face::Face;
 use rhyzome_tests::on_both;
@@ -19,24 +20,42 @@ on_both!(every_filter_has_an_index, a_plan_without_an_index_is_found, short_page
 const CROWD: u64 = 20_000;
 const HOOK: &str = "hook";
 
-/// Keeps the text of every statement that the store runs on this thread.
-#[derive(Clone, Default)]
-struct Statements(Arc<Mutex<BTreeSet<String>>>);
+thread_local! {
+    /// The text of every statement that the store runs on this thread, while somebody wants to know.
+    static STATEMENTS: RefCell<Option<BTreeSet<String>>> = const { RefCell::new(None) };
+}
 
-impl<S: tracing::Subscriber> Layer<S> for Statements {
+/// Keeps them. One for the whole process: what one test listens to must not depend on what others do.
+struct Listener;
+
+impl<S: tracing::Subscriber> Layer<S> for Listener {
     fn on_event(&self, event: &tracing::Event<'_>, _context: Context<'_, S>) {
-        event.record(&mut Visitor(&self.0));
+        STATEMENTS.with_borrow_mut(|statements| {
+            if let Some(statements) = statements {
+                event.record(&mut Visitor(statements));
+            }
+        });
     }
 }
 
-struct Visitor<'a>(&'a Mutex<BTreeSet<String>>);
+struct Visitor<'a>(&'a mut BTreeSet<String>);
 
 impl Visit for Visitor<'_> {
     fn record_str(&mut self, _field: &Field, value: &str) {
-        self.0.lock().unwrap().insert(value.to_owned());
+        self.0.insert(value.to_owned());
     }
 
     fn record_debug(&mut self, _field: &Field, _value: &dyn std::fmt::Debug) {}
+}
+
+fn listen() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let only = Targets::new().with_target("rhyzome::sql", tracing::Level::TRACE);
+        let subscriber = tracing_subscriber::registry().with(only).with(Listener);
+        tracing::subscriber::set_global_default(subscriber).expect("nobody else listens in this process");
+    });
+    STATEMENTS.set(Some(BTreeSet::new()));
 }
 
 async fn every_filter_has_an_index(world: World) {
@@ -48,11 +67,7 @@ async fn every_filter_has_an_index(world: World) {
         world.sql(&sql).await;
     }
     let face = Face::of(&world);
-    let statements = Statements::default();
-    let only = Targets::new().with_target("rhyzome::sql", tracing::Level::TRACE);
-    let guard = tracing::subscriber::set_default(
-        tracing_subscriber::registry().with(statements.clone().with_filter(only)),
-    );
+    listen();
     let mut asked = 0;
     for (path, filters, ordered) in lists() {
         let orders: &[&str] = if ordered { &["order=id", "order=name"] } else { &[""] };
@@ -72,8 +87,7 @@ async fn every_filter_has_an_index(world: World) {
             }
         }
     }
-    drop(guard);
-    let statements = statements.0.lock().unwrap().clone();
+    let statements = STATEMENTS.take().unwrap();
     println!("{asked} requests, {} statements", statements.len());
     assert!(asked > 500 && statements.len() > 50, "{asked} requests, {} statements", statements.len());
     let mut bad = Vec::new();
@@ -166,6 +180,7 @@ fn sample(path: &str, filter: &str) -> String {
         "name_prefix" => "name_prefix=crowd-00",
         "phase" => "phase=failed",
         "state" => "state=failed",
+        "dead" => "dead=true",
         "actor" => "actor=actor7",
         "resource" => "resource=inst_00000000000000000000000010",
         "kind" => "kind=instance",
