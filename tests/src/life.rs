@@ -210,7 +210,10 @@ impl Run {
             self.strikes.begin_again();
             let url = self.world.db.parse().unwrap();
             self.store = match Store::open(&url, self.env.clone(), resources::registry()).await {
-                Ok(store) => store,
+                Ok(store) => {
+                    store.seal_with(self.world.keyring.clone());
+                    store
+                }
                 // What it does first is a commit too.
                 Err(_) if self.strikes.ended() => continue,
                 Err(error) => panic!("{error}"),

@@ -167,6 +167,7 @@ async fn by_two_servers_at_once() {
         let mut run = Run::new(Engine::Postgres, kind).await;
         let url = run.world.db.parse().unwrap();
         let other = Store::open(&url, run.time.env(99), rhyzome_api::resources::registry()).await.unwrap();
+        other.seal_with(run.world.keyring.clone());
         for ask in life(kind) {
             run.ask(&ask).await;
             if !matches!(ask, Ask::Make("image", ..)) {
