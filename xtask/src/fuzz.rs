@@ -36,11 +36,6 @@ pub fn main(arguments: &Arguments) -> Result<()> {
     fuzz(arguments.seconds, seed)
 }
 
-/// A run of so many seconds, of a new seed.
-pub fn for_a_while(seconds: u32) -> Result<()> {
-    fuzz(seconds, new_seed()?)
-}
-
 fn new_seed() -> Result<u32> {
     Ok(SystemTime::now().duration_since(UNIX_EPOCH)?.subsec_nanos())
 }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use clap::Args;
 
-use crate::{fuzz, image, packages, repository, run};
+use crate::{image, packages, repository, run};
 
 /// Arguments of `cargo xtask test`.
 #[derive(Args)]
@@ -55,12 +55,8 @@ const PARTS: &[Part] = &[
         ],
         images: &[],
     },
-    Part { name: "fuzz", runs: &[], images: &[] },
     Part { name: "e2e", runs: &["test --workspace --test e2e"], images: &["tiny", "debian"] },
 ];
-
-/// How long the API is asked at random.
-const FUZZ_SECONDS: u32 = 120;
 
 /// What the parts counted.
 #[derive(Default)]
@@ -71,7 +67,7 @@ struct Count {
 
 /// Runs the command.
 pub fn main(arguments: &Arguments) -> Result<()> {
-    packages::ensure(&[packages::DEMO, packages::TEST, packages::FUZZ], !arguments.no_install)?;
+    packages::ensure(&[packages::DEMO, packages::TEST], !arguments.no_install)?;
     let mut total = Count::default();
     let mut failures = Vec::new();
     let mut times: Vec<(&str, Duration)> = Vec::new();
@@ -95,7 +91,7 @@ pub fn main(arguments: &Arguments) -> Result<()> {
 
 fn run(part: &Part, install: bool, total: &mut Count) -> Result<()> {
     println!("\n=== {}", part.name);
-    if matches!(part.name, "e2e" | "agent" | "in-process" | "fuzz") {
+    if matches!(part.name, "e2e" | "agent" | "in-process") {
         prepare()?;
     }
     for name in part.images {
@@ -103,12 +99,6 @@ fn run(part: &Part, install: bool, total: &mut Count) -> Result<()> {
             "tiny" => image::tiny(None, install)?,
             _ => image::debian(None, install)?,
         };
-    }
-    if part.name == "fuzz" {
-        let found = fuzz::for_a_while(FUZZ_SECONDS);
-        total.passed += u64::from(found.is_ok());
-        total.failed += u64::from(found.is_err());
-        return found;
     }
     let mut failed = Vec::new();
     for line in part.runs {

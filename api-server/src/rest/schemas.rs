@@ -37,6 +37,7 @@ pub fn add_kind(kind: &dyn Kind, into: &mut Map<String, Value>) -> Option<Value>
     parts.insert(status_name.clone(), value(schemas.status.1));
     mark_changes(meta, &spec_name, &mut parts);
     parts.values_mut().for_each(open_enums);
+    parts.values_mut().for_each(tell_secrets);
     let example = parts[&spec_name].get("example").cloned();
     into.extend(parts);
 
@@ -168,6 +169,22 @@ fn mark(
         for variant in schema.get_mut(key).and_then(Value::as_array_mut).into_iter().flatten() {
             mark(meta, path, inherited, variant, parts, deep + 1);
         }
+    }
+}
+
+/// What is written there is never shown, but a marker stands in its place.
+fn tell_secrets(schema: &mut Value) {
+    match schema {
+        Value::Object(map) => {
+            // `writeOnly` would say that nothing is answered.
+            if map.remove("writeOnly").is_some() {
+                map.insert("format".to_owned(), json!("password"));
+                map.insert("x-rhyzome-secret".to_owned(), json!(true));
+            }
+            map.values_mut().for_each(tell_secrets);
+        }
+        Value::Array(list) => list.iter_mut().for_each(tell_secrets),
+        _ => {}
     }
 }
 

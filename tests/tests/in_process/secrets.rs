@@ -249,8 +249,8 @@ async fn a_marker_stands_for_one_secret_of_one_object(world: World) {
     assert_eq!(plain.reveal(), "first-secret");
     let document = face.raw("GET", "/openapi.json", &[], "").await.is(200).json;
     let schemas = &document["components"]["schemas"];
-    assert_eq!(schemas["SafeSpec"]["properties"]["pin"]["writeOnly"], true);
-    assert_eq!(schemas["SafeKey"]["properties"]["key"]["writeOnly"], true);
+    assert_eq!(schemas["SafeSpec"]["properties"]["pin"]["x-rhyzome-secret"], true);
+    assert_eq!(schemas["SafeKey"]["properties"]["key"]["x-rhyzome-secret"], true);
 }
 
 async fn what_nobody_gave_is_made_and_shown_once(world: World) {
