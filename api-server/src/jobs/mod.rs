@@ -52,9 +52,8 @@ pub async fn look(store: &Store) -> Result<(), Error> {
     loop {
         let due = store.due_jobs(AT_ONCE).await?;
         let full = due.len() == usize::try_from(AT_ONCE).unwrap_or(usize::MAX);
-        let all = due.iter().map(|id| advance(store, id));
-        futures_util::future::join_all(all).await;
-        if !full {
+        // None moved: another server has all of them in hand.
+        if advance(store, &due).await == 0 || !full {
             return Ok(());
         }
     }
@@ -63,14 +62,23 @@ pub async fn look(store: &Store) -> Result<(), Error> {
 /// The same, one after the other: in simulation the same seed does the same.
 pub async fn look_in_turn(store: &Store) -> Result<(), Error> {
     for id in store.due_jobs(AT_ONCE).await? {
-        store.advance_job(&id).await?;
+        store.advance_jobs(&[id]).await?;
     }
     Ok(())
 }
 
-async fn advance(store: &Store, id: &str) {
-    if let Err(error) = store.advance_job(id).await {
-        // Nothing was written: the job stays due, and is looked at again in a second.
-        tracing::error!(%error, job = id, "a job could not be taken further");
+/// All in one transaction; if that comes to nothing, each in its own, so that one does not hold up the others.
+async fn advance(store: &Store, due: &[String]) -> usize {
+    if let Ok(moved) = store.advance_jobs(due).await {
+        return moved;
     }
+    let mut moved = 0;
+    for id in due {
+        match store.advance_jobs(std::slice::from_ref(id)).await {
+            Ok(one) => moved += one,
+            // Nothing was written: the job stays due, and is looked at again in a second.
+            Err(error) => tracing::error!(%error, job = id, "a job could not be taken further"),
+        }
+    }
+    moved
 }

@@ -25,6 +25,13 @@ pub struct Stored {
     pub status: Value,
 }
 
+impl Stored {
+    /// True until it is written whole for the first time.
+    pub fn is_new(&self) -> bool {
+        self.core.phase.is_empty()
+    }
+}
+
 /// Schemas of a kind, for the document and for checking bodies.
 pub struct Schemas {
     /// Name and schema of the spec.

@@ -99,6 +99,10 @@ pub struct Candidate {
     pub tags: BTreeMap<String, String>,
     /// How many members of each group that matters it has, by id of the group.
     pub members: BTreeMap<String, u64>,
+    /// As it was when it was read.
+    pub version: i64,
+    /// The same, of what it said of itself.
+    pub status_version: i64,
 }
 
 /// The node that has room and breaks the fewest groups' rules; among those the one with the most free memory

@@ -4,10 +4,13 @@
 //! So a job needs no owner: any server may advance it, a row lock keeps two from doing it at once, and a
 //! server that dies leaves nothing half done. What a step did is undone by its own kind of step, last first.
 
-use super::db::{Row, Tx, values};
-use super::jobs::{self, JobRow};
-use super::objects::{self, by_id};
-use super::{Context, Store, assign, claims, letters, webhooks};
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::db::{Row, values};
+use super::objects::{self, seen};
+use super::run::{self, JobRow, Run};
+use super::tx::{Tx, list};
+use super::{Context, Store, assign, claims, jobs, letters, phases, webhooks};
 use crate::kernel::{Error, Held, JobState, Step, Stored, Timestamp, Verb, Who};
 
 /// How long a job that waits for a bell sleeps before it looks by itself.
@@ -21,11 +24,17 @@ impl Store {
         Ok(rows.iter().map(|row| row.text("id")).collect::<Result<_, _>>()?)
     }
 
-    /// Takes a job as far as it goes.
-    pub(crate) async fn advance_job(&self, id: &str) -> Result<(), Error> {
-        let taken = id.to_owned();
-        self.write(taken, move |tx, context, id| Box::pin(async move { advance(tx, &context, &id).await }))
-            .await
+    /// Takes these jobs as far as they go, in one transaction; how many moved. Those that another server has in hand
+    /// are its own.
+    pub(crate) async fn advance_jobs(&self, ids: &[String]) -> Result<usize, Error> {
+        let taken = ids.to_vec();
+        self.write(taken, move |tx, context, ids| {
+            Box::pin(async move {
+                let runs = run::take(tx, &ids, false).await?;
+                advance(tx, &context, runs).await
+            })
+        })
+        .await
     }
 }
 
@@ -39,21 +48,123 @@ enum Outcome {
     Failed(String),
 }
 
-/// A step as its row has it.
-struct StepRow {
-    step: Step,
-    made: bool,
-    started_at: Option<Timestamp>,
+/// Takes these jobs as far as they go, whoever has them in hand now; how many moved.
+pub(super) async fn advance_all(tx: &mut Tx, context: &Context, ids: &[String]) -> Result<usize, Error> {
+    let runs = run::take(tx, ids, true).await?;
+    advance(tx, context, runs).await
 }
 
-pub(super) async fn advance(tx: &mut Tx, context: &Context, id: &str) -> Result<(), Error> {
+/// A new job takes its first steps, unless it is `blocked`; how far it is then.
+pub(super) async fn begin(
+    tx: &mut Tx,
+    context: &Context,
+    mut run: Run,
+    blocked: bool,
+) -> Result<JobState, Error> {
+    if blocked {
+        run.wait(context, None, context.env.now().plus_seconds(LOOK_AGAIN_SECONDS));
+    } else {
+        start(context, &mut run);
+        go(tx, context, &mut run).await?;
+    }
+    let state = run.job.state;
+    put_down(tx, context, &mut [run]).await?;
+    Ok(state)
+}
+
+async fn advance(tx: &mut Tx, context: &Context, mut runs: Vec<Run>) -> Result<usize, Error> {
+    runs.retain(|run| !run.job.state.is_final());
+    let standing = Standing::of(tx, &runs).await?;
+    // Those behind another one that is in hand too are as due as before, and come after it.
+    runs.retain(|run| !standing.behind_one_in_hand.contains(&run.job.id));
+    for run in &mut runs {
+        if run.job.state == JobState::Waiting {
+            if let Some(problem) = standing.failed.get(&run.job.id) {
+                fail(tx, context, run, problem).await?;
+            } else if standing.blocked.contains(&run.job.id) {
+                run.wait(context, None, context.env.now().plus_seconds(LOOK_AGAIN_SECONDS));
+            } else {
+                start(context, run);
+            }
+        }
+        go(tx, context, run).await?;
+    }
+    put_down(tx, context, &mut runs).await?;
+    Ok(runs.len())
+}
+
+/// Writes what the jobs in hand have done, and says which of them have ended.
+async fn put_down(tx: &mut Tx, context: &Context, runs: &mut [Run]) -> Result<(), Error> {
+    run::save(tx, runs).await?;
+    let done = runs.iter().filter(|run| !run.put_down && run.job.state == JobState::Done);
+    let ended: Vec<JobRow> = done.map(|run| run.job.clone()).collect();
+    jobs::ended(tx, context, &ended).await?;
+    for job in ended.iter().filter(|job| matches!(job.verb, Verb::Update | Verb::Act(_))) {
+        if let Some(object) = objects::by_id(tx, &job.resource, false).await? {
+            claims::drop_stale(tx, &job.resource, &object.claims).await?;
+        }
+    }
+    let objects: Vec<String> = ended.into_iter().map(|job| job.resource).collect();
+    phases::refresh(tx, context, &objects).await
+}
+
+// === waiting ===
+
+/// What keeps jobs that wait from beginning.
+#[derive(Default)]
+struct Standing {
+    /// An older one of their object has not ended, or one that they come after.
+    blocked: BTreeSet<String>,
+    /// It is among those in hand.
+    behind_one_in_hand: BTreeSet<String>,
+    /// What they need could not be made.
+    failed: BTreeMap<String, String>,
+}
+
+impl Standing {
+    async fn of(tx: &mut Tx, runs: &[Run]) -> Result<Standing, Error> {
+        let mut standing = Standing::default();
+        let in_hand: BTreeSet<&String> = runs.iter().map(|run| &run.job.id).collect();
+        let waiting = runs.iter().filter(|run| run.job.state == JobState::Waiting);
+        let waiting: Vec<String> = waiting.map(|run| run.job.id.clone()).collect();
+        if waiting.is_empty() {
+            return Ok(standing);
+        }
+        let (list, values) = list(&waiting);
+        let sql = format!(
+            "SELECT j.id AS job, o.id AS after, o.state, o.finished_at, '' AS who FROM job j \
+             JOIN job o ON o.resource = j.resource AND o.finished_at IS NULL AND o.id < j.id WHERE j.id IN {list} \
+             UNION ALL SELECT a.job, a.after, o.state, o.finished_at, o.kind || ' `' || o.resource_name || '`' \
+             FROM job_after a JOIN job o ON o.id = a.after WHERE a.job IN {list}"
+        );
+        for row in tx.rows(&sql, &values).await? {
+            let (job, after) = (row.text("job")?, row.text("after")?);
+            if row.maybe_int("finished_at")?.is_none() {
+                if in_hand.contains(&after) {
+                    standing.behind_one_in_hand.insert(job);
+                } else {
+                    standing.blocked.insert(job);
+                }
+            } else if JobState::parse(&row.text("state")?) != JobState::Done {
+                let problem = format!("the {}, which it needs, could not be made", row.text("who")?);
+                standing.failed.insert(job, problem);
+            }
+        }
+        Ok(standing)
+    }
+}
+
+fn start(context: &Context, run: &mut Run) {
+    run.job.state = JobState::Running;
+    run.job.started_at = Some(context.env.now());
+}
+
+async fn go(tx: &mut Tx, context: &Context, run: &mut Run) -> Result<(), Error> {
     loop {
-        let Some(job) = jobs::load(tx, id).await? else { return Ok(()) };
-        let again = match job.state {
-            JobState::Waiting => begin(tx, context, &job).await?,
-            JobState::Running => forward(tx, context, &job).await?,
-            JobState::Undoing => backward(tx, context, &job).await?,
-            JobState::Done | JobState::Failed | JobState::Cancelled => false,
+        let again = match run.job.state {
+            JobState::Running => forward(tx, context, run).await?,
+            JobState::Undoing => backward(tx, context, run).await?,
+            JobState::Waiting | JobState::Done | JobState::Failed | JobState::Cancelled => false,
         };
         if !again {
             return Ok(());
@@ -61,65 +172,38 @@ pub(super) async fn advance(tx: &mut Tx, context: &Context, id: &str) -> Result<
     }
 }
 
-// === waiting ===
-
-async fn begin(tx: &mut Tx, context: &Context, job: &JobRow) -> Result<bool, Error> {
-    let sql = "SELECT id FROM job WHERE resource = $1 AND finished_at IS NULL AND id < $2 LIMIT 1";
-    let before = tx.row(sql, values![&job.resource, &job.id]).await?;
-    let sql = "SELECT j.state, j.finished_at, j.resource_name, j.kind FROM job_after a JOIN job j ON j.id = a.after \
-               WHERE a.job = $1";
-    let mut blocked = before.is_some();
-    for row in tx.rows(sql, values![&job.id]).await? {
-        let state = JobState::parse(&row.text("state")?);
-        if row.maybe_int("finished_at")?.is_none() {
-            blocked = true;
-        } else if state != JobState::Done {
-            let who = format!("{} `{}`", row.text("kind")?, row.text("resource_name")?);
-            let problem = format!("the {who}, which it needs, could not be made");
-            return fail(tx, context, job, &problem).await;
-        }
-    }
-    if blocked {
-        wait(tx, context, job, None, context.env.now().plus_seconds(LOOK_AGAIN_SECONDS)).await?;
-        return Ok(false);
-    }
-    let sql = "UPDATE job SET state = 'running', started_at = $2, epoch = epoch + 1 WHERE id = $1";
-    tx.run(sql, values![&job.id, context.env.now()]).await?;
-    Ok(true)
-}
-
 // === forward ===
 
-async fn forward(tx: &mut Tx, context: &Context, job: &JobRow) -> Result<bool, Error> {
-    let Some(row) = step(tx, job, job.step).await? else {
-        finish(tx, context, job).await?;
+async fn forward(tx: &mut Tx, context: &Context, run: &mut Run) -> Result<bool, Error> {
+    let now = context.env.now();
+    let (job, index) = (run.job.clone(), run.job.step);
+    let Some(row) = run.at() else {
+        run.end(context, JobState::Done);
         return Ok(false);
     };
-    let now = context.env.now();
-    let started = row.started_at.unwrap_or(now);
-    let outcome = match context.env.fails(job.step) {
+    let started = *row.started_at.get_or_insert(now);
+    let outcome = match context.env.fails(index) {
         Some(problem) => Outcome::Failed(problem),
-        None => carry_out(tx, context, job, &row.step, started).await?,
+        None => carry_out(tx, context, &job, &row.step, started).await?,
     };
     match outcome {
         Outcome::Done { made } => {
-            let sql = "UPDATE job_step SET state = 'done', made = $3, message = '', progress = 100, \
-                       started_at = coalesce(started_at, $4), finished_at = $4 WHERE job = $1 AND idx = $2";
-            tx.run(sql, values![&job.id, job.step, made, now]).await?;
-            tx.run("UPDATE job SET step = step + 1, awaits = NULL WHERE id = $1", values![&job.id]).await?;
+            row.state = "done".to_owned();
+            (row.made, row.progress, row.finished_at) = (made, 100, Some(now));
+            row.message.clear();
+            (run.job.step, run.job.awaits) = (index + 1, None);
             Ok(true)
         }
         Outcome::Wait { awaits, until, message, progress } => {
-            let sql = "UPDATE job_step SET state = 'running', message = $3, progress = $4, \
-                       started_at = coalesce(started_at, $5) WHERE job = $1 AND idx = $2";
-            tx.run(sql, values![&job.id, job.step, message, progress, now]).await?;
-            wait(tx, context, job, awaits, until).await?;
+            row.state = "running".to_owned();
+            (row.message, row.progress) = (message, progress);
+            run.wait(context, awaits, until);
             Ok(false)
         }
         Outcome::Failed(problem) => {
-            let sql = "UPDATE job_step SET state = 'failed', message = $3, finished_at = $4 WHERE job = $1 AND idx = $2";
-            tx.run(sql, values![&job.id, job.step, &problem, now]).await?;
-            fail(tx, context, job, &problem).await
+            row.state = "failed".to_owned();
+            (row.message, row.finished_at) = (problem.clone(), Some(now));
+            fail(tx, context, run, &problem).await
         }
     }
 }
@@ -152,7 +236,7 @@ async fn carry_out(
             applied(tx, context, job, who, deadline).await
         }
         Step::AwaitStatus { pointer, deadline_seconds, missing } => {
-            let object = by_id(tx, &job.resource, false).await?;
+            let object = objects::by_id(tx, &job.resource, false).await?;
             let there =
                 object.is_some_and(|o| o.status.pointer(pointer).is_some_and(|value| !value.is_null()));
             let deadline = started.plus_seconds(i64::from(*deadline_seconds));
@@ -254,40 +338,39 @@ async fn gone(tx: &mut Tx, context: &Context, id: &str, node: &str) -> Result<Ou
 
 /// Everything is given back; the object is gone, its history stays.
 async fn release(tx: &mut Tx, context: &Context, id: &str) -> Result<(), Error> {
-    claims::release(tx, id).await?;
+    claims::release(tx, context, id).await?;
     tx.run("DELETE FROM label WHERE resource = $1", values![id]).await?;
     tx.run("DELETE FROM reference WHERE source = $1", values![id]).await?;
     tx.run("DELETE FROM secret WHERE holder = $1", values![id]).await?;
     webhooks::forget(tx, id).await?;
-    tx.run("UPDATE resource SET gone_at = $2 WHERE id = $1", values![id, context.env.now()]).await?;
-    tx.ring(super::Bell::Resource(id.to_owned()));
-    Ok(())
-}
-
-async fn finish(tx: &mut Tx, context: &Context, job: &JobRow) -> Result<(), Error> {
-    jobs::end(tx, context, &job.id, JobState::Done, None).await?;
-    if matches!(job.verb, Verb::Update | Verb::Act(_))
-        && let Some(object) = by_id(tx, &job.resource, false).await?
-    {
-        claims::drop_stale(tx, &job.resource, &object.claims).await?;
-    }
-    objects::refresh_phase(tx, context, &job.resource).await
+    objects::set_gone(tx, context, id).await
 }
 
 // === backward ===
 
 /// What cannot go on takes back what it did. Only a creation has anything to take back: a failed change
 /// leaves the wanted spec, and shows that it is not applied.
-async fn fail(tx: &mut Tx, context: &Context, job: &JobRow, problem: &str) -> Result<bool, Error> {
-    if job.verb == Verb::Create {
-        let sql =
-            "UPDATE job SET state = 'undoing', problem = $2, awaits = NULL, epoch = epoch + 1 WHERE id = $1";
-        tx.run(sql, values![&job.id, problem]).await?;
-        cancel_those_behind(tx, context, job).await?;
+async fn fail(tx: &mut Tx, context: &Context, run: &mut Run, problem: &str) -> Result<bool, Error> {
+    if run.job.verb == Verb::Create {
+        (run.job.state, run.job.awaits) = (JobState::Undoing, None);
+        run.job.problem = Some(problem.to_owned());
+        run::save(tx, std::slice::from_mut(run)).await?;
+        cancel_those_behind(tx, context, &run.job).await?;
         return Ok(true);
     }
-    letters::end_failed(tx, context, job, Some(problem)).await?;
-    objects::refresh_phase(tx, context, &job.resource).await?;
+    end_failed(tx, context, run, Some(problem)).await
+}
+
+async fn end_failed(
+    tx: &mut Tx,
+    context: &Context,
+    run: &mut Run,
+    problem: Option<&str>,
+) -> Result<bool, Error> {
+    run::save(tx, std::slice::from_mut(run)).await?;
+    letters::end_failed(tx, context, &run.job, problem).await?;
+    (run.job.state, run.put_down) = (JobState::Failed, true);
+    phases::refresh_one(tx, context, &run.job.resource).await?;
     Ok(false)
 }
 
@@ -299,38 +382,38 @@ async fn cancel_those_behind(tx: &mut Tx, context: &Context, job: &JobRow) -> Re
         jobs::end(tx, context, &row.text("id")?, JobState::Cancelled, Some(reason)).await?;
     }
     // What the object is now follows from its creation, not from what was cancelled behind it.
-    let sql = "UPDATE resource SET job = $2 WHERE id = $1 AND deleted_at IS NULL";
-    tx.run(sql, values![&job.resource, &job.id]).await?;
-    objects::refresh_phase(tx, context, &job.resource).await
+    objects::set_job(tx, &job.resource, &job.id).await?;
+    phases::refresh_one(tx, context, &job.resource).await
 }
 
-async fn backward(tx: &mut Tx, context: &Context, job: &JobRow) -> Result<bool, Error> {
+async fn backward(tx: &mut Tx, context: &Context, run: &mut Run) -> Result<bool, Error> {
     let now = context.env.now();
-    let Some(row) = step(tx, job, job.step).await? else {
-        return step_back(tx, context, job).await;
+    let job = run.job.clone();
+    let Some(row) = run.at() else {
+        return step_back(tx, context, run).await;
     };
     if let Step::Assign { who } = &row.step
         && row.made
     {
-        let id = id_of(job, who).to_owned();
-        if undo_takes_away(tx, context, job, who).await? {
-            let node = node_of(job).unwrap_or_default().to_owned();
+        let id = id_of(&job, who).to_owned();
+        if undo_takes_away(tx, context, &job, who).await? {
+            let node = node_of(&job).unwrap_or_default().to_owned();
             let sql = "SELECT remove FROM assignment WHERE node = $1 AND object = $2";
             match tx.row(sql, values![&node, &id]).await? {
                 Some(held) if !held.truth("remove")? => assign::unassign_from(tx, &node, &id).await?,
                 _ => {}
             }
             if let Outcome::Wait { awaits, until, message, progress } = gone(tx, context, &id, &node).await? {
-                let sql = "UPDATE job_step SET state = 'undoing', message = $3, progress = $4 WHERE job = $1 AND idx = $2";
-                tx.run(sql, values![&job.id, job.step, message, progress]).await?;
-                wait(tx, context, job, awaits, until).await?;
+                row.state = "undoing".to_owned();
+                (row.message, row.progress) = (message, progress);
+                run.wait(context, awaits, until);
                 return Ok(false);
             }
         }
-        let sql = "UPDATE job_step SET state = 'undone', finished_at = $3 WHERE job = $1 AND idx = $2";
-        tx.run(sql, values![&job.id, job.step, now]).await?;
+        row.state = "undone".to_owned();
+        row.finished_at = Some(now);
     }
-    step_back(tx, context, job).await
+    step_back(tx, context, run).await
 }
 
 /// What the job made for its object alone goes; what others may share stays as long as they need it.
@@ -339,7 +422,7 @@ async fn undo_takes_away(tx: &mut Tx, context: &Context, job: &JobRow, who: &Who
     if id == job.resource || is_child(job, id) {
         return Ok(true);
     }
-    let Some(object) = by_id(tx, id, false).await? else { return Ok(false) };
+    let Some(object) = seen(tx, id).await? else { return Ok(false) };
     if context.registry.get(&object.core.kind)?.meta().held != Held::WhileNeeded {
         return Ok(false);
     }
@@ -355,46 +438,21 @@ fn is_child(job: &JobRow, id: &str) -> bool {
     })
 }
 
-async fn step_back(tx: &mut Tx, context: &Context, job: &JobRow) -> Result<bool, Error> {
-    if job.step > 0 {
-        tx.run("UPDATE job SET step = step - 1, awaits = NULL WHERE id = $1", values![&job.id]).await?;
+async fn step_back(tx: &mut Tx, context: &Context, run: &mut Run) -> Result<bool, Error> {
+    if run.job.step > 0 {
+        (run.job.step, run.job.awaits) = (run.job.step - 1, None);
         return Ok(true);
     }
     // Those that came while it took back what it did, too.
-    cancel_those_behind(tx, context, job).await?;
-    letters::end_failed(tx, context, job, None).await?;
-    objects::refresh_phase(tx, context, &job.resource).await?;
-    Ok(false)
+    cancel_those_behind(tx, context, &run.job).await?;
+    end_failed(tx, context, run, None).await
 }
 
 // === helpers ===
 
-async fn step(tx: &mut Tx, job: &JobRow, index: i64) -> Result<Option<StepRow>, Error> {
-    let sql = "SELECT step, made, started_at FROM job_step WHERE job = $1 AND idx = $2";
-    let Some(row) = tx.row(sql, values![&job.id, index]).await? else { return Ok(None) };
-    Ok(Some(StepRow {
-        step: row.json("step")?,
-        made: row.truth("made")?,
-        started_at: row.maybe_time("started_at")?,
-    }))
-}
-
-async fn wait(
-    tx: &mut Tx,
-    context: &Context,
-    job: &JobRow,
-    awaits: Option<String>,
-    until: Timestamp,
-) -> Result<(), Error> {
-    // Never in the past: a job that is due for ever would spin.
-    let until = until.max(context.env.now().plus_millis(100));
-    tx.run("UPDATE job SET awaits = $2, wake_at = $3 WHERE id = $1", values![&job.id, awaits, until]).await?;
-    Ok(())
-}
-
 /// The object that a step speaks of. The job's own is as it was when the job was made.
 async fn subject(tx: &mut Tx, job: &JobRow, who: &Who) -> Result<Option<Stored>, Error> {
-    let Some(mut object) = by_id(tx, id_of(job, who), false).await? else { return Ok(None) };
+    let Some(mut object) = seen(tx, id_of(job, who)).await? else { return Ok(None) };
     if *who == Who::This {
         object.spec = job.snapshot["spec"].clone();
         object.claims = job.snapshot["claims"].as_object().cloned().unwrap_or_default();
@@ -426,8 +484,7 @@ pub(super) async fn wake(tx: &mut Tx, context: &Context, object: &str) -> Result
 /// Takes the jobs that wait for this object as far as they go, in the same transaction.
 pub(super) async fn advance_waiting(tx: &mut Tx, context: &Context, object: &str) -> Result<(), Error> {
     let sql = "SELECT id FROM job WHERE awaits = $1 AND finished_at IS NULL ORDER BY id";
-    for row in tx.rows(sql, values![object]).await? {
-        advance(tx, context, &row.text("id")?).await?;
-    }
-    Ok(())
+    let rows = tx.rows(sql, values![object]).await?;
+    let ids = rows.iter().map(|row| row.text("id")).collect::<Result<Vec<_>, _>>()?;
+    advance_all(tx, context, &ids).await.map(drop)
 }

@@ -2,8 +2,9 @@
 
 use serde_json::Value;
 
-use super::db::{Tx, values};
+use super::db::values;
 use super::objects::{Reference, add_reference, by_id, text};
+use super::tx::Tx;
 use super::{Bell, Context, facts};
 use crate::kernel::{Error, Held, Relation, Stored};
 
@@ -15,7 +16,7 @@ pub(super) async fn assign(
     node: &str,
 ) -> Result<bool, Error> {
     let kind = context.registry.get(&object.core.kind)?;
-    let known = facts::known(tx, kind, &object.spec).await?;
+    let known = facts::known(tx, context, kind, &object.spec).await?;
     let Some(order) = kind.order(object, &known)? else { return Ok(false) };
     let core = &object.core;
     let epoch = object.claims.get("placement_epoch").and_then(Value::as_i64).unwrap_or(1);
@@ -63,7 +64,8 @@ pub(super) async fn assign(
 async fn bind(tx: &mut Tx, object: &str, node: &str) -> Result<(), Error> {
     tx.run("DELETE FROM reference WHERE source = $1 AND field = 'node'", values![object]).await?;
     let reference = Reference { field: "node".into(), target: node.to_owned(), relation: Relation::Uses };
-    add_reference(tx, object, &reference).await
+    add_reference(tx, object, &reference);
+    Ok(())
 }
 
 /// A node was deleted: nobody will report on what it was ordered to hold.

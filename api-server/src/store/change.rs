@@ -5,10 +5,11 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use super::create::{Maker, drafted, envelope_errors, finish};
-use super::db::{Tx, values};
+use super::db::values;
 use super::jobs::Intent;
 use super::plan::differing;
 use super::request::Write;
+use super::tx::Tx;
 use super::{Context, Store, claims, drain, facts, nodes, objects, quota, secrets};
 use crate::kernel::quota::amounts;
 use crate::kernel::resource::Call;
@@ -165,7 +166,7 @@ pub(super) async fn act(
     if object.core.kind == nodes::KIND && call.verb == drain::VERB {
         intent.steps = drain::begin(tx, context, maker, &object, call).await?;
     }
-    let facts = facts::known(tx, kind, &object.spec).await?;
+    let facts = facts::known(tx, context, kind, &object.spec).await?;
     finish(tx, context, maker, object, intent, &facts).await
 }
 

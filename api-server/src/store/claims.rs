@@ -5,7 +5,8 @@ use std::net::Ipv4Addr;
 use ipnet::Ipv4Net;
 use serde_json::{Map, Value};
 
-use super::db::{Tx, values};
+use super::db::values;
+use super::tx::Tx;
 use super::{Context, placement, prefixes, quota};
 use crate::kernel::{Claim, ClaimKind, Clash, Error, FieldError, Stored};
 
@@ -40,7 +41,7 @@ pub(super) async fn resolve(
                 let got = take(tx, &object.core.id, scope, value, &claim.key).await?;
                 if got { Ok(value.clone()) } else { Err(taken.clone()) }
             }
-            ClaimKind::Placement(needs) => placement::take(tx, object, needs).await.map(Ok)?,
+            ClaimKind::Placement(needs) => placement::take(tx, context, object, needs).await.map(Ok)?,
         };
         match taken {
             Ok(value) => drop(object.claims.insert(claim.key.clone(), Value::String(value))),
@@ -182,11 +183,11 @@ async fn mac(
 // === giving back ===
 
 /// Gives back everything that an object holds.
-pub(super) async fn release(tx: &mut Tx, holder: &str) -> Result<(), Error> {
+pub(super) async fn release(tx: &mut Tx, context: &Context, holder: &str) -> Result<(), Error> {
     tx.run("DELETE FROM lease WHERE holder = $1", values![holder]).await?;
     tx.run("DELETE FROM prefix_lease WHERE holder = $1", values![holder]).await?;
     quota::release(tx, holder).await?;
-    placement::release(tx, holder).await
+    placement::release(tx, context, holder).await
 }
 
 /// Gives back the leases that an object holds but no longer claims.

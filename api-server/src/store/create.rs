@@ -5,11 +5,12 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 use super::change::{Asked, NewObject, Written};
-use super::db::Tx;
 use super::jobs::{self, Intent};
 use super::objects::Reference;
+use super::phases::{self, Last};
 use super::request::Write;
 use super::secrets::{self, Fresh};
+use super::tx::Tx;
 use super::{Context, Store, claims, facts, history, nodes, objects, quota, webhooks};
 use crate::kernel::quota::{Exceeded, amounts};
 use crate::kernel::webhook;
@@ -17,9 +18,6 @@ use crate::kernel::{
     Caller, Child, Clash, Error, Facts, FieldError, Kind, Meta, NameRule, Relation, ResourceCore, Right,
     Scope, Stored, Verb, name,
 };
-
-/// The kind that has limits.
-const TENANT: &str = "tenant";
 
 /// For whom something is made.
 pub(super) struct Maker<'a> {
@@ -85,7 +83,7 @@ pub(super) async fn create(
     }
     if free {
         draft.references.extend(tenant);
-        objects::write_references(tx, &object.core.id, &draft.references).await?;
+        draft.references.iter().for_each(|one| objects::add_reference(tx, &object.core.id, one));
     }
     let claimed = claims::resolve(tx, context, &mut object, &plan.claims).await;
     let children =
@@ -110,7 +108,7 @@ pub(super) async fn create(
     for (child, id) in children {
         let reference =
             Reference { field: format!("child.{}", child.key), target: id.clone(), relation: Relation::Owns };
-        objects::add_reference(tx, &object.core.id, &reference).await?;
+        objects::add_reference(tx, &object.core.id, &reference);
         object.claims.insert(child.key, Value::String(id));
     }
     object.claims.extend(plan.values);
@@ -142,23 +140,24 @@ pub(super) async fn finish(
     facts: &Facts,
 ) -> Result<Written, Error> {
     let verb = intent.verb.clone();
-    if object.core.kind == TENANT && verb != Verb::Remove {
+    if object.core.kind == objects::TENANT && verb != Verb::Remove {
         quota::set_limits(tx, &object.core.id, &object.spec["quota"]).await?;
     }
     if object.core.kind == webhook::KIND {
         webhooks::wrote(tx, context, &mut object, &verb).await?;
     }
     let job = if intent.steps.is_empty() {
+        let last = phases::last(tx, &object).await?;
+        object.core.phase = phases::now(context, &object, last.as_ref().map(Last::place))?;
         None
     } else {
-        Some(jobs::submit(tx, context, maker, &object, intent, facts).await?)
+        let (job, state) = jobs::submit(tx, context, maker, &object, intent, facts).await?;
+        object.core.phase = phases::now(context, &object, Some((&verb, state)))?;
+        object.core.job = Some(job.clone());
+        Some(job)
     };
-    if job.is_some() {
-        object.core.job = job.clone();
-    }
-    object.core.phase = objects::phase_now(tx, context, &object).await?;
     objects::update(tx, &object).await?;
-    history::record(tx, context, maker, &object, &verb, job.as_deref()).await?;
+    history::record(tx, context, maker, &object, &verb, job.as_deref());
     Ok(Written { object, job, changed: true, made: Vec::new() })
 }
 
@@ -251,7 +250,7 @@ async fn tenant_of(tx: &mut Tx, meta: &Meta, tenant: &str) -> Result<Option<Refe
     if tenant.is_empty() {
         return if meta.scope == Scope::Tenant { Err(Error::NotFound) } else { Ok(None) };
     }
-    let found = objects::by_name(tx, TENANT, "", tenant).await?.ok_or(Error::NotFound)?;
+    let found = objects::tenant(tx, tenant).await?.ok_or(Error::NotFound)?;
     let reference = Reference { field: "tenant".into(), target: found.core.id, relation: Relation::Uses };
     Ok(Some(reference))
 }

@@ -7,7 +7,6 @@ use sqlx::sqlite::SqliteRow;
 use sqlx::{AssertSqlSafe, Postgres, Row as _, Sqlite};
 
 use crate::kernel::{Error, Timestamp};
-use crate::store::Bell;
 
 /// A value for a placeholder.
 #[derive(Clone, Debug)]
@@ -36,14 +35,6 @@ pub enum Row {
     Pg(PgRow),
 }
 
-/// A transaction: a connection, and the bells to ring once it is durable.
-pub struct Tx {
-    conn: Conn,
-    bells: Vec<Bell>,
-    /// Where it notes what it decides, if somebody wants to know.
-    pub(super) notes: Option<Box<super::plan::Notes>>,
-}
-
 /// The database refused; keeps what callers branch on.
 #[derive(Debug)]
 pub struct DbError {
@@ -56,6 +47,12 @@ macro_rules! values {
     ($($value:expr),* $(,)?) => { &[$($crate::store::db::Value::from($value)),*] };
 }
 pub(crate) use values;
+
+/// The same, as a row that is kept.
+macro_rules! row {
+    ($($value:expr),* $(,)?) => { vec![$($crate::store::db::Value::from($value)),*] };
+}
+pub(crate) use row;
 
 // === impl Value ===
 
@@ -182,56 +179,6 @@ impl Conn {
     /// The clause that locks the rows of a SELECT; SQLite has one writer and needs none.
     pub fn for_update(&self) -> &'static str {
         if self.is_postgres() { " FOR UPDATE" } else { "" }
-    }
-}
-
-// === impl Tx ===
-
-impl Tx {
-    pub(super) fn new(conn: Conn) -> Tx {
-        Tx { conn, bells: Vec::new(), notes: None }
-    }
-
-    /// To be rung after the commit; a transaction that is rolled back rings nothing.
-    pub fn ring(&mut self, bell: Bell) {
-        if !self.bells.contains(&bell) {
-            self.bells.push(bell);
-        }
-    }
-
-    pub(super) fn bells_rung(&self) -> usize {
-        self.bells.len()
-    }
-
-    pub(super) fn forget_bells_after(&mut self, count: usize) {
-        self.bells.truncate(count);
-    }
-
-    pub(super) fn take_bells(&mut self) -> Vec<Bell> {
-        std::mem::take(&mut self.bells)
-    }
-
-    /// Holds a lock of this name until the end of the transaction. SQLite has one writer and needs none.
-    pub async fn lock(&mut self, name: &str) -> Result<(), DbError> {
-        if self.conn.is_postgres() {
-            let sql = "SELECT pg_advisory_xact_lock(hashtextextended($1, 0))";
-            self.conn.run(sql, values![name]).await?;
-        }
-        Ok(())
-    }
-}
-
-impl std::ops::Deref for Tx {
-    type Target = Conn;
-
-    fn deref(&self) -> &Conn {
-        &self.conn
-    }
-}
-
-impl std::ops::DerefMut for Tx {
-    fn deref_mut(&mut self) -> &mut Conn {
-        &mut self.conn
     }
 }
 

@@ -137,7 +137,7 @@ async fn write(store: &Store, with_counts: bool) -> Result<(), Error> {
     written
 }
 
-async fn insert(tx: &mut super::db::Tx, context: &Context, all: &Waiting) -> Result<(), Error> {
+async fn insert(tx: &mut super::tx::Tx, context: &Context, all: &Waiting) -> Result<(), Error> {
     for denial in &all.known {
         let entry = Entry {
             class: "denied",
@@ -152,12 +152,12 @@ async fn insert(tx: &mut super::db::Tx, context: &Context, all: &Waiting) -> Res
             detail: &denial.detail,
             ..Entry::default()
         };
-        history::add(tx, context, entry).await?;
+        history::add(tx, context, entry);
     }
     if all.more > 0 {
         let detail = format!("{} more, too many at once to keep one by one", all.more);
         let entry = Entry { class: "denied", outcome: "denied", detail: &detail, ..Entry::default() };
-        history::add(tx, context, entry).await?;
+        history::add(tx, context, entry);
     }
     for (source, count) in &all.anonymous {
         let detail = format!("{} times from {} to {}", count.times, count.first, count.last);
@@ -169,7 +169,7 @@ async fn insert(tx: &mut super::db::Tx, context: &Context, all: &Waiting) -> Res
             detail: &detail,
             ..Entry::default()
         };
-        history::add(tx, context, entry).await?;
+        history::add(tx, context, entry);
     }
     Ok(())
 }

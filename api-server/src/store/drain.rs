@@ -7,8 +7,9 @@ use serde_json::Value;
 
 use super::change;
 use super::create::{Maker, finish};
-use super::db::{Tx, values};
+use super::db::values;
 use super::jobs::Intent;
+use super::tx::Tx;
 use super::{Context, facts, history, objects, placement};
 use crate::kernel::error::WhyNot;
 use crate::kernel::resource::Call;
@@ -93,7 +94,7 @@ async fn elsewhere(
         return Ok(Err(Stays::Because(format!("its disk `{name}` is only on this node"))));
     }
     let kind = context.registry.get(&object.core.kind)?;
-    let facts = facts::known(tx, kind, &object.spec).await?;
+    let facts = facts::known(tx, context, kind, &object.spec).await?;
     let mut free = object.clone();
     free.claims.remove("node");
     let plan = kind.create(&free, &facts)?;
@@ -102,7 +103,7 @@ async fn elsewhere(
         _ => None,
     });
     let Some(needs) = needs else { return Ok(Err(Stays::Because("it is nowhere".to_owned()))) };
-    let to = match placement::relocate(tx, object, &needs).await? {
+    let to = match placement::relocate(tx, context, object, &needs).await? {
         Ok(to) => to,
         Err(table) => return Ok(Err(Stays::NoRoom(table))),
     };
@@ -184,5 +185,6 @@ pub(super) async fn cancelled(
     node.core.version += 1;
     node.core.updated_at = context.env.now();
     objects::update(tx, &node).await?;
-    history::record(tx, context, maker, &node, &Verb::Update, None).await
+    history::record(tx, context, maker, &node, &Verb::Update, None);
+    Ok(())
 }

@@ -1,7 +1,8 @@
 //! Erasure: takes what the log says of one actor out of it. Digests and hashes stay, so the rest is proven as
 //! before, and the log tells how many entries were emptied: any more than that are a fault.
 
-use super::db::{Tx, values};
+use super::db::values;
+use super::tx::Tx;
 use super::{Context, Store, log, prove};
 use crate::kernel::Error;
 

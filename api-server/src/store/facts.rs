@@ -4,11 +4,12 @@
 use serde_json::Value;
 
 use super::create::{self, Maker};
-use super::db::{Conn, Tx, values};
-use super::objects::{self, Reference, by_id, by_name_for};
-use super::{Context, NewObject};
+use super::db::{Conn, values};
+use super::objects::{self, Reference, by_name_for};
+use super::tx::Tx;
+use super::{Context, NewObject, assign};
 use crate::kernel::kind::Registry;
-use crate::kernel::{Error, Fact, Facts, FieldError, Kind, Ref, Stored, Target};
+use crate::kernel::{Error, Fact, Facts, FieldError, Held, Kind, Ref, Stored, Target};
 
 /// What was found out about a spec.
 #[derive(Default)]
@@ -29,7 +30,10 @@ pub(super) async fn resolve(
     let mut found = Found::default();
     for reference in kind.refs(spec) {
         let object = match search(tx, &context.registry, maker.tenant, &reference).await? {
-            Some(object) => Some(object),
+            Some(object) => {
+                tx.see(&object);
+                Some(object)
+            }
             None => make(tx, context, maker, &reference).await?,
         };
         let Some(object) = object else {
@@ -42,28 +46,33 @@ pub(super) async fn resolve(
             target: object.core.id.clone(),
             relation: reference.relation,
         });
-        found.facts.0.insert(reference.field, fact(tx, object).await?);
+        found.facts.0.insert(reference.field, fact(tx, context, object).await?);
     }
     Ok(found)
 }
 
 /// The facts of an object whose spec was resolved before.
-pub(super) async fn known(conn: &mut Conn, kind: &dyn Kind, spec: &Value) -> Result<Facts, Error> {
+pub(super) async fn known(
+    tx: &mut Tx,
+    context: &Context,
+    kind: &dyn Kind,
+    spec: &Value,
+) -> Result<Facts, Error> {
     let mut facts = Facts::default();
     for reference in kind.refs(spec) {
         if let Target::Named(id) = &reference.target
-            && let Some(object) = by_id(conn, id, false).await?
+            && let Some(object) = objects::seen(tx, id).await?
         {
-            facts.0.insert(reference.field, fact(conn, object).await?);
+            facts.0.insert(reference.field, fact(tx, context, object).await?);
         }
     }
     Ok(facts)
 }
 
-async fn fact(conn: &mut Conn, object: Stored) -> Result<Fact, Error> {
-    let sql = "SELECT node FROM assignment WHERE object = $1 AND remove = 0 ORDER BY node";
-    let rows = conn.rows(sql, values![&object.core.id]).await?;
-    let held_on = rows.iter().map(|row| row.text("node")).collect::<Result<_, _>>()?;
+async fn fact(tx: &mut Tx, context: &Context, object: Stored) -> Result<Fact, Error> {
+    // Where the others are held concerns nobody: any node may hold them.
+    let alone = context.registry.get(&object.core.kind)?.meta().held == Held::Alone;
+    let held_on = if alone { assign::holders(tx, &object.core.id).await? } else { Vec::new() };
     Ok(Fact {
         id: object.core.id,
         kind: object.core.kind,
@@ -79,7 +88,7 @@ async fn fact(conn: &mut Conn, object: Stored) -> Result<Fact, Error> {
 }
 
 async fn search(
-    conn: &mut Conn,
+    tx: &mut Tx,
     registry: &Registry,
     tenant: &str,
     reference: &Ref,
@@ -87,15 +96,15 @@ async fn search(
     let meta = registry.get(reference.kind)?.meta();
     match &reference.target {
         Target::Named(name) if name.starts_with(&format!("{}_", meta.prefix)) => {
-            let object = by_id(conn, name, false).await?;
+            let object = objects::seen(tx, name).await?;
             // Whatever another tenant owns does not exist here; nor does what is being deleted.
             Ok(object.filter(|o| {
                 let own = o.core.tenant == tenant || o.core.tenant.is_empty();
                 o.core.kind == reference.kind && own && o.core.deleted_at.is_none()
             }))
         }
-        Target::Named(name) => by_name_for(conn, meta, tenant, name).await,
-        Target::Default(by) => preferred(conn, reference.kind, tenant, *by).await,
+        Target::Named(name) => by_name_for(tx, meta, tenant, name).await,
+        Target::Default(by) => preferred(tx, reference.kind, tenant, *by).await,
     }
 }
 

@@ -2,10 +2,13 @@
 //! events from there into the log.
 
 use super::create::Maker;
-use super::db::{Row, Tx, values};
+use super::db::row;
 use super::objects::text;
+use super::phases::Last;
+use super::run::JobRow;
+use super::tx::Tx;
 use super::{Bell, Context, Job};
-use crate::kernel::{Error, Stored, Verb};
+use crate::kernel::{Stored, Verb};
 
 /// What happened, before it has its number.
 #[derive(Clone, Debug, Default)]
@@ -32,19 +35,19 @@ pub(super) const COLUMNS: &str = "at, class, tenant, kind, resource, name, verb,
      actor, credential, source, request_id, detail";
 
 /// A user wrote an object.
-pub(super) async fn record(
+pub(super) fn record(
     tx: &mut Tx,
     context: &Context,
     maker: &Maker<'_>,
     object: &Stored,
     verb: &Verb,
     job: Option<&str>,
-) -> Result<(), Error> {
+) {
     let core = &object.core;
-    tx.run(
-        "INSERT INTO revision (resource, version, generation, name, tags, metadata, spec, actor, at) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
-        values![
+    tx.later(
+        "revision",
+        "resource, version, generation, name, tags, metadata, spec, actor, at",
+        row![
             &core.id,
             core.version,
             core.generation,
@@ -55,33 +58,19 @@ pub(super) async fn record(
             &maker.caller.name,
             context.env.now(),
         ],
-    )
-    .await?;
+    );
     let outcome = if job.is_some() { "accepted" } else { "done" };
     let entry = Entry { outcome, job: job.unwrap_or_default(), ..written(maker, object, verb.as_str()) };
-    add(tx, context, entry).await
+    add(tx, context, entry);
 }
 
 /// A user did something with an object that gives it no new version.
-pub(super) async fn noted(
-    tx: &mut Tx,
-    context: &Context,
-    maker: &Maker<'_>,
-    object: &Stored,
-    verb: &str,
-) -> Result<(), Error> {
-    add(tx, context, written(maker, object, verb)).await
+pub(super) fn noted(tx: &mut Tx, context: &Context, maker: &Maker<'_>, object: &Stored, verb: &str) {
+    add(tx, context, written(maker, object, verb));
 }
 
 /// A user did something with a job.
-pub(super) async fn job_noted(
-    tx: &mut Tx,
-    context: &Context,
-    maker: &Maker<'_>,
-    of: &Job,
-    verb: &str,
-    job: &str,
-) -> Result<(), Error> {
+pub(super) fn job_noted(tx: &mut Tx, context: &Context, maker: &Maker<'_>, of: &Job, verb: &str, job: &str) {
     let entry = Entry {
         class: "write",
         tenant: &of.tenant,
@@ -98,7 +87,7 @@ pub(super) async fn job_noted(
         detail: maker.asked.reason.as_deref().unwrap_or_default(),
         ..Entry::default()
     };
-    add(tx, context, entry).await
+    add(tx, context, entry);
 }
 
 fn written<'a>(maker: &'a Maker<'_>, object: &'a Stored, verb: &'a str) -> Entry<'a> {
@@ -122,58 +111,54 @@ fn written<'a>(maker: &'a Maker<'_>, object: &'a Stored, verb: &'a str) -> Entry
     }
 }
 
-/// A job has ended; `row` has its columns.
-pub(super) async fn ended(tx: &mut Tx, context: &Context, job: &str, row: &Row) -> Result<(), Error> {
-    let problem = row.maybe_text("problem")?.unwrap_or_default();
+/// A job has ended.
+pub(super) fn ended(tx: &mut Tx, context: &Context, job: &JobRow) {
     let entry = Entry {
         class: "job",
-        tenant: &row.text("tenant")?,
-        kind: &row.text("kind")?,
-        resource: &row.text("resource")?,
-        name: &row.text("resource_name")?,
-        verb: &row.text("verb")?,
-        outcome: &row.text("state")?,
-        job,
-        actor: &row.text("actor")?,
-        credential: &row.text("credential")?,
-        source: &row.text("source")?,
-        request_id: &row.text("request_id")?,
-        detail: &problem,
+        tenant: &job.tenant,
+        kind: &job.kind,
+        resource: &job.resource,
+        name: &job.resource_name,
+        verb: job.verb.as_str(),
+        outcome: job.state.as_str(),
+        job: &job.id,
+        actor: &job.actor,
+        credential: &job.credential,
+        source: &job.source,
+        request_id: &job.request_id,
+        detail: job.problem.as_deref().unwrap_or_default(),
         ..Entry::default()
     };
-    add(tx, context, entry).await
+    add(tx, context, entry);
 }
 
 /// An object has come into another phase, and not by a write: whoever asked for its last job did it.
-pub(super) async fn phase_changed(tx: &mut Tx, context: &Context, object: &Stored) -> Result<(), Error> {
+pub(super) fn phase_changed(tx: &mut Tx, context: &Context, object: &Stored, by: Option<&Last>) {
     let core = &object.core;
-    let sql = format!(
-        "INSERT INTO event ({COLUMNS}) SELECT $1, 'phase', $2, $3, $4, $5, 'phase', '', $6, $7, $8, \
-         coalesce(j.actor, 'system'), coalesce(j.credential, 'none'), coalesce(j.source, ''), \
-         coalesce(j.request_id, ''), '' FROM (SELECT 1 AS one) o LEFT JOIN job j ON j.id = $8"
-    );
-    let job = core.job.as_deref().unwrap_or_default();
-    let row = values![
-        context.env.now(),
-        &core.tenant,
-        &core.kind,
-        &core.id,
-        &core.name,
-        &core.phase,
-        core.version,
-        job,
-    ];
-    tx.run(&sql, row).await?;
-    tx.ring(Bell::Events);
-    Ok(())
+    let mut entry = Entry {
+        class: "phase",
+        tenant: &core.tenant,
+        kind: &core.kind,
+        resource: &core.id,
+        name: &core.name,
+        verb: "phase",
+        phase: &core.phase,
+        version: core.version,
+        job: core.job.as_deref().unwrap_or_default(),
+        actor: "system",
+        credential: "none",
+        ..Entry::default()
+    };
+    if let Some(by) = by {
+        (entry.actor, entry.credential) = (&by.actor, &by.credential);
+        (entry.source, entry.request_id) = (&by.source, &by.request_id);
+    }
+    add(tx, context, entry);
 }
 
 /// Adds an event to the transaction.
-pub(super) async fn add(tx: &mut Tx, context: &Context, entry: Entry<'_>) -> Result<(), Error> {
-    let sql = format!(
-        "INSERT INTO event ({COLUMNS}) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)"
-    );
-    let row = values![
+pub(super) fn add(tx: &mut Tx, context: &Context, entry: Entry<'_>) {
+    let row = row![
         context.env.now(),
         entry.class,
         entry.tenant,
@@ -191,7 +176,6 @@ pub(super) async fn add(tx: &mut Tx, context: &Context, entry: Entry<'_>) -> Res
         entry.request_id,
         entry.detail,
     ];
-    tx.run(&sql, row).await?;
+    tx.later("event", COLUMNS, row);
     tx.ring(Bell::Events);
-    Ok(())
 }

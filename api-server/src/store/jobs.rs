@@ -1,10 +1,11 @@
 //! Jobs as rows: how an intent becomes one, and what it does to those before it.
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::create::Maker;
-use super::db::{Tx, values};
-use super::objects::text;
+use super::db::{Value, values};
+use super::run::{self, Fresh, JobRow, Run};
+use super::tx::{Tx, padded, places};
 use super::{Bell, Context, advance, drain, history, steps};
 use crate::kernel::job::{Preempts, preempts};
 use crate::kernel::{Error, Facts, JobState, Step, Stored, Verb};
@@ -19,17 +20,6 @@ pub(super) struct Intent {
     pub(super) supersede: bool,
 }
 
-/// A job as `advance` sees it.
-pub(super) struct JobRow {
-    pub(super) id: String,
-    pub(super) resource: String,
-    pub(super) verb: Verb,
-    pub(super) state: JobState,
-    pub(super) generation: i64,
-    pub(super) snapshot: Value,
-    pub(super) step: i64,
-}
-
 // === impl Intent ===
 
 impl Intent {
@@ -38,7 +28,7 @@ impl Intent {
     }
 }
 
-/// Writes the job and takes its first steps, in the transaction of the request.
+/// Makes the job and takes its first steps, in the transaction of the request: its id, and how far it is then.
 pub(super) async fn submit(
     tx: &mut Tx,
     context: &Context,
@@ -46,60 +36,54 @@ pub(super) async fn submit(
     object: &Stored,
     intent: Intent,
     facts: &Facts,
-) -> Result<String, Error> {
+) -> Result<(String, JobState), Error> {
     let core = &object.core;
-    preempt(tx, context, &core.id, &intent).await?;
-    let id = context.env.id("job");
+    let behind_others = preempt(tx, context, object, &intent).await?;
+    let after = unmade(tx, &intent.verb, facts).await?;
     let now = context.env.now();
-    let snapshot = json!({"spec": object.spec, "claims": object.claims});
-    tx.run(
-        "INSERT INTO job (id, tenant, kind, resource, resource_name, verb, hard, state, generation, snapshot, step, \
-         awaits, epoch, attempts, actor, credential, source, reason, request_id, problem, left_behind, created_at, \
-         started_at, finished_at, wake_at) VALUES ($1, $2, $3, $4, $5, $6, $7, 'waiting', $8, $9, 0, NULL, 0, 0, \
-         $10, $11, $12, $13, $14, NULL, '[]', $15, NULL, NULL, $15)",
-        values![
-            &id,
-            &core.tenant,
-            &core.kind,
-            &core.id,
-            &core.name,
-            intent.verb.as_str(),
-            intent.hard,
-            core.generation,
-            text(&snapshot),
-            &maker.caller.name,
-            &maker.caller.credential,
-            &maker.asked.source,
-            maker.asked.reason.clone(),
-            &maker.asked.request_id,
-            now,
-        ],
-    )
-    .await?;
-    for (index, step) in steps::concrete(object, facts, intent.steps).into_iter().enumerate() {
-        insert_step(tx, &id, index, &step).await?;
-    }
-    wait_for_others(tx, &id, &intent.verb, facts).await?;
+    let job = JobRow {
+        id: context.env.id("job"),
+        tenant: core.tenant.clone(),
+        kind: core.kind.clone(),
+        resource: core.id.clone(),
+        resource_name: core.name.clone(),
+        verb: intent.verb,
+        state: JobState::Waiting,
+        generation: core.generation,
+        snapshot: json!({"spec": object.spec, "claims": object.claims}),
+        step: 0,
+        awaits: None,
+        problem: None,
+        actor: maker.caller.name.clone(),
+        credential: maker.caller.credential.clone(),
+        source: maker.asked.source.clone(),
+        request_id: maker.asked.request_id.clone(),
+        created_at: now,
+        started_at: None,
+        finished_at: None,
+        wake_at: now,
+    };
+    let id = job.id.clone();
+    let blocked = behind_others || !after.is_empty();
+    let fresh = Fresh { hard: intent.hard, reason: maker.asked.reason.clone(), after };
+    let run = Run::new(job, steps::concrete(object, facts, intent.steps), fresh);
     if let Some(notes) = &mut tx.notes {
         notes.jobs.push(id.clone());
     }
     tx.ring(Bell::Jobs);
-    advance::advance(tx, context, &id).await?;
-    Ok(id)
+    tx.see(object);
+    let state = advance::begin(tx, context, run, blocked).await?;
+    Ok((id, state))
 }
 
-pub(super) async fn insert_step(tx: &mut Tx, job: &str, index: usize, step: &Step) -> Result<(), Error> {
-    let sql = "INSERT INTO job_step (job, idx, step, state, message, progress, made) \
-               VALUES ($1, $2, $3, 'waiting', '', 0, 0)";
-    let index = i64::try_from(index).unwrap_or(i64::MAX);
-    tx.run(sql, values![job, index, text(step)]).await?;
-    Ok(())
-}
-
-/// Ends the unfinished jobs of a resource that this intent does not wait for.
-async fn preempt(tx: &mut Tx, context: &Context, resource: &str, intent: &Intent) -> Result<(), Error> {
+/// Ends the unfinished jobs of a resource that this intent does not wait for; true if others are left.
+async fn preempt(tx: &mut Tx, context: &Context, object: &Stored, intent: &Intent) -> Result<bool, Error> {
+    if object.is_new() {
+        return Ok(false);
+    }
+    let mut left = false;
     let sql = "SELECT id, verb, state FROM job WHERE resource = $1 AND finished_at IS NULL ORDER BY id";
-    for row in tx.rows(sql, values![resource]).await? {
+    for row in tx.rows(sql, values![&object.core.id]).await? {
         // Jobs of one object are done in the order of their ids, whichever server made them.
         context.env.after(&row.text("id")?);
         let older = Verb::parse(&row.text("verb")?);
@@ -110,43 +94,31 @@ async fn preempt(tx: &mut Tx, context: &Context, resource: &str, intent: &Intent
         if cut_short || (intent.supersede && waiting && !stays) {
             let reason = format!("preempted by a later {}", intent.verb.as_str());
             end(tx, context, &row.text("id")?, JobState::Cancelled, Some(&reason)).await?;
+        } else {
+            left = true;
         }
     }
-    Ok(())
+    Ok(left)
 }
 
 /// A job waits for the unfinished creations of what it refers to.
-async fn wait_for_others(tx: &mut Tx, id: &str, verb: &Verb, facts: &Facts) -> Result<(), Error> {
+async fn unmade(tx: &mut Tx, verb: &Verb, facts: &Facts) -> Result<Vec<String>, Error> {
+    let mut all = Vec::new();
     if *verb == Verb::Remove {
-        return Ok(());
+        return Ok(all);
     }
     for fact in facts.0.values().filter(|fact| fact.phase == "creating") {
-        let sql = "INSERT INTO job_after (job, after) SELECT $1, j.id FROM job j WHERE j.resource = $2 \
-                   AND j.finished_at IS NULL AND j.verb = 'create' ON CONFLICT DO NOTHING";
-        tx.run(sql, values![id, &fact.id]).await?;
+        let sql = "SELECT id FROM job WHERE resource = $1 AND finished_at IS NULL AND verb = 'create'";
+        for row in tx.rows(sql, values![&fact.id]).await? {
+            all.push(row.text("id")?);
+        }
     }
-    Ok(())
+    all.sort();
+    all.dedup();
+    Ok(all)
 }
 
-/// The job of this id, locked.
-pub(super) async fn load(tx: &mut Tx, id: &str) -> Result<Option<JobRow>, Error> {
-    let sql = format!(
-        "SELECT id, resource, verb, state, generation, snapshot, step FROM job WHERE id = $1{}",
-        tx.for_update()
-    );
-    let Some(row) = tx.row(&sql, values![id]).await? else { return Ok(None) };
-    Ok(Some(JobRow {
-        id: row.text("id")?,
-        resource: row.text("resource")?,
-        verb: Verb::parse(&row.text("verb")?),
-        state: JobState::parse(&row.text("state")?),
-        generation: row.int("generation")?,
-        snapshot: row.json("snapshot")?,
-        step: row.int("step")?,
-    }))
-}
-
-/// Ends a job, and wakes whoever waits for it.
+/// Ends a job that nobody has in hand, and wakes whoever waits for it.
 pub(super) async fn end(
     tx: &mut Tx,
     context: &Context,
@@ -154,20 +126,40 @@ pub(super) async fn end(
     state: JobState,
     problem: Option<&str>,
 ) -> Result<(), Error> {
-    let now = context.env.now();
-    let sql = "UPDATE job SET state = $2, problem = coalesce($3, problem), finished_at = $4, awaits = NULL, \
-               epoch = epoch + 1 WHERE id = $1 AND finished_at IS NULL RETURNING tenant, kind, resource, resource_name, \
-               verb, state, actor, credential, source, request_id, problem";
-    let Some(row) = tx.row(sql, values![id, state.as_str(), problem.map(str::to_owned), now]).await? else {
+    let Some(mut job) = run::lock(tx, id).await?.filter(|job| job.finished_at.is_none()) else {
         return Ok(());
     };
-    history::ended(tx, context, id, &row).await?;
-    let resource = row.text("resource")?;
-    let sql = "UPDATE job SET wake_at = $3 WHERE finished_at IS NULL AND \
-               (resource = $2 OR awaits = $1 OR id IN (SELECT job FROM job_after WHERE after = $1))";
-    if tx.run(sql, values![id, &resource, now]).await? > 0 {
+    let sql = "UPDATE job SET state = $2, problem = coalesce($3, problem), finished_at = $4, awaits = NULL, \
+               epoch = epoch + 1 WHERE id = $1";
+    tx.run(sql, values![id, state.as_str(), problem.map(str::to_owned), context.env.now()]).await?;
+    job.state = state;
+    if let Some(problem) = problem {
+        job.problem = Some(problem.to_owned());
+    }
+    ended(tx, context, &[job]).await
+}
+
+/// These jobs have ended: says so, and wakes whoever waits for them.
+pub(super) async fn ended(tx: &mut Tx, context: &Context, jobs: &[JobRow]) -> Result<(), Error> {
+    if jobs.is_empty() {
+        return Ok(());
+    }
+    jobs.iter().for_each(|job| history::ended(tx, context, job));
+    let ids: Vec<String> = jobs.iter().map(|job| job.id.clone()).collect();
+    let resources: Vec<String> = jobs.iter().map(|job| job.resource.clone()).collect();
+    let (ids, resources) = (padded(&ids), padded(&resources));
+    let (count, first) = (ids.len(), 2);
+    let sql = format!(
+        "UPDATE job SET wake_at = $1 WHERE finished_at IS NULL AND (resource IN {1} OR awaits IN {0} \
+         OR id IN (SELECT job FROM job_after WHERE after IN {0}))",
+        places(1, count, first),
+        places(1, count, first + count)
+    );
+    let mut all = vec![Value::from(context.env.now())];
+    all.extend(ids.iter().chain(&resources).map(Value::from));
+    if tx.run(&sql, &all).await? > 0 {
         tx.ring(Bell::Jobs);
     }
-    tx.ring(Bell::Resource(resource));
+    jobs.iter().for_each(|job| tx.ring(Bell::Resource(job.resource.clone())));
     Ok(())
 }

@@ -7,7 +7,8 @@
 use ring::hmac;
 use serde_json::json;
 
-use super::db::{DbError, Row, Tx, values};
+use super::db::{DbError, Row, values};
+use super::tx::Tx;
 use super::{Context, Store};
 use crate::kernel::{Clash, Error, Right, Timestamp};
 

@@ -3,12 +3,14 @@
 
 use super::change::{self, Asked};
 use super::create::Maker;
-use super::db::{Tx, values};
-use super::jobs::{self, JobRow};
+use super::db::values;
+use super::jobs;
 use super::objects::{self, text};
 use super::request::{Did, Write};
+use super::run::{self, JobRow};
+use super::tx::Tx;
 use super::views::{Job, LAST_WORD, one_job};
-use super::{Bell, Context, Store, advance, drain, history, remove};
+use super::{Bell, Context, Store, advance, drain, history, phases, remove};
 use crate::kernel::{Clash, Error, JobState, Right, Step, Verb};
 
 impl Store {
@@ -53,7 +55,7 @@ pub(super) async fn cancel_job(
     id: &str,
 ) -> Result<Job, Error> {
     let old = one_job(tx, right, id).await?;
-    history::job_noted(tx, context, maker, &old, "cancel", id).await?;
+    history::job_noted(tx, context, maker, &old, "cancel", id);
     cancel(tx, context, maker, id).await?;
     one_job(tx, right, id).await
 }
@@ -67,12 +69,12 @@ pub(super) async fn retry_job(
 ) -> Result<Job, Error> {
     let old = one_job(tx, right, id).await?;
     let new = retry(tx, context, maker, &old).await?;
-    history::job_noted(tx, context, maker, &old, "retry", &new).await?;
+    history::job_noted(tx, context, maker, &old, "retry", &new);
     one_job(tx, right, &new).await
 }
 
 async fn cancel(tx: &mut Tx, context: &Context, maker: &Maker<'_>, id: &str) -> Result<(), Error> {
-    let Some(job) = jobs::load(tx, id).await? else { return Err(Error::NotFound) };
+    let Some(job) = run::lock(tx, id).await? else { return Err(Error::NotFound) };
     match (&job.verb, job.state) {
         (_, state) if state.is_final() => {
             Err(Clash::WrongState(format!("the job is {} already", state.as_str())).into())
@@ -89,7 +91,7 @@ async fn cancel(tx: &mut Tx, context: &Context, maker: &Maker<'_>, id: &str) -> 
                        wake_at = $2 WHERE id = $1";
             tx.run(sql, values![id, context.env.now()]).await?;
             tx.ring(Bell::Jobs);
-            advance::advance(tx, context, id).await
+            advance::advance_all(tx, context, &[id.to_owned()]).await.map(drop)
         }
         (_, JobState::Undoing) => {
             Err(Clash::WrongState("the job is taking back what it did already".to_owned()).into())
@@ -99,7 +101,7 @@ async fn cancel(tx: &mut Tx, context: &Context, maker: &Maker<'_>, id: &str) -> 
             if job.verb == Verb::Act(drain::VERB.to_owned()) {
                 drain::cancelled(tx, context, maker, &job.resource).await?;
             }
-            objects::refresh_phase(tx, context, &job.resource).await
+            phases::refresh_one(tx, context, &job.resource).await
         }
     }
 }
@@ -114,7 +116,7 @@ async fn retry(tx: &mut Tx, context: &Context, maker: &Maker<'_>, old: &Job) -> 
     }
     let object = objects::by_id(tx, &old.resource, true).await?.ok_or(Error::NotFound)?;
     let kind = context.registry.get(&object.core.kind)?;
-    let facts = super::facts::known(tx, kind, &object.spec).await?;
+    let facts = super::facts::known(tx, context, kind, &object.spec).await?;
     let verb = Verb::parse(&old.verb);
     let taken = |why: &str| Error::from(Clash::WrongState(why.to_owned()));
     let steps: Vec<Step> = if verb == Verb::Create {
@@ -131,9 +133,9 @@ async fn retry(tx: &mut Tx, context: &Context, maker: &Maker<'_>, old: &Job) -> 
     let row = tx.row("SELECT hard FROM job WHERE id = $1", values![&old.id]).await?;
     let mut intent = jobs::Intent::new(verb, steps);
     intent.hard = row.map(|row| row.truth("hard")).transpose()?.unwrap_or(false);
-    let id = jobs::submit(tx, context, maker, &object, intent, &facts).await?;
-    tx.run("UPDATE resource SET job = $2 WHERE id = $1", values![&object.core.id, &id]).await?;
-    objects::refresh_phase(tx, context, &object.core.id).await?;
+    let (id, _) = jobs::submit(tx, context, maker, &object, intent, &facts).await?;
+    objects::set_job(tx, &object.core.id, &id).await?;
+    phases::refresh_one(tx, context, &object.core.id).await?;
     Ok(id)
 }
 
@@ -193,14 +195,14 @@ pub(super) async fn skip_job(
     id: &str,
 ) -> Result<Job, Error> {
     let old = one_job(tx, right, id).await?;
-    history::job_noted(tx, context, maker, &old, "skip", id).await?;
-    let job = jobs::load(tx, id).await?.ok_or(Error::NotFound)?;
+    history::job_noted(tx, context, maker, &old, "skip", id);
+    let job = run::lock(tx, id).await?.ok_or(Error::NotFound)?;
     match (&job.verb, job.state) {
         (_, JobState::Failed) => {
             last_word(tx, id).await?;
             let sql = "UPDATE job SET state = 'cancelled', problem = 'skipped: ' || coalesce(problem, '') WHERE id = $1";
             tx.run(sql, values![id]).await?;
-            objects::refresh_phase(tx, context, &job.resource).await?;
+            phases::refresh_one(tx, context, &job.resource).await?;
         }
         (Verb::Remove, JobState::Running) | (_, JobState::Undoing) => {
             give_up_waiting(tx, context, &job).await?
@@ -226,7 +228,7 @@ async fn give_up_waiting(tx: &mut Tx, context: &Context, job: &JobRow) -> Result
     let sql = "UPDATE job SET step = $2, left_behind = $3, awaits = NULL WHERE id = $1";
     tx.run(sql, values![&job.id, step, text(&left)]).await?;
     tx.ring(Bell::Jobs);
-    advance::advance(tx, context, &job.id).await
+    advance::advance_all(tx, context, std::slice::from_ref(&job.id)).await.map(drop)
 }
 
 // === undo ===
@@ -254,7 +256,7 @@ pub(super) async fn undo_job(
     };
     let nothing = "it changed nothing in the spec that could be taken back: retry it, or skip it";
     let new = written.job.ok_or_else(|| wrong(nothing))?;
-    history::job_noted(tx, context, maker, &old, "undo", &new).await?;
+    history::job_noted(tx, context, maker, &old, "undo", &new);
     one_job(tx, right, &new).await
 }
 

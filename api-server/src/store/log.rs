@@ -9,8 +9,9 @@ use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
-use super::db::{Conn, Row, Tx, Value, values};
+use super::db::{Conn, Row, Value, values};
 use super::history::{self, COLUMNS, Entry};
+use super::tx::Tx;
 use super::{Bell, Context, Store};
 use crate::kernel::{Error, Timestamp};
 
@@ -18,8 +19,6 @@ use crate::kernel::{Error, Timestamp};
 pub const LOG_LEASE_SECONDS: i64 = 15;
 /// At most so many entries are appended by one transaction.
 pub const MOST_APPENDED: i64 = 512;
-/// So many entries are in one statement: few sizes, so that each is prepared once.
-const AT_ONCE: [usize; 3] = [32, 8, 1];
 
 /// The hash before the first entry.
 pub(super) const GENESIS: &str = "0000000000000000000000000000000000000000000000000000000000000000";
@@ -211,7 +210,8 @@ pub(super) async fn system(tx: &mut Tx, context: &Context, verb: &str, detail: &
         detail,
         ..Entry::default()
     };
-    history::add(tx, context, entry).await
+    history::add(tx, context, entry);
+    Ok(())
 }
 
 // === appending ===
@@ -252,17 +252,19 @@ async fn append(tx: &mut Tx, context: &Context, lease: &LogLease) -> Result<Opti
         rows.push(row_of(&event, &digest, &head.hash, &hash));
         (head.seq, head.hash) = (event.seq, hash);
     }
-    insert(tx, &rows).await?;
+    let count = rows.len();
+    let insert = format!(
+        "INSERT INTO event_log (seq, recorded_at, {COLUMNS}, audited, erased, digest, prev, hash) VALUES"
+    );
+    tx.put(&insert, "", rows).await?;
     let sql = "UPDATE log_head SET seq = $3, hash = $4, recorded_at = $5 WHERE id = 1 AND holder = $1 AND epoch = $2";
     tx.run(sql, values![&lease.holder, lease.epoch, head.seq, head.hash, recorded_at]).await?;
     tx.ring(Bell::Log);
-    Ok(Some(i64::try_from(rows.len()).unwrap_or(i64::MAX)))
+    Ok(Some(i64::try_from(count).unwrap_or(i64::MAX)))
 }
 
-const ROW: usize = 23;
-
-fn row_of(event: &Event, digest: &str, prev: &str, hash: &str) -> [Value; ROW] {
-    [
+fn row_of(event: &Event, digest: &str, prev: &str, hash: &str) -> Vec<Value> {
+    vec![
         event.seq.into(),
         event.recorded_at.into(),
         event.at.into(),
@@ -287,27 +289,6 @@ fn row_of(event: &Event, digest: &str, prev: &str, hash: &str) -> [Value; ROW] {
         prev.into(),
         hash.into(),
     ]
-}
-
-async fn insert(tx: &mut Tx, mut rows: &[[Value; ROW]]) -> Result<(), Error> {
-    for size in AT_ONCE {
-        let tuples: Vec<String> = (0..size)
-            .map(|row| {
-                let places: Vec<String> = (1..=ROW).map(|at| format!("${}", row * ROW + at)).collect();
-                format!("({})", places.join(", "))
-            })
-            .collect();
-        let sql = format!(
-            "INSERT INTO event_log (seq, recorded_at, {COLUMNS}, audited, erased, digest, prev, hash) VALUES {}",
-            tuples.join(", ")
-        );
-        while let Some((now, later)) = rows.split_at_checked(size).filter(|(now, _)| !now.is_empty()) {
-            let values: Vec<Value> = now.iter().flatten().cloned().collect();
-            tx.run(&sql, &values).await?;
-            rows = later;
-        }
-    }
-    Ok(())
 }
 
 // === what is hashed ===

@@ -19,6 +19,7 @@ mod denials;
 mod drain;
 mod erase;
 mod facts;
+mod guess;
 mod history;
 mod jobs;
 mod keys;
@@ -29,6 +30,7 @@ mod notes;
 mod notify;
 mod objects;
 mod open;
+mod phases;
 mod placement;
 mod plan;
 mod prefixes;
@@ -39,10 +41,12 @@ mod reads;
 mod remove;
 mod report;
 mod request;
+mod run;
 mod secrets;
 mod servers;
 mod steps;
 mod tail;
+mod tx;
 mod views;
 mod webhooks;
 mod writer;
@@ -74,10 +78,11 @@ pub use writer::TxFuture;
 
 use crate::kernel::env::Moment;
 use crate::kernel::{Env, Error, Registry};
-use db::{Conn, Tx};
+use db::Conn;
 use denials::Denials;
 use open::Readers;
 use tail::TailCell;
+use tx::Tx;
 use writer::Writer;
 
 /// The control plane's state, in either database. Cheap to clone.
@@ -97,6 +102,8 @@ pub(crate) struct Context {
     pub(crate) registry: Registry,
     /// What each tenant may use of a quantity, unless its spec says otherwise; no limit where nothing is said.
     pub(crate) quota: BTreeMap<String, u64>,
+    /// Where new instances may go, as it was a moment ago.
+    pub(crate) nodes: guess::Nodes,
     /// For hashes that nobody else can make; read when first needed.
     pub(crate) secret: tokio::sync::OnceCell<String>,
     /// Seals what must not be read in the database.
@@ -123,6 +130,7 @@ impl Store {
             env,
             registry,
             quota,
+            nodes: guess::Nodes::new(&opened.bells),
             secret: tokio::sync::OnceCell::new(),
             vault: OnceLock::new(),
             url_judge: OnceLock::new(),
@@ -181,15 +189,17 @@ impl Store {
         T: Send + 'static,
         F: for<'a> Fn(&'a mut Tx, Arc<Context>, A) -> TxFuture<'a, T> + Send + Sync + 'static,
     {
-        let context = self.context.clone();
+        let (context, work) = (self.context.clone(), Arc::new(work));
         let ended = || Error::Unavailable("the process has ended".to_owned());
         if self.env().ends(Moment::Before) {
             return Err(ended());
         }
         let written = self.writer.write(&self.bells, move |tx| {
-            let (doing, env) = (work(tx, context.clone(), taken.clone()), context.env.clone());
+            let (work, context, taken) = (work.clone(), context.clone(), taken.clone());
             Box::pin(async move {
-                let done = doing.await?;
+                let env = context.env.clone();
+                let done = work(tx, context, taken).await?;
+                tx.close().await?;
                 if env.ends(Moment::Inside) { Err(ended()) } else { Ok(done) }
             })
         });

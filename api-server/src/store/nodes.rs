@@ -3,8 +3,9 @@
 use serde_json::json;
 
 use super::create::Maker;
-use super::db::{Tx, values};
+use super::db::values;
 use super::history::{self, Entry};
+use super::tx::Tx;
 use super::{Asked, Bell, Context, Store, objects, placement, report};
 use crate::kernel::{Error, Right, Timestamp};
 
@@ -75,7 +76,8 @@ impl Store {
                 let node = objects::find(tx, &right, context.registry.get(KIND)?, &id).await?;
                 let sql = "INSERT INTO join_token (hash, node, expires_at) VALUES ($1, $2, $3)";
                 tx.run(sql, values![invite.hash, &node.core.id, invite.expires_at]).await?;
-                history::noted(tx, &context, &maker, &node, "invite").await
+                history::noted(tx, &context, &maker, &node, "invite");
+                Ok(())
             })
         })
         .await
@@ -134,7 +136,7 @@ impl Store {
                 let sql = "UPDATE certificate SET revoked_at = $2 WHERE node = $1 AND revoked_at IS NULL \
                            RETURNING serial";
                 let rows = tx.rows(sql, values![&node.core.id, context.env.now()]).await?;
-                history::noted(tx, &context, &maker, &node, "revoke").await?;
+                history::noted(tx, &context, &maker, &node, "revoke");
                 // Whoever holds the node's stream looks again, and ends it.
                 tx.ring(Bell::Node(node.core.id));
                 Ok(rows.iter().map(|row| row.text("serial")).collect::<Result<_, _>>()?)
@@ -250,7 +252,7 @@ async fn redeem(
             credential: "join-token",
             ..Entry::default()
         };
-        history::add(tx, context, joined).await?;
+        history::add(tx, context, joined);
         report::merge_status(tx, context, &node, json!({"joined": true})).await?;
         return Ok(Ok(node));
     }

@@ -29,7 +29,8 @@ impl Store {
                     request_id: &maker.asked.request_id,
                     ..Entry::default()
                 };
-                history::add(tx, &context, entry).await
+                history::add(tx, &context, entry);
+                Ok(())
             })
         })
         .await

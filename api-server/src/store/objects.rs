@@ -4,10 +4,13 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value};
 
-use super::db::{Conn, DbError, Row, Tx, values};
-use super::{Bell, Context, history};
-use crate::kernel::phase::{LastJob, phase};
-use crate::kernel::{Error, JobState, Kind, Meta, Relation, ResourceCore, Right, Scope, Stored, Verb};
+use super::db::{Conn, DbError, Row, Value as Cell, row, values};
+use super::tx::{Tx, list, padded, places};
+use super::{Bell, Context};
+use crate::kernel::{Error, Kind, Meta, Relation, ResourceCore, Right, Scope, Stored};
+
+/// The kind that all others belong to, and that has limits.
+pub(super) const TENANT: &str = "tenant";
 
 /// The columns of `resource`, in the form that `stored` reads.
 pub(super) const COLUMNS: &str = "r.id, r.kind, r.tenant, r.name, r.tags, r.metadata, r.generation, r.version, \
@@ -47,6 +50,16 @@ pub(super) async fn by_id(conn: &mut Conn, id: &str, lock: bool) -> Result<Optio
     Ok(conn.row(&sql, values![id]).await?.as_ref().map(stored).transpose()?)
 }
 
+/// The same, as this transaction has seen it: for what is only looked at.
+pub(super) async fn seen(tx: &mut Tx, id: &str) -> Result<Option<Stored>, Error> {
+    if let Some(object) = tx.seen(id) {
+        return Ok(Some(object.clone()));
+    }
+    let found = by_id(tx, id, false).await?;
+    found.iter().for_each(|object| tx.see(object));
+    Ok(found)
+}
+
 /// The living resource of this kind, tenant and name.
 pub(super) async fn by_name(
     conn: &mut Conn,
@@ -61,6 +74,17 @@ pub(super) async fn by_name(
     Ok(conn.row(&sql, values![kind, tenant, name]).await?.as_ref().map(stored).transpose()?)
 }
 
+/// The tenant of this name, as this transaction has seen it.
+pub(super) async fn tenant(tx: &mut Tx, name: &str) -> Result<Option<Stored>, Error> {
+    let found = tx.seen_by(|core| core.kind == TENANT && core.name == name && core.deleted_at.is_none());
+    if found.is_some() {
+        return Ok(found.cloned());
+    }
+    let found = by_name(tx, TENANT, "", name).await?;
+    found.iter().for_each(|object| tx.see(object));
+    Ok(found)
+}
+
 /// The living resource that this name means to a tenant: its own, else the one that operators made for all.
 pub(super) async fn by_name_for(
     conn: &mut Conn,
@@ -68,14 +92,16 @@ pub(super) async fn by_name_for(
     tenant: &str,
     name: &str,
 ) -> Result<Option<Stored>, Error> {
-    if meta.scope != Scope::Operator
-        && let Some(object) = by_name(conn, meta.kind, tenant, name).await?
-    {
-        return Ok(Some(object));
-    }
     match meta.scope {
-        Scope::Tenant | Scope::Apart => Ok(None),
-        Scope::Both | Scope::Operator => by_name(conn, meta.kind, "", name).await,
+        Scope::Tenant | Scope::Apart => by_name(conn, meta.kind, tenant, name).await,
+        Scope::Operator => by_name(conn, meta.kind, "", name).await,
+        Scope::Both => {
+            let sql = format!(
+                "SELECT {COLUMNS} FROM live l JOIN resource r ON r.id = l.id WHERE l.kind = $1 \
+                 AND l.tenant IN ($2, '') AND l.name = $3 ORDER BY l.tenant DESC LIMIT 1"
+            );
+            Ok(conn.row(&sql, values![meta.kind, tenant, name]).await?.as_ref().map(stored).transpose()?)
+        }
     }
 }
 
@@ -179,6 +205,7 @@ pub(super) async fn update(tx: &mut Tx, object: &Stored) -> Result<(), Error> {
         ],
     )
     .await?;
+    tx.see(object);
     tx.ring(Bell::Resource(core.id.clone()));
     Ok(())
 }
@@ -193,42 +220,50 @@ pub(super) async fn update_status(tx: &mut Tx, object: &mut Stored) -> Result<()
     )
     .await?;
     tx.ring(Bell::Resource(core.id.clone()));
+    tx.see(object);
     Ok(())
 }
 
-/// The phase as it should be now, given the last job that the object names.
-pub(super) async fn phase_now(tx: &mut Conn, context: &Context, object: &Stored) -> Result<String, Error> {
-    let kind = context.registry.get(&object.core.kind)?;
-    let last = match &object.core.job {
-        None => None,
-        Some(job) => {
-            let row = tx.row("SELECT verb, state FROM job WHERE id = $1", values![job]).await?;
-            row.map(|row| {
-                Ok::<_, DbError>((Verb::parse(&row.text("verb")?), JobState::parse(&row.text("state")?)))
-            })
-            .transpose()?
-        }
-    };
-    let doing = match &last {
-        Some((Verb::Act(verb), _)) => kind.meta().actions.iter().find(|a| a.verb == verb).map(|a| a.doing),
-        _ => None,
-    };
-    let last = last.as_ref().map(|(verb, state)| LastJob { verb, state: *state });
-    Ok(phase(object.core.deleted_at.is_some(), last, kind.settled(object), doing))
+/// Writes which job speaks for an object now.
+pub(super) async fn set_job(tx: &mut Tx, id: &str, job: &str) -> Result<(), Error> {
+    let sql = "UPDATE resource SET job = $2 WHERE id = $1 AND deleted_at IS NULL";
+    tx.run(sql, values![id, job]).await?;
+    tx.unsee(id);
+    Ok(())
 }
 
-/// Computes the phase anew and stores it if it differs.
-pub(super) async fn refresh_phase(tx: &mut Tx, context: &Context, id: &str) -> Result<(), Error> {
-    let Some(mut object) = by_id(tx, id, false).await? else { return Ok(()) };
-    let now = phase_now(tx, context, &object).await?;
-    if now != object.core.phase {
-        object.core.phase = now;
-        let sql = "UPDATE resource SET phase = $2, status_version = status_version + 1 WHERE id = $1";
-        tx.run(sql, values![id, &object.core.phase]).await?;
-        history::phase_changed(tx, context, &object).await?;
-    }
+/// An object is gone; its row stays, for its history.
+pub(super) async fn set_gone(tx: &mut Tx, context: &Context, id: &str) -> Result<(), Error> {
+    tx.run("UPDATE resource SET gone_at = $2 WHERE id = $1", values![id, context.env.now()]).await?;
+    tx.unsee(id);
     tx.ring(Bell::Resource(id.to_owned()));
     Ok(())
+}
+
+/// Writes the phases of these objects: pairs of id and phase.
+pub(super) async fn set_phases(tx: &mut Tx, all: &[(String, String)]) -> Result<(), Error> {
+    if all.is_empty() {
+        return Ok(());
+    }
+    all.iter().for_each(|(id, _)| tx.unsee(id));
+    let rows: Vec<Vec<Cell>> = padded(all).iter().map(|(id, phase)| row![id, phase]).collect();
+    let sql = format!(
+        "UPDATE resource SET phase = v.column2, status_version = status_version + 1 FROM (VALUES {}) AS v \
+         WHERE resource.id = v.column1",
+        places(rows.len(), 2, 1)
+    );
+    tx.run(&sql, &rows.concat()).await?;
+    Ok(())
+}
+
+/// Those of these objects that have not gone, in the order of their ids, locked.
+pub(super) async fn all_by_id(tx: &mut Tx, ids: &[String]) -> Result<Vec<Stored>, Error> {
+    let (list, values) = list(ids);
+    let lock = tx.for_update();
+    let sql = format!(
+        "SELECT {COLUMNS} FROM resource r WHERE r.id IN {list} AND r.gone_at IS NULL ORDER BY r.id{lock}"
+    );
+    Ok(tx.rows(&sql, &values).await?.iter().map(stored).collect::<Result<_, _>>()?)
 }
 
 // === references ===
@@ -244,24 +279,18 @@ pub(super) struct Reference {
 /// Replaces all references of an object, but for those to what it owns.
 pub(super) async fn write_references(tx: &mut Tx, source: &str, all: &[Reference]) -> Result<(), Error> {
     tx.run("DELETE FROM reference WHERE source = $1 AND relation = 'uses'", values![source]).await?;
-    for reference in all {
-        add_reference(tx, source, reference).await?;
-    }
+    all.iter().for_each(|reference| add_reference(tx, source, reference));
     Ok(())
 }
 
 /// Adds one reference. The target must be living: the database refuses anything else.
-pub(super) async fn add_reference(tx: &mut Tx, source: &str, reference: &Reference) -> Result<(), Error> {
+pub(super) fn add_reference(tx: &mut Tx, source: &str, reference: &Reference) {
     let relation = match reference.relation {
         Relation::Uses => "uses",
         Relation::Owns => "owns",
     };
-    tx.run(
-        "INSERT INTO reference (source, field, target, relation) VALUES ($1, $2, $3, $4)",
-        values![source, &reference.field, &reference.target, relation],
-    )
-    .await?;
-    Ok(())
+    let row = row![source, &reference.field, &reference.target, relation];
+    tx.later("reference", "source, field, target, relation", row);
 }
 
 // === labels ===
@@ -293,11 +322,8 @@ pub(super) async fn write_labels(tx: &mut Tx, object: &Stored) -> Result<(), Err
         tx.run("DELETE FROM label WHERE resource = $1", values![&core.id]).await?;
     }
     for (key, value) in labels(&core.tags, &core.metadata) {
-        tx.run(
-            "INSERT INTO label (resource, key, value, kind, tenant) VALUES ($1, $2, $3, $4, $5)",
-            values![&core.id, key, value, &core.kind, &core.tenant],
-        )
-        .await?;
+        let row = row![&core.id, key, value, &core.kind, &core.tenant];
+        tx.later("label", "resource, key, value, kind, tenant", row);
     }
     Ok(())
 }

@@ -5,19 +5,26 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use super::db::{Tx, int, values};
+use super::Context;
+use super::db::{int, values};
 use super::objects;
 use super::objects::Reference;
 use super::plan::Placement;
+use super::tx::Tx;
 use crate::kernel::error::WhyNot;
 use crate::kernel::place::{Candidate, Needs, place, why_not_others};
 use crate::kernel::{Clash, Error, Relation, Stored};
 
 /// Takes room for an object; the id of its node. What it holds already is changed to the new needs.
-pub(super) async fn take(tx: &mut Tx, object: &mut Stored, needs: &Needs) -> Result<String, Error> {
+pub(super) async fn take(
+    tx: &mut Tx,
+    context: &Context,
+    object: &mut Stored,
+    needs: &Needs,
+) -> Result<String, Error> {
     let holder = object.core.id.clone();
     let sql = "SELECT node, vcpus, memory_bytes, disk_bytes FROM placement WHERE holder = $1";
-    let held = tx.row(sql, values![&holder]).await?;
+    let held = if object.is_new() { None } else { tx.row(sql, values![&holder]).await? };
     let mut pinned = needs.clone();
     if let Some(row) = &held {
         let node = row.text("node")?;
@@ -27,9 +34,12 @@ pub(super) async fn take(tx: &mut Tx, object: &mut Stored, needs: &Needs) -> Res
             return Ok(node);
         }
         (pinned.node, pinned.stays) = (Some(node), true);
-        release(tx, &holder).await?;
+        release(tx, context, &holder).await?;
     }
-    let node = reserve(tx, &pinned).await?;
+    let node = reserve(tx, context, &pinned).await?;
+    if !object.is_new() {
+        forget_node(tx, &holder).await?;
+    }
     hold(tx, &holder, &node, needs).await?;
     object.claims.entry("placement_epoch").or_insert(Value::from(1));
     Ok(node)
@@ -39,18 +49,25 @@ pub(super) async fn take(tx: &mut Tx, object: &mut Stored, needs: &Needs) -> Res
 /// none. What it holds is given back only then.
 pub(super) async fn relocate(
     tx: &mut Tx,
+    context: &Context,
     object: &Stored,
     needs: &Needs,
 ) -> Result<Result<String, Vec<WhyNot>>, Error> {
     let holder = &object.core.id;
-    let node = match reserve(tx, needs).await {
+    let node = match reserve(tx, context, needs).await {
         Ok(node) => node,
         Err(Error::Clash(Clash::NoCapacity(table))) => return Ok(Err(table)),
         Err(error) => return Err(error),
     };
-    release(tx, holder).await?;
+    release(tx, context, holder).await?;
+    forget_node(tx, holder).await?;
     hold(tx, holder, &node, needs).await?;
     Ok(Ok(node))
+}
+
+async fn forget_node(tx: &mut Tx, holder: &str) -> Result<(), Error> {
+    tx.run("DELETE FROM reference WHERE source = $1 AND field = 'node'", values![holder]).await?;
+    Ok(())
 }
 
 async fn hold(tx: &mut Tx, holder: &str, node: &str, needs: &Needs) -> Result<(), Error> {
@@ -58,9 +75,9 @@ async fn hold(tx: &mut Tx, holder: &str, node: &str, needs: &Needs) -> Result<()
         "INSERT INTO placement (holder, node, vcpus, memory_bytes, disk_bytes) VALUES ($1, $2, $3, $4, $5)";
     let sums = (i64::from(needs.vcpus), int(needs.memory_bytes), int(needs.disk_bytes));
     tx.run(sql, values![holder, node, sums.0, sums.1, sums.2]).await?;
-    tx.run("DELETE FROM reference WHERE source = $1 AND field = 'node'", values![holder]).await?;
     let reference = Reference { field: "node".into(), target: node.to_owned(), relation: Relation::Uses };
-    objects::add_reference(tx, holder, &reference).await
+    objects::add_reference(tx, holder, &reference);
+    Ok(())
 }
 
 /// For a plan: it stays where it is.
@@ -79,23 +96,28 @@ async fn note(tx: &mut Tx, node: &str) -> Result<(), Error> {
 const TRIES: u32 = 16;
 
 /// Chooses a node and takes the room, unless it has gone meanwhile: then it chooses again.
-async fn reserve(tx: &mut Tx, needs: &Needs) -> Result<String, Error> {
+async fn reserve(tx: &mut Tx, context: &Context, needs: &Needs) -> Result<String, Error> {
+    // A plan tells why not the others, and groups have to be counted: neither is answered by a guess.
+    if tx.notes.is_none()
+        && needs.groups.is_empty()
+        && let Some(guess) = context.nodes.choose(needs, context.env.now())
+        && occupy(tx, context, needs, &guess).await?
+    {
+        return Ok(guess.id);
+    }
     for group in &needs.groups {
         // Two new members of a group must not choose at once. References lock `live`, never this row.
         let sql = format!("SELECT id FROM resource WHERE id = $1{}", tx.for_update());
         tx.row(&sql, values![&group.id]).await?;
     }
     for _ in 0..TRIES {
+        context.nodes.forget();
         let mut candidates = candidates(tx).await?;
+        context.nodes.keep(&candidates, context.env.now());
         count_members(tx, needs, &mut candidates).await?;
         let node = place(needs, &candidates).map_err(Clash::NoCapacity)?;
         let Some(chosen) = candidates.iter().find(|candidate| candidate.id == node) else { continue };
-        let sql = "UPDATE node_state SET vcpus_used = vcpus_used + $2, memory_used = memory_used + $3, \
-                   disk_used = disk_used + $4 WHERE node = $1 AND vcpus_used + $2 <= $5 \
-                   AND memory_used + $3 <= $6 AND disk_used + $4 <= $7";
-        let (vcpus, memory, disk) = (i64::from(needs.vcpus), int(needs.memory_bytes), int(needs.disk_bytes));
-        let most = (int(chosen.vcpus), int(chosen.memory_bytes), int(chosen.disk_bytes));
-        if tx.run(sql, values![&node, vcpus, memory, disk, most.0, most.1, most.2]).await? == 1 {
+        if occupy(tx, context, needs, chosen).await? {
             if let Some(notes) = &mut tx.notes {
                 let why_not = why_not_others(needs, &candidates, &node);
                 let name = chosen.name.clone();
@@ -107,16 +129,36 @@ async fn reserve(tx: &mut Tx, needs: &Needs) -> Result<String, Error> {
     Err(Error::Unavailable("too many others are taking room on the nodes; try again in a moment".to_owned()))
 }
 
+/// Takes the room on this node, if it is still as it was when it was read, and has so much left.
+async fn occupy(tx: &mut Tx, context: &Context, needs: &Needs, node: &Candidate) -> Result<bool, Error> {
+    let sql = "UPDATE node_state SET vcpus_used = vcpus_used + $2, memory_used = memory_used + $3, \
+               disk_used = disk_used + $4 WHERE node = $1 AND vcpus_used + $2 <= $5 AND memory_used + $3 <= $6 \
+               AND disk_used + $4 <= $7 AND connected = $8 AND EXISTS (SELECT 1 FROM resource r JOIN live l \
+               ON l.id = r.id WHERE r.id = $1 AND r.version = $9 AND r.status_version = $10)";
+    let (vcpus, memory, disk) = (i64::from(needs.vcpus), int(needs.memory_bytes), int(needs.disk_bytes));
+    let most = (int(node.vcpus), int(node.memory_bytes), int(node.disk_bytes));
+    let read = (node.version, node.status_version);
+    let asked = values![&node.id, vcpus, memory, disk, most.0, most.1, most.2, node.online, read.0, read.1];
+    let taken = tx.run(sql, asked).await? == 1;
+    if taken && tx.notes.is_none() {
+        context.nodes.used(&node.id, [vcpus, memory, disk]);
+    }
+    Ok(taken)
+}
+
 /// Gives the room back.
-pub(super) async fn release(tx: &mut Tx, holder: &str) -> Result<(), Error> {
+pub(super) async fn release(tx: &mut Tx, context: &Context, holder: &str) -> Result<(), Error> {
     let sql = "DELETE FROM placement WHERE holder = $1 RETURNING node, vcpus, memory_bytes, disk_bytes";
     let Some(row) = tx.row(sql, values![holder]).await? else { return Ok(()) };
+    let node = row.text("node")?;
+    let held = [row.int("vcpus")?, row.int("memory_bytes")?, row.int("disk_bytes")?];
     tx.run(
         "UPDATE node_state SET vcpus_used = vcpus_used - $2, memory_used = memory_used - $3, \
          disk_used = disk_used - $4 WHERE node = $1",
-        values![row.text("node")?, row.int("vcpus")?, row.int("memory_bytes")?, row.int("disk_bytes")?],
+        values![&node, held[0], held[1], held[2]],
     )
     .await?;
+    context.nodes.used(&node, held.map(|amount| -amount));
     Ok(())
 }
 
@@ -136,7 +178,7 @@ async fn count_members(tx: &mut Tx, needs: &Needs, nodes: &mut [Candidate]) -> R
 }
 
 async fn candidates(tx: &mut Tx) -> Result<Vec<Candidate>, Error> {
-    let sql = "SELECT r.id, r.name, r.tags, r.spec, r.status, s.connected, s.vcpus_used, s.memory_used, s.disk_used \
+    let sql = "SELECT r.id, r.name, r.tags, r.version, r.status_version, r.spec, r.status, s.connected, s.vcpus_used, s.memory_used, s.disk_used \
                FROM live l JOIN resource r ON r.id = l.id JOIN node_state s ON s.node = l.id \
                WHERE l.kind = 'node' ORDER BY l.name";
     let rows = tx.rows(sql, &[]).await?;
@@ -159,6 +201,8 @@ async fn candidates(tx: &mut Tx) -> Result<Vec<Candidate>, Error> {
             disk_used: used("disk_used")?,
             tags: row.json("tags")?,
             members: BTreeMap::new(),
+            version: row.int("version")?,
+            status_version: row.int("status_version")?,
         });
     }
     Ok(all)

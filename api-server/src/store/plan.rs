@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use super::db::Tx;
 use super::request::{Did, Request, Write, carry_out};
+use super::tx::Tx;
 use super::{Context, Job, Usage, objects, quota, views};
 use crate::kernel::error::WhyNot;
 use crate::kernel::quota::Amounts;

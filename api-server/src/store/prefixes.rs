@@ -3,7 +3,8 @@
 use ipnet::Ipv4Net;
 
 use super::Context;
-use super::db::{Tx, values};
+use super::db::values;
+use super::tx::Tx;
 use crate::kernel::{Claim, Clash, Error};
 
 /// How many random ranges are tried.

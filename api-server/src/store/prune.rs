@@ -1,8 +1,9 @@
 //! Retention: takes entries out at the front of the log, up to a signed checkpoint, which is where its proof
 //! begins from then on. The log itself tells of it.
 
-use super::db::{Tx, values};
+use super::db::values;
 use super::log::{self, LogLease};
+use super::tx::Tx;
 use super::{Context, Store, prove};
 use crate::kernel::Error;
 

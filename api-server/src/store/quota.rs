@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
-use super::db::{Conn, Tx, int, values};
+use super::db::{Conn, Value as Cell, int, row, values};
+use super::tx::{Tx, padded, places};
 use super::{Context, Store, facts, objects};
 use crate::kernel::quota::{Amounts, Exceeded, amounts, quantities};
 use crate::kernel::{Clash, Error, Right};
@@ -54,9 +55,10 @@ async fn count(tx: &mut Tx, context: &Context, id: &str) -> Result<(), Error> {
     let Some(object) = objects::by_id(tx, id, false).await? else { return Ok(()) };
     let Some(tenant) = objects::by_name(tx, "tenant", "", &object.core.tenant).await? else { return Ok(()) };
     let kind = context.registry.get(&object.core.kind)?;
-    let known = facts::known(tx, kind, &object.spec).await?;
+    let known = facts::known(tx, context, kind, &object.spec).await?;
     let wanted = amounts(kind.meta(), &kind.create(&object, &known)?);
-    change(tx, context, &tenant.core.id, id, &wanted, true).await
+    let held = held(tx, id).await?;
+    change(tx, context, &tenant.core.id, id, held, &wanted, true).await
 }
 
 /// What a tenant (its id) uses and may use of every quantity.
@@ -82,7 +84,7 @@ pub(super) async fn usage(
     Ok(all)
 }
 
-/// Takes these amounts for an object; what it holds already is changed to them.
+/// Takes these amounts for a new object.
 pub(super) async fn take(
     tx: &mut Tx,
     context: &Context,
@@ -90,10 +92,10 @@ pub(super) async fn take(
     holder: &str,
     wanted: &Amounts,
 ) -> Result<(), Error> {
-    change(tx, context, tenant, holder, wanted, false).await
+    change(tx, context, tenant, holder, Amounts::new(), wanted, false).await
 }
 
-/// As `take`, for an object that exists: its tenant is known by its name.
+/// What an object holds is changed to these amounts. Its tenant is known by its name.
 pub(super) async fn retake(
     tx: &mut Tx,
     context: &Context,
@@ -103,7 +105,10 @@ pub(super) async fn retake(
 ) -> Result<(), Error> {
     let sql = "SELECT target FROM reference WHERE source = $1 AND field = 'tenant'";
     match tx.row(sql, values![holder]).await? {
-        Some(row) => take(tx, context, &row.text("target")?, holder, wanted).await,
+        Some(row) => {
+            let held = held(tx, holder).await?;
+            change(tx, context, &row.text("target")?, holder, held, wanted, false).await
+        }
         None if tenant.is_empty() => Ok(()),
         None => Err(Error::Internal(format!("{holder} of tenant {tenant} does not refer to it"))),
     }
@@ -114,29 +119,93 @@ async fn change(
     context: &Context,
     tenant: &str,
     holder: &str,
+    held: Amounts,
     wanted: &Amounts,
     whatever_the_limit: bool,
 ) -> Result<(), Error> {
-    let held = held(tx, holder).await?;
-    let mut exceeded = Vec::new();
-    // In the order of names, so that two transactions never wait for each other.
+    let mut moves = Vec::new();
     for quantity in held.keys().chain(wanted.keys()).collect::<BTreeSet<_>>() {
         let before = held.get(quantity).copied().unwrap_or(0);
         let after = wanted.get(quantity).copied().unwrap_or(0);
-        if after > before {
-            let limit = context.quota.get(quantity).copied().filter(|_| !whatever_the_limit);
-            let most = if whatever_the_limit { Some(i64::MAX) } else { None };
-            exceeded.extend(raise(tx, tenant, quantity, after - before, limit, most).await?);
-        } else if after < before {
-            lower(tx, tenant, quantity, before - after).await?;
-        }
         if after != before {
-            let sql = "INSERT INTO quota_use (holder, quantity, tenant, amount) VALUES ($1, $2, $3, $4) \
-                       ON CONFLICT (holder, quantity) DO UPDATE SET amount = excluded.amount";
-            tx.run(sql, values![holder, quantity, tenant, int(after)]).await?;
+            moves.push(Move { quantity: quantity.clone(), before, after });
         }
     }
-    if exceeded.is_empty() { Ok(()) } else { Err(Clash::QuotaExceeded(exceeded).into()) }
+    if moves.is_empty() {
+        return Ok(());
+    }
+    let there = lock(tx, tenant, &moves).await?;
+    let exceeded: Vec<Exceeded> =
+        moves.iter().filter_map(|one| one.exceeded(&there, &context.quota)).collect();
+    if !exceeded.is_empty() && !whatever_the_limit {
+        return Err(Clash::QuotaExceeded(exceeded).into());
+    }
+    let rows: Vec<Vec<Cell>> =
+        padded(&moves).iter().map(|one| row![&one.quantity, int(one.after) - int(one.before)]).collect();
+    let sql = format!(
+        "UPDATE quota SET used = used + v.column2 FROM (VALUES {}) AS v WHERE tenant = $1 AND quantity = v.column1",
+        places(rows.len(), 2, 2)
+    );
+    let mut all = vec![Cell::from(tenant)];
+    all.extend(rows.concat());
+    tx.run(&sql, &all).await?;
+    let uses = moves.iter().map(|one| row![holder, &one.quantity, tenant, int(one.after)]).collect();
+    let head = "INSERT INTO quota_use (holder, quantity, tenant, amount) VALUES";
+    tx.put(head, " ON CONFLICT (holder, quantity) DO UPDATE SET amount = excluded.amount", uses).await?;
+    Ok(())
+}
+
+/// From so much of a quantity to so much.
+#[derive(Clone)]
+struct Move {
+    quantity: String,
+    before: u64,
+    after: u64,
+}
+
+impl Move {
+    /// With figures, if it is too much.
+    fn exceeded(&self, there: &Limits, defaults: &BTreeMap<String, u64>) -> Option<Exceeded> {
+        let (used, most) = there.get(&self.quantity).copied().unwrap_or_default();
+        let limit = most.or_else(|| defaults.get(&self.quantity).copied())?;
+        let wanted = self.after.checked_sub(self.before)?;
+        let quantity = self.quantity.clone();
+        (used.saturating_add(wanted) > limit).then_some(Exceeded { quantity, limit, used, wanted })
+    }
+}
+
+/// What is used of each quantity, and the tenant's own limit.
+type Limits = BTreeMap<String, (u64, Option<u64>)>;
+
+/// The rows of these quantities, made where there are none, locked in the order of their names: two transactions
+/// never wait for each other.
+async fn lock(tx: &mut Tx, tenant: &str, moves: &[Move]) -> Result<Limits, Error> {
+    let names: Vec<String> = padded(moves).into_iter().map(|one| one.quantity).collect();
+    let lock = tx.for_update();
+    let sql = format!(
+        "SELECT quantity, used, most FROM quota WHERE tenant = $1 AND quantity IN {} ORDER BY quantity{lock}",
+        places(1, names.len(), 2)
+    );
+    let mut all = vec![Cell::from(tenant)];
+    all.extend(names.iter().map(Cell::from));
+    for _ in 0..2 {
+        let mut there = Limits::new();
+        for row in tx.rows(&sql, &all).await? {
+            let most = row.maybe_int("most")?.map(natural);
+            there.insert(row.text("quantity")?, (natural(row.int("used")?), most));
+        }
+        let missing: Vec<Vec<Cell>> = moves
+            .iter()
+            .filter(|one| !there.contains_key(&one.quantity))
+            .map(|one| row![tenant, &one.quantity, 0])
+            .collect();
+        if missing.is_empty() {
+            return Ok(there);
+        }
+        let head = "INSERT INTO quota (tenant, quantity, used) VALUES";
+        tx.put(head, " ON CONFLICT DO NOTHING", missing).await?;
+    }
+    Err(Error::Internal(format!("the quotas of {tenant} have no rows that stay")))
 }
 
 async fn held(tx: &mut Tx, holder: &str) -> Result<Amounts, Error> {
@@ -146,44 +215,6 @@ async fn held(tx: &mut Tx, holder: &str) -> Result<Amounts, Error> {
         held.insert(row.text("quantity")?, natural(row.int("amount")?));
     }
     Ok(held)
-}
-
-/// Uses more, unless that is too much: then says so with figures.
-async fn raise(
-    tx: &mut Tx,
-    tenant: &str,
-    quantity: &str,
-    more: u64,
-    default: Option<u64>,
-    whatever: Option<i64>,
-) -> Result<Option<Exceeded>, Error> {
-    let default = whatever.or(default.map(int)).unwrap_or(i64::MAX);
-    let sql = match whatever {
-        Some(_) => {
-            "UPDATE quota SET used = used + $3 WHERE tenant = $1 AND quantity = $2 AND used + $3 <= $4"
-        }
-        None => {
-            "UPDATE quota SET used = used + $3 WHERE tenant = $1 AND quantity = $2 \
-             AND used + $3 <= coalesce(most, $4)"
-        }
-    };
-    for _ in 0..5 {
-        if tx.run(sql, values![tenant, quantity, int(more), default]).await? == 1 {
-            return Ok(None);
-        }
-        let row = "SELECT used, coalesce(most, $3) AS most FROM quota WHERE tenant = $1 AND quantity = $2";
-        if let Some(row) = tx.row(row, values![tenant, quantity, default]).await? {
-            let (used, limit) = (natural(row.int("used")?), natural(row.int("most")?));
-            if used.saturating_add(more) > limit {
-                return Ok(Some(Exceeded { quantity: quantity.to_owned(), limit, used, wanted: more }));
-            }
-            // Another transaction made the row, or gave something back, between the two statements.
-            continue;
-        }
-        let first = "INSERT INTO quota (tenant, quantity, used) VALUES ($1, $2, 0) ON CONFLICT DO NOTHING";
-        tx.run(first, values![tenant, quantity]).await?;
-    }
-    Err(Error::Internal(format!("quota {quantity} of {tenant} has no row that stays")))
 }
 
 async fn lower(tx: &mut Tx, tenant: &str, quantity: &str, less: u64) -> Result<(), Error> {

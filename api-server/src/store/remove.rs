@@ -2,9 +2,10 @@
 
 use super::change::{Asked, Written};
 use super::create::{Maker, finish};
-use super::db::{Tx, values};
+use super::db::values;
 use super::jobs::Intent;
 use super::request::Write;
+use super::tx::Tx;
 use super::{Context, Store, assign, nodes};
 use crate::kernel::error::UsedBy;
 use crate::kernel::{Clash, Error, Facts, Kind, Right, Stored, Verb};

@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use super::db::{Tx, values};
+use super::db::values;
 use super::objects::{self, by_id, text};
+use super::phases::{self, Last};
+use super::tx::Tx;
 use super::{Bell, Context, Store, advance, assign, history};
 use crate::kernel::Error;
 
@@ -197,12 +199,13 @@ async fn observe(tx: &mut Tx, context: &Context, report: &NodeReport) -> Result<
     let Some(mut object) = by_id(tx, &report.object_id, true).await? else { return Ok(()) };
     let before = (object.status.clone(), object.core.phase.clone());
     context.registry.get(&object.core.kind)?.observe(&mut object, &report.bytes)?;
-    object.core.phase = objects::phase_now(tx, context, &object).await?;
+    let last = phases::last(tx, &object).await?;
+    object.core.phase = phases::now(context, &object, last.as_ref().map(Last::place))?;
     if before.0 != object.status || before.1 != object.core.phase {
         objects::update_status(tx, &mut object).await?;
     }
     if before.1 != object.core.phase {
-        history::phase_changed(tx, context, &object).await?;
+        history::phase_changed(tx, context, &object, last.as_ref());
     }
     Ok(())
 }
@@ -221,11 +224,12 @@ pub(super) async fn merge_status(
         return Ok(false);
     }
     object.status = status;
-    let phase = objects::phase_now(tx, context, &object).await?;
+    let last = phases::last(tx, &object).await?;
+    let phase = phases::now(context, &object, last.as_ref().map(Last::place))?;
     let before = std::mem::replace(&mut object.core.phase, phase);
     objects::update_status(tx, &mut object).await?;
     if before != object.core.phase {
-        history::phase_changed(tx, context, &object).await?;
+        history::phase_changed(tx, context, &object, last.as_ref());
     }
     Ok(true)
 }

@@ -8,9 +8,9 @@ use serde_json::{Map, Value};
 
 use super::change::{self, Asked, NewObject, Written};
 use super::create::{self, Maker};
-use super::db::Tx;
 use super::keys::{self, Kept, KeptAnswer, Key};
 use super::plan::{self, Planned};
+use super::tx::Tx;
 use super::{Context, Job, Store, letters, remove};
 use crate::kernel::resource::Call;
 use crate::kernel::{Error, Kind, Right};

@@ -6,7 +6,8 @@
 
 use std::collections::BTreeMap;
 
-use super::db::{Conn, Row, Tx, values};
+use super::db::{Conn, Row, values};
+use super::tx::Tx;
 use super::{Context, Store};
 use crate::kernel::secret::{self, Plain};
 use crate::kernel::{Error, FieldError, Kind, Stored};

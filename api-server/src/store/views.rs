@@ -7,9 +7,10 @@ use serde_json::{Map, Value, json};
 
 use super::change::Asked;
 use super::create::Maker;
-use super::db::{Conn, Row, Tx, values};
+use super::db::{Conn, Row, values};
 use super::objects;
-use super::{Context, Page, Store, advance, history, reads};
+use super::tx::Tx;
+use super::{Context, Page, Store, advance, history, phases, reads};
 use crate::kernel::{Clash, Error, Kind, Right, Stored, Timestamp};
 
 /// A job as users see it.
@@ -322,9 +323,9 @@ async fn set_content(
     object.status = Value::Object(status);
     objects::update_status(tx, &mut object).await?;
     let maker = Maker { caller: right.caller(), tenant: right.tenant(), asked };
-    history::noted(tx, context, &maker, &object, "upload").await?;
+    history::noted(tx, context, &maker, &object, "upload");
     // Its job ends here and now, so that an instance made in the next moment need not wait for it.
     advance::advance_waiting(tx, context, &object.core.id).await?;
-    objects::refresh_phase(tx, context, &object.core.id).await?;
+    phases::refresh_one(tx, context, &object.core.id).await?;
     objects::by_id(tx, &object.core.id, false).await?.ok_or(Error::NotFound)
 }

@@ -8,9 +8,10 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::db::{Row, Tx, values};
+use super::db::{Row, values};
 use super::objects::{self, COLUMNS};
-use super::{Context, Event, Store, log};
+use super::tx::Tx;
+use super::{Context, Event, Store, log, phases};
 use crate::kernel::webhook::{KIND, PREFIX};
 use crate::kernel::{Error, FieldError, Kind, Right, Stored, Timestamp, Verb};
 
@@ -134,7 +135,7 @@ impl Store {
                 if let (Some(mut object), Some(status)) = (object, status) {
                     object.status = status;
                     objects::update_status(tx, &mut object).await?;
-                    objects::refresh_phase(tx, &context, &id).await?;
+                    phases::refresh_one(tx, &context, &id).await?;
                 }
                 Ok(true)
             })

@@ -12,7 +12,8 @@ use sqlx::{PgPool, SqlitePool};
 use tokio::sync::{mpsc, oneshot};
 
 use super::bells::Bells;
-use super::db::{Conn, DbError, RETRY_MARK, Tx};
+use super::db::{Conn, DbError, RETRY_MARK};
+use super::tx::Tx;
 use crate::kernel::Error;
 
 /// The future of a closure that runs in a transaction.
@@ -179,7 +180,7 @@ async fn in_savepoint(tx: &mut Tx, task: Task) -> Finish {
     }
     let (good, finish) = task(tx).await;
     if !good {
-        tx.forget_bells_after(bells);
+        tx.forget_after(bells);
         if let Err(error) = tx.run("ROLLBACK TO one", &[]).await {
             return refuse(error);
         }
