@@ -11,6 +11,7 @@ pub mod life;
 pub mod node;
 pub mod postgres;
 pub mod sim;
+pub mod statements;
 pub mod wait;
 pub mod world;
 

@@ -4,12 +4,11 @@
 //! So a job needs no owner: any server may advance it, a row lock keeps two from doing it at once, and a
 //! server that dies leaves nothing half done. What a step did is undone by its own kind of step, last first.
 
-use std::collections::{BTreeMap, BTreeSet};
-
-use super::db::{Row, values};
+use super::db::{DbError, Row, values};
 use super::objects::{self, seen};
 use super::run::{self, JobRow, Run};
-use super::tx::{Tx, list};
+use super::standing::Standing;
+use super::tx::Tx;
 use super::{Context, Store, assign, claims, jobs, letters, phases, webhooks};
 use crate::kernel::{Error, Held, JobState, Step, Stored, Timestamp, Verb, Who};
 
@@ -17,11 +16,21 @@ use crate::kernel::{Error, Held, JobState, Step, Stored, Timestamp, Verb, Who};
 const LOOK_AGAIN_SECONDS: i64 = 15;
 
 impl Store {
-    /// Ids of jobs that are due, the longest waiting first.
-    pub(crate) async fn due_jobs(&self, limit: i64) -> Result<Vec<String>, Error> {
-        let sql = "SELECT id FROM job WHERE finished_at IS NULL AND wake_at <= $1 ORDER BY wake_at LIMIT $2";
-        let rows = self.read().await?.rows(sql, values![self.env().now(), limit]).await?;
-        Ok(rows.iter().map(|row| row.text("id")).collect::<Result<_, _>>()?)
+    /// Ids of jobs that are due since `from` or later, the longest waiting first, and since when each is. What ended
+    /// before stays in the way of whoever looks there, for as long as any transaction may yet want to see it: so
+    /// nobody should look from the beginning each time.
+    pub(crate) async fn due_jobs(
+        &self,
+        from: Timestamp,
+        limit: i64,
+    ) -> Result<Vec<(String, Timestamp)>, Error> {
+        let sql = "SELECT id, wake_at FROM job WHERE finished_at IS NULL AND wake_at >= $1 AND wake_at <= $2 \
+                   ORDER BY wake_at LIMIT $3";
+        let rows = self.read().await?.rows(sql, values![from, self.env().now(), limit]).await?;
+        Ok(rows
+            .iter()
+            .map(|row| Ok((row.text("id")?, row.time("wake_at")?)))
+            .collect::<Result<_, DbError>>()?)
     }
 
     /// Takes these jobs as far as they go, in one transaction; how many moved. Those that another server has in hand
@@ -99,60 +108,13 @@ async fn put_down(tx: &mut Tx, context: &Context, runs: &mut [Run]) -> Result<()
     let done = runs.iter().filter(|run| !run.put_down && run.job.state == JobState::Done);
     let ended: Vec<JobRow> = done.map(|run| run.job.clone()).collect();
     jobs::ended(tx, context, &ended).await?;
-    for job in ended.iter().filter(|job| matches!(job.verb, Verb::Update | Verb::Act(_))) {
-        if let Some(object) = objects::by_id(tx, &job.resource, false).await? {
-            claims::drop_stale(tx, &job.resource, &object.claims).await?;
-        }
-    }
+    let changed = ended.iter().filter(|job| matches!(job.verb, Verb::Update | Verb::Act(_)));
+    claims::drop_stale(tx, &changed.map(|job| job.resource.clone()).collect::<Vec<_>>()).await?;
     let objects: Vec<String> = ended.into_iter().map(|job| job.resource).collect();
     phases::refresh(tx, context, &objects).await
 }
 
 // === waiting ===
-
-/// What keeps jobs that wait from beginning.
-#[derive(Default)]
-struct Standing {
-    /// An older one of their object has not ended, or one that they come after.
-    blocked: BTreeSet<String>,
-    /// It is among those in hand.
-    behind_one_in_hand: BTreeSet<String>,
-    /// What they need could not be made.
-    failed: BTreeMap<String, String>,
-}
-
-impl Standing {
-    async fn of(tx: &mut Tx, runs: &[Run]) -> Result<Standing, Error> {
-        let mut standing = Standing::default();
-        let in_hand: BTreeSet<&String> = runs.iter().map(|run| &run.job.id).collect();
-        let waiting = runs.iter().filter(|run| run.job.state == JobState::Waiting);
-        let waiting: Vec<String> = waiting.map(|run| run.job.id.clone()).collect();
-        if waiting.is_empty() {
-            return Ok(standing);
-        }
-        let (list, values) = list(&waiting);
-        let sql = format!(
-            "SELECT j.id AS job, o.id AS after, o.state, o.finished_at, '' AS who FROM job j \
-             JOIN job o ON o.resource = j.resource AND o.finished_at IS NULL AND o.id < j.id WHERE j.id IN {list} \
-             UNION ALL SELECT a.job, a.after, o.state, o.finished_at, o.kind || ' `' || o.resource_name || '`' \
-             FROM job_after a JOIN job o ON o.id = a.after WHERE a.job IN {list}"
-        );
-        for row in tx.rows(&sql, &values).await? {
-            let (job, after) = (row.text("job")?, row.text("after")?);
-            if row.maybe_int("finished_at")?.is_none() {
-                if in_hand.contains(&after) {
-                    standing.behind_one_in_hand.insert(job);
-                } else {
-                    standing.blocked.insert(job);
-                }
-            } else if JobState::parse(&row.text("state")?) != JobState::Done {
-                let problem = format!("the {}, which it needs, could not be made", row.text("who")?);
-                standing.failed.insert(job, problem);
-            }
-        }
-        Ok(standing)
-    }
-}
 
 fn start(context: &Context, run: &mut Run) {
     run.job.state = JobState::Running;
@@ -175,8 +137,12 @@ async fn go(tx: &mut Tx, context: &Context, run: &mut Run) -> Result<(), Error> 
 // === forward ===
 
 async fn forward(tx: &mut Tx, context: &Context, run: &mut Run) -> Result<bool, Error> {
+    if order_together(tx, context, run).await? > 0 {
+        return Ok(true);
+    }
     let now = context.env.now();
     let (job, index) = (run.job.clone(), run.job.step);
+    let told = std::mem::take(&mut run.told);
     let Some(row) = run.at() else {
         run.end(context, JobState::Done);
         return Ok(false);
@@ -184,14 +150,12 @@ async fn forward(tx: &mut Tx, context: &Context, run: &mut Run) -> Result<bool, 
     let started = *row.started_at.get_or_insert(now);
     let outcome = match context.env.fails(index) {
         Some(problem) => Outcome::Failed(problem),
+        None if told.contains(awaited(&job, &row.step)) => not_heard_of(&job, &row.step, started),
         None => carry_out(tx, context, &job, &row.step, started).await?,
     };
     match outcome {
         Outcome::Done { made } => {
-            row.state = "done".to_owned();
-            (row.made, row.progress, row.finished_at) = (made, 100, Some(now));
-            row.message.clear();
-            (run.job.step, run.job.awaits) = (index + 1, None);
+            run.done(context, made);
             Ok(true)
         }
         Outcome::Wait { awaits, until, message, progress } => {
@@ -208,6 +172,48 @@ async fn forward(tx: &mut Tx, context: &Context, run: &mut Run) -> Result<bool, 
     }
 }
 
+/// Orders what this step and those right behind it order, all at once; how many steps that was.
+async fn order_together(tx: &mut Tx, context: &Context, run: &mut Run) -> Result<usize, Error> {
+    let Some(node) = node_of(&run.job).map(str::to_owned) else { return Ok(0) };
+    let mut objects: Vec<Stored> = Vec::new();
+    for (row, index) in run.ahead() {
+        let Step::Assign { who } = &row.step else { break };
+        if context.env.fails(index).is_some() {
+            break;
+        }
+        let Some(object) = subject(tx, &run.job, who).await? else { break };
+        if objects.iter().any(|other| other.core.id == object.core.id) {
+            break;
+        }
+        objects.push(object);
+    }
+    let all = assign::assign(tx, context, &objects, &node).await?;
+    for (object, assigned) in objects.iter().zip(&all) {
+        run.done(context, assigned.made);
+        if assigned.told {
+            run.told.insert(object.core.id.clone());
+        }
+    }
+    Ok(all.len())
+}
+
+/// Whose report a step waits for; nobody's id if it waits for none.
+fn awaited<'a>(job: &'a JobRow, step: &'a Step) -> &'a str {
+    match step {
+        Step::AwaitApplied { who, .. } => id_of(job, who),
+        _ => "",
+    }
+}
+
+/// What was ordered in this very transaction nobody can have reported.
+fn not_heard_of(job: &JobRow, step: &Step, started: Timestamp) -> Outcome {
+    let seconds = match step {
+        Step::AwaitApplied { deadline_seconds, .. } => i64::from(*deadline_seconds),
+        _ => LOOK_AGAIN_SECONDS,
+    };
+    waiting(awaited(job, step), started.plus_seconds(seconds), String::new(), 0)
+}
+
 async fn carry_out(
     tx: &mut Tx,
     context: &Context,
@@ -216,18 +222,13 @@ async fn carry_out(
     started: Timestamp,
 ) -> Result<Outcome, Error> {
     match step {
-        Step::Assign { who } => {
-            let Some(object) = subject(tx, job, who).await? else { return Ok(not_there(who)) };
-            let Some(node) = node_of(job) else {
-                return Ok(Outcome::Failed("it has no node".to_owned()));
-            };
-            let made = assign::assign(tx, context, &object, node).await?;
-            Ok(Outcome::Done { made })
-        }
+        // `order_together` has done what can be done.
+        Step::Assign { who } if node_of(job).is_some() => Ok(not_there(who)),
+        Step::Assign { .. } => Ok(Outcome::Failed("it has no node".to_owned())),
         Step::Refresh { who } => {
             let Some(object) = subject(tx, job, who).await? else { return Ok(not_there(who)) };
             for node in assign::holders(tx, &object.core.id).await? {
-                assign::assign(tx, context, &object, &node).await?;
+                assign::assign(tx, context, std::slice::from_ref(&object), &node).await?;
             }
             Ok(Outcome::Done { made: false })
         }

@@ -1,71 +1,138 @@
 //! Assignments: what each node should hold. Orders are rendered here, numbered, and kept as bytes.
 
+use std::collections::BTreeMap;
+
 use serde_json::Value;
 
-use super::db::values;
+use super::db::{Value as Cell, row, values};
 use super::objects::{Reference, add_reference, by_id, text};
-use super::tx::Tx;
+use super::tx::{Table, Tx, padded, places};
 use super::{Bell, Context, facts};
-use crate::kernel::{Error, Held, Relation, Stored};
+use crate::kernel::{Error, Held, Order, Relation, Stored};
 
-/// Orders `object` from `node`, as it is in `object`. True: it was not ordered from there before.
+/// What became of an order.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Assigned {
+    /// It was not ordered from there before.
+    pub(super) made: bool,
+    /// The node is told anew.
+    pub(super) told: bool,
+}
+
+/// Orders these objects, each once, from `node`, as they are here.
 pub(super) async fn assign(
     tx: &mut Tx,
     context: &Context,
-    object: &Stored,
+    objects: &[Stored],
     node: &str,
-) -> Result<bool, Error> {
-    let kind = context.registry.get(&object.core.kind)?;
-    let known = facts::known(tx, context, kind, &object.spec).await?;
-    let Some(order) = kind.order(object, &known)? else { return Ok(false) };
-    let core = &object.core;
-    let epoch = object.claims.get("placement_epoch").and_then(Value::as_i64).unwrap_or(1);
-    let sql = "SELECT generation, placement_epoch, remove, permanent FROM assignment WHERE node = $1 AND object = $2";
-    let held = tx.row(sql, values![node, &core.id]).await?;
-    if let Some(row) = &held {
-        let same = row.int("generation")? == core.generation && row.int("placement_epoch")? == epoch;
+) -> Result<Vec<Assigned>, Error> {
+    let held = held(tx, objects, node).await?;
+    let mut all = vec![Assigned::default(); objects.len()];
+    let mut orders = Vec::new();
+    for (object, assigned) in objects.iter().zip(&mut all) {
+        let kind = context.registry.get(&object.core.kind)?;
+        let known = facts::known(tx, context, kind, &object.spec).await?;
+        let Some(order) = kind.order(object, &known)? else { continue };
+        let before = held.get(&object.core.id);
         // What the node gave up for good it tries again when it is ordered again.
-        if same && !row.truth("remove")? && !row.truth("permanent")? {
-            return Ok(false);
+        if before.is_some_and(|before| *before == Some((object.core.generation, placement_epoch(object)))) {
+            continue;
+        }
+        *assigned = Assigned { made: before.is_none(), told: true };
+        orders.push((object, kind, order, before.is_some()));
+    }
+    if orders.is_empty() {
+        return Ok(all);
+    }
+    let last = sequences(tx, node, orders.len()).await?;
+    let first = last + 1 - i64::try_from(orders.len()).unwrap_or(0);
+    let rows = orders.iter().zip(first..);
+    let rows =
+        rows.map(|((object, _, order, _), sequence)| order_row(node, sequence, object, order)).collect();
+    tx.put(INSERT, AGAIN, rows).await?;
+    for (object, kind, order, before) in orders {
+        let id = &object.core.id;
+        if before {
+            let sql = "DELETE FROM assignment_need WHERE node = $1 AND object = $2";
+            tx.run(sql, values![node, id]).await?;
+        }
+        order.needs.iter().for_each(|need| tx.later(&NEED, row![node, id, need]));
+        // Placement has said so already for what was placed.
+        if !before && !object.claims.contains_key("node") && kind.meta().held == Held::Alone {
+            bind(tx, id, node);
         }
     }
-    let sequence = next_sequence(tx, node).await?;
-    tx.run(
-        "INSERT INTO assignment (node, object, sequence, placement_epoch, generation, remove, body, needs, state, \
-         reported_generation, applied_generation, permanent, message, progress, rendered) \
-         VALUES ($1, $2, $3, $4, $5, 0, $6, $7, '', 0, 0, 0, '', 0, '{}') \
-         ON CONFLICT (node, object) DO UPDATE SET sequence = excluded.sequence, \
-         placement_epoch = excluded.placement_epoch, generation = excluded.generation, remove = 0, \
-         body = excluded.body, needs = excluded.needs, state = '', message = '', progress = 0, permanent = 0, \
-         reported_generation = CASE WHEN assignment.remove = 1 THEN 0 ELSE assignment.reported_generation END, \
-         applied_generation = CASE WHEN assignment.remove = 1 THEN 0 ELSE assignment.applied_generation END",
-        values![node, &core.id, sequence, epoch, core.generation, order.body, text(&order.needs)],
-    )
-    .await?;
-    if held.is_some() {
-        tx.run("DELETE FROM assignment_need WHERE node = $1 AND object = $2", values![node, &core.id])
-            .await?;
-    }
-    for need in &order.needs {
-        let sql =
-            "INSERT INTO assignment_need (node, object, need) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING";
-        tx.run(sql, values![node, &core.id, need]).await?;
-    }
-    // Placement has said so already for what was placed.
-    let placed = object.claims.contains_key("node");
-    if held.is_none() && !placed && kind.meta().held == Held::Alone {
-        bind(tx, &core.id, node).await?;
-    }
     tx.ring(Bell::Node(node.to_owned()));
-    Ok(held.is_none())
+    Ok(all)
+}
+
+const NEED: Table =
+    Table { name: "assignment_need", columns: "node, object, need", key: 3, tail: " ON CONFLICT DO NOTHING" };
+
+const INSERT: &str = "INSERT INTO assignment (node, object, sequence, placement_epoch, generation, remove, body, needs, \
+     state, reported_generation, applied_generation, permanent, message, progress, rendered) VALUES";
+
+const AGAIN: &str = " ON CONFLICT (node, object) DO UPDATE SET sequence = excluded.sequence, \
+     placement_epoch = excluded.placement_epoch, generation = excluded.generation, remove = 0, \
+     body = excluded.body, needs = excluded.needs, state = '', message = '', progress = 0, permanent = 0, \
+     reported_generation = CASE WHEN assignment.remove = 1 THEN 0 ELSE assignment.reported_generation END, \
+     applied_generation = CASE WHEN assignment.remove = 1 THEN 0 ELSE assignment.applied_generation END";
+
+fn order_row(node: &str, sequence: i64, object: &Stored, order: &Order) -> Vec<Cell> {
+    row![
+        node,
+        &object.core.id,
+        sequence,
+        placement_epoch(object),
+        object.core.generation,
+        false,
+        order.body.clone(),
+        text(&order.needs),
+        "",
+        0,
+        0,
+        false,
+        "",
+        0,
+        "{}",
+    ]
+}
+
+fn placement_epoch(object: &Stored) -> i64 {
+    object.claims.get("placement_epoch").and_then(Value::as_i64).unwrap_or(1)
+}
+
+/// Which of these objects a node was ordered to hold, in which generation and placement; `None` for what it is to
+/// be told again whatever it was told.
+async fn held(
+    tx: &mut Tx,
+    objects: &[Stored],
+    node: &str,
+) -> Result<BTreeMap<String, Option<(i64, i64)>>, Error> {
+    let ids: Vec<String> = objects.iter().map(|object| object.core.id.clone()).collect();
+    let ids = padded(&ids);
+    let mut held = BTreeMap::new();
+    if ids.is_empty() {
+        return Ok(held);
+    }
+    let sql = format!(
+        "SELECT object, generation, placement_epoch, remove, permanent FROM assignment WHERE node = $1 AND object IN {}",
+        places(1, ids.len(), 2)
+    );
+    let mut all = vec![Cell::from(node)];
+    all.extend(ids.iter().map(Cell::from));
+    for row in tx.rows(&sql, &all).await? {
+        let holds = !row.truth("remove")? && !row.truth("permanent")?;
+        let order = (row.int("generation")?, row.int("placement_epoch")?);
+        held.insert(row.text("object")?, holds.then_some(order));
+    }
+    Ok(held)
 }
 
 /// What a node holds alone keeps the node from being deleted.
-async fn bind(tx: &mut Tx, object: &str, node: &str) -> Result<(), Error> {
-    tx.run("DELETE FROM reference WHERE source = $1 AND field = 'node'", values![object]).await?;
+fn bind(tx: &mut Tx, object: &str, node: &str) {
     let reference = Reference { field: "node".into(), target: node.to_owned(), relation: Relation::Uses };
     add_reference(tx, object, &reference);
-    Ok(())
 }
 
 /// A node was deleted: nobody will report on what it was ordered to hold.
@@ -95,7 +162,7 @@ pub(super) async fn unassign(tx: &mut Tx, object: &str) -> Result<usize, Error> 
 
 /// Orders the removal of an object from one node.
 pub(super) async fn unassign_from(tx: &mut Tx, node: &str, object: &str) -> Result<(), Error> {
-    let sequence = next_sequence(tx, node).await?;
+    let sequence = sequences(tx, node, 1).await?;
     let sql = "UPDATE assignment SET remove = 1, sequence = $3, message = '', permanent = 0 \
                WHERE node = $1 AND object = $2 AND remove = 0";
     tx.run(sql, values![node, object, sequence]).await?;
@@ -123,9 +190,11 @@ pub(super) async fn gone(tx: &mut Tx, context: &Context, node: &str, object: &st
     Ok(())
 }
 
-async fn next_sequence(tx: &mut Tx, node: &str) -> Result<i64, Error> {
-    let sql = "UPDATE node_state SET sequence = sequence + 1 WHERE node = $1 RETURNING sequence";
-    let row = tx.row(sql, values![node]).await?;
+/// Takes so many numbers for orders; the last of them.
+async fn sequences(tx: &mut Tx, node: &str, count: usize) -> Result<i64, Error> {
+    let sql = "UPDATE node_state SET sequence = sequence + $2 WHERE node = $1 RETURNING sequence";
+    let count = i64::try_from(count).unwrap_or(i64::MAX);
+    let row = tx.row(sql, values![node, count]).await?;
     let row = row.ok_or_else(|| Error::Internal(format!("node {node} has no state row")))?;
     Ok(row.int("sequence")?)
 }

@@ -6,7 +6,7 @@ use ipnet::Ipv4Net;
 use serde_json::{Map, Value};
 
 use super::db::values;
-use super::tx::Tx;
+use super::tx::{Tx, list};
 use super::{Context, placement, prefixes, quota};
 use crate::kernel::{Claim, ClaimKind, Clash, Error, FieldError, Stored};
 
@@ -190,10 +190,19 @@ pub(super) async fn release(tx: &mut Tx, context: &Context, holder: &str) -> Res
     placement::release(tx, context, holder).await
 }
 
-/// Gives back the leases that an object holds but no longer claims.
-pub(super) async fn drop_stale(tx: &mut Tx, holder: &str, claims: &Map<String, Value>) -> Result<(), Error> {
-    for row in tx.rows("SELECT scope, value, key FROM lease WHERE holder = $1", values![holder]).await? {
+/// Gives back the leases that these objects hold but no longer claim.
+pub(super) async fn drop_stale(tx: &mut Tx, holders: &[String]) -> Result<(), Error> {
+    if holders.is_empty() {
+        return Ok(());
+    }
+    let (list, ids) = list(holders);
+    let sql = format!(
+        "SELECT l.scope, l.value, l.key, r.claims FROM lease l JOIN resource r ON r.id = l.holder \
+         WHERE l.holder IN {list} AND r.gone_at IS NULL"
+    );
+    for row in tx.rows(&sql, &ids).await? {
         let (scope, value, key) = (row.text("scope")?, row.text("value")?, row.text("key")?);
+        let claims: Map<String, Value> = row.json("claims")?;
         if claims.get(&key).and_then(Value::as_str) != Some(&value) {
             tx.run("DELETE FROM lease WHERE scope = $1 AND value = $2", values![scope, value]).await?;
         }

@@ -15,8 +15,8 @@ use super::{Context, Store, claims, facts, history, nodes, objects, quota, webho
 use crate::kernel::quota::{Exceeded, amounts};
 use crate::kernel::webhook;
 use crate::kernel::{
-    Caller, Child, Clash, Error, Facts, FieldError, Kind, Meta, NameRule, Relation, ResourceCore, Right,
-    Scope, Stored, Verb, name,
+    Caller, Child, Clash, Error, Facts, FieldError, JobState, Kind, Meta, NameRule, Relation, ResourceCore,
+    Right, Scope, Stored, Verb, name,
 };
 
 /// For whom something is made.
@@ -67,15 +67,13 @@ pub(super) async fn create(
     let mut errors = envelope_errors(meta, body.name.as_deref(), &body.tags);
     let name = body.name.clone().unwrap_or_else(|| name::generate(&context.env, meta.kind, meta.name));
     let mut object = new_object(context, meta, maker.tenant, name, body);
-    // The row is there from the start: what it claims refers to it. All of it goes if anything is wrong. Its spec is
-    // written when the secrets in it are sealed: nothing else may ever be in the database's files.
     let spec = std::mem::replace(&mut object.spec, objects::empty());
-    let free = objects::insert(tx, &object).await?;
     let mut draft = drafted(tx, context, maker, kind, object, &spec, true).await?;
     errors.append(&mut draft.errors);
     object = draft.object;
     let plan = kind.create(&object, &draft.facts)?;
     errors.extend(plan.errors.iter().cloned());
+    let free = insert(tx, context, &object, !plan.steps.is_empty(), errors.is_empty()).await?;
     let mut exceeded = Vec::new();
     if let Some(tenant) = &tenant {
         let wanted = amounts(meta, &plan);
@@ -119,6 +117,25 @@ pub(super) async fn create(
     let intent = Intent::new(Verb::Create, plan.steps);
     let written = finish(tx, context, maker, object, intent, &draft.facts).await?;
     Ok(Written { made: secrets::made(draft.fresh), ..written })
+}
+
+/// The row is there before what it claims refers to it, as it most likely stays. All of it goes if anything is wrong:
+/// then its spec, of which nobody knows what it holds, is in none of the database's files.
+async fn insert(
+    tx: &mut Tx,
+    context: &Context,
+    object: &Stored,
+    has_steps: bool,
+    good: bool,
+) -> Result<bool, Error> {
+    let mut row = object.clone();
+    if good {
+        let last = has_steps.then_some((&Verb::Create, JobState::Running));
+        row.core.phase = phases::now(context, object, last)?;
+    } else {
+        row.spec = objects::empty();
+    }
+    objects::insert(tx, &row).await
 }
 
 /// Limits that were met are gathered, so that all of them are told at once.

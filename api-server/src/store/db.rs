@@ -9,7 +9,7 @@ use sqlx::{AssertSqlSafe, Postgres, Row as _, Sqlite};
 use crate::kernel::{Error, Timestamp};
 
 /// A value for a placeholder.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Value {
     /// Text, or null.
     Text(Option<String>),

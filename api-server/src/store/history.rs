@@ -6,7 +6,7 @@ use super::db::row;
 use super::objects::text;
 use super::phases::Last;
 use super::run::JobRow;
-use super::tx::Tx;
+use super::tx::{Table, Tx};
 use super::{Bell, Context, Job};
 use crate::kernel::{Stored, Verb};
 
@@ -34,6 +34,10 @@ pub(super) struct Entry<'a> {
 pub(super) const COLUMNS: &str = "at, class, tenant, kind, resource, name, verb, outcome, phase, version, job, \
      actor, credential, source, request_id, detail";
 
+const EVENT: Table = Table::new("event", COLUMNS);
+const REVISION: Table =
+    Table::new("revision", "resource, version, generation, name, tags, metadata, spec, actor, at");
+
 /// A user wrote an object.
 pub(super) fn record(
     tx: &mut Tx,
@@ -45,8 +49,7 @@ pub(super) fn record(
 ) {
     let core = &object.core;
     tx.later(
-        "revision",
-        "resource, version, generation, name, tags, metadata, spec, actor, at",
+        &REVISION,
         row![
             &core.id,
             core.version,
@@ -176,6 +179,6 @@ pub(super) fn add(tx: &mut Tx, context: &Context, entry: Entry<'_>) {
         entry.request_id,
         entry.detail,
     ];
-    tx.later("event", COLUMNS, row);
+    tx.later(&EVENT, row);
     tx.ring(Bell::Events);
 }

@@ -70,7 +70,6 @@ pub(super) async fn submit(
     if let Some(notes) = &mut tx.notes {
         notes.jobs.push(id.clone());
     }
-    tx.ring(Bell::Jobs);
     tx.see(object);
     let state = advance::begin(tx, context, run, blocked).await?;
     Ok((id, state))

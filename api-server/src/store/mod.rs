@@ -44,6 +44,7 @@ mod request;
 mod run;
 mod secrets;
 mod servers;
+mod standing;
 mod steps;
 mod tail;
 mod tx;

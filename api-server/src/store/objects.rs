@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value};
 
 use super::db::{Conn, DbError, Row, Value as Cell, row, values};
-use super::tx::{Tx, list, padded, places};
+use super::tx::{Table, Tx, list, padded, places};
 use super::{Bell, Context};
 use crate::kernel::{Error, Kind, Meta, Relation, ResourceCore, Right, Scope, Stored};
 
@@ -283,14 +283,22 @@ pub(super) async fn write_references(tx: &mut Tx, source: &str, all: &[Reference
     Ok(())
 }
 
-/// Adds one reference. The target must be living: the database refuses anything else.
+const REFERENCE: Table = Table {
+    name: "reference",
+    columns: "source, field, target, relation",
+    key: 2,
+    tail: " ON CONFLICT (source, field) DO UPDATE SET target = excluded.target, relation = excluded.relation",
+};
+
+/// Adds one reference, or puts it in the place of the field's other one. The target must be living: the database
+/// refuses anything else.
 pub(super) fn add_reference(tx: &mut Tx, source: &str, reference: &Reference) {
     let relation = match reference.relation {
         Relation::Uses => "uses",
         Relation::Owns => "owns",
     };
     let row = row![source, &reference.field, &reference.target, relation];
-    tx.later("reference", "source, field, target, relation", row);
+    tx.later(&REFERENCE, row);
 }
 
 // === labels ===
@@ -315,6 +323,8 @@ fn flatten(path: &str, value: &Value, into: &mut BTreeMap<String, String>) {
     }
 }
 
+const LABEL: Table = Table::new("label", "resource, key, value, kind, tenant");
+
 /// Replaces all labels of an object.
 pub(super) async fn write_labels(tx: &mut Tx, object: &Stored) -> Result<(), Error> {
     let core = &object.core;
@@ -323,7 +333,7 @@ pub(super) async fn write_labels(tx: &mut Tx, object: &Stored) -> Result<(), Err
     }
     for (key, value) in labels(&core.tags, &core.metadata) {
         let row = row![&core.id, key, value, &core.kind, &core.tenant];
-        tx.later("label", "resource, key, value, kind, tenant", row);
+        tx.later(&LABEL, row);
     }
     Ok(())
 }

@@ -37,9 +37,6 @@ pub(super) async fn take(
         release(tx, context, &holder).await?;
     }
     let node = reserve(tx, context, &pinned).await?;
-    if !object.is_new() {
-        forget_node(tx, &holder).await?;
-    }
     hold(tx, &holder, &node, needs).await?;
     object.claims.entry("placement_epoch").or_insert(Value::from(1));
     Ok(node)
@@ -60,14 +57,8 @@ pub(super) async fn relocate(
         Err(error) => return Err(error),
     };
     release(tx, context, holder).await?;
-    forget_node(tx, holder).await?;
     hold(tx, holder, &node, needs).await?;
     Ok(Ok(node))
-}
-
-async fn forget_node(tx: &mut Tx, holder: &str) -> Result<(), Error> {
-    tx.run("DELETE FROM reference WHERE source = $1 AND field = 'node'", values![holder]).await?;
-    Ok(())
 }
 
 async fn hold(tx: &mut Tx, holder: &str, node: &str, needs: &Needs) -> Result<(), Error> {

@@ -1,8 +1,10 @@
 //! Jobs in hand: their rows as they are, changed in memory, and written when they are put down. However many steps
 //! a job takes at once, and however many jobs are in hand, that is few statements.
 
+use std::collections::BTreeSet;
+
 use super::db::{DbError, Row, Value, row, values};
-use super::tx::{Tx, list, padded, places};
+use super::tx::{Table, Tx, list, padded, places};
 use super::{Context, objects};
 use crate::kernel::{Error, JobState, Step, Timestamp, Verb};
 
@@ -14,6 +16,8 @@ pub(super) struct Run {
     fresh: Option<Fresh>,
     /// True: nothing more is to be written.
     pub(super) put_down: bool,
+    /// Objects that a node was told of since it was taken in hand.
+    pub(super) told: BTreeSet<String>,
 }
 
 /// What is written once, with the job.
@@ -68,6 +72,8 @@ pub(super) struct StepRow {
 const COLUMNS: &str = "id, tenant, kind, resource, resource_name, verb, state, generation, snapshot, step, awaits, \
      problem, actor, credential, source, request_id, created_at, started_at, finished_at, wake_at";
 
+const AFTER: Table = Table::new("job_after", "job, after");
+
 /// Takes these jobs in hand, in the order of their ids. `wait`: for whoever has one of them in hand now; otherwise that
 /// one is left out.
 pub(super) async fn take(tx: &mut Tx, ids: &[String], wait: bool) -> Result<Vec<Run>, Error> {
@@ -79,7 +85,7 @@ pub(super) async fn take(tx: &mut Tx, ids: &[String], wait: bool) -> Result<Vec<
     let sql = format!("SELECT {COLUMNS} FROM job WHERE id IN {list} ORDER BY id{lock}");
     let mut runs = Vec::new();
     for row in tx.rows(&sql, &values).await? {
-        runs.push(Run { job: job(&row)?, steps: Vec::new(), fresh: None, put_down: false });
+        runs.push(Run::of(job(&row)?, Vec::new(), None));
     }
     let sql = format!(
         "SELECT job, step, state, message, progress, made, started_at, finished_at FROM job_step \
@@ -155,7 +161,29 @@ impl Run {
             finished_at: None,
             changed: true,
         };
-        Run { job, steps: steps.into_iter().map(step).collect(), fresh: Some(fresh), put_down: false }
+        Run::of(job, steps.into_iter().map(step).collect(), Some(fresh))
+    }
+
+    fn of(job: JobRow, steps: Vec<StepRow>, fresh: Option<Fresh>) -> Run {
+        Run { job, steps, fresh, put_down: false, told: BTreeSet::new() }
+    }
+
+    /// The step that it is at and those behind it, with their numbers.
+    pub(super) fn ahead(&self) -> impl Iterator<Item = (&StepRow, i64)> {
+        let first = usize::try_from(self.job.step).unwrap_or(usize::MAX);
+        self.steps.iter().skip(first).zip(self.job.step..)
+    }
+
+    /// The step that it is at is done. `made`: it made what it ordered.
+    pub(super) fn done(&mut self, context: &Context, made: bool) {
+        let now = context.env.now();
+        if let Some(row) = self.at() {
+            row.state = "done".to_owned();
+            (row.made, row.progress, row.finished_at) = (made, 100, Some(now));
+            row.started_at.get_or_insert(now);
+            row.message.clear();
+        }
+        (self.job.step, self.job.awaits) = (self.job.step + 1, None);
     }
 
     /// The step that it is at, to be changed.
@@ -233,7 +261,7 @@ async fn insert(tx: &mut Tx, job: &JobRow, fresh: Fresh) -> Result<(), Error> {
     )
     .await?;
     for after in fresh.after {
-        tx.later("job_after", "job, after", row![&job.id, after]);
+        tx.later(&AFTER, row![&job.id, after]);
     }
     Ok(())
 }

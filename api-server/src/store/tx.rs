@@ -25,9 +25,27 @@ pub struct Tx {
 }
 
 struct Rows {
-    table: &'static str,
-    columns: &'static str,
+    into: &'static Table,
     rows: Vec<Vec<Value>>,
+}
+
+/// A table to which rows are added later.
+pub(super) struct Table {
+    /// Its name.
+    pub(super) name: &'static str,
+    /// The columns of a row.
+    pub(super) columns: &'static str,
+    /// How many of them, the first ones, are its key: a later row takes the place of one with the same.
+    pub(super) key: usize,
+    /// What follows the rows.
+    pub(super) tail: &'static str,
+}
+
+impl Table {
+    /// One whose rows are never the same.
+    pub(super) const fn new(name: &'static str, columns: &'static str) -> Table {
+        Table { name, columns, key: 0, tail: "" }
+    }
 }
 
 // === impl Tx ===
@@ -101,24 +119,30 @@ impl Tx {
 
     /// Adds a row to a table, at the latest with the commit, and before any statement of this transaction that
     /// names the table. For tables that others read: events, history, labels, references.
-    pub(super) fn later(&mut self, table: &'static str, columns: &'static str, row: Vec<Value>) {
-        match self.later.iter_mut().find(|rows| rows.table == table) {
-            Some(rows) => rows.rows.push(row),
-            None => self.later.push(Rows { table, columns, rows: vec![row] }),
+    pub(super) fn later(&mut self, into: &'static Table, row: Vec<Value>) {
+        match self.later.iter_mut().find(|rows| rows.into.name == into.name) {
+            Some(rows) => {
+                if into.key > 0 {
+                    rows.rows.retain(|other| other[..into.key] != row[..into.key]);
+                }
+                rows.rows.push(row);
+            }
+            None => self.later.push(Rows { into, rows: vec![row] }),
         }
     }
 
     /// Writes what was kept back.
     pub(super) async fn flush(&mut self) -> Result<(), DbError> {
-        for Rows { table, columns, rows } in std::mem::take(&mut self.later) {
-            put(&mut self.conn, &format!("INSERT INTO {table} ({columns}) VALUES"), "", rows).await?;
+        for Rows { into, rows } in std::mem::take(&mut self.later) {
+            let head = format!("INSERT INTO {} ({}) VALUES", into.name, into.columns);
+            put(&mut self.conn, &head, into.tail, rows).await?;
         }
         Ok(())
     }
 
     async fn flush_before(&mut self, sql: &str) -> Result<(), DbError> {
         // A name that is part of a longer one costs a statement, and nothing else.
-        if self.later.iter().any(|rows| sql.contains(rows.table)) { self.flush().await } else { Ok(()) }
+        if self.later.iter().any(|rows| sql.contains(rows.into.name)) { self.flush().await } else { Ok(()) }
     }
 
     // === seen ===

@@ -2,61 +2,18 @@
 //! filters, each two of them, each order, from the beginning and further on, over a crowd; and the database's own
 //! plan for each statement that this took is read. A scan of a whole table, or a sort of more than a page, fails.
 
-use std::cell::RefCell;
 use std::collections::BTreeSet;
-use std::sync::Once;
 
 use rhyzome_tests::face::Face;
-use rhyzome_tests::on_both;
 use rhyzome_tests::world::World;
+use rhyzome_tests::{on_both, statements};
 use serde_json::{Value, json};
-use tracing::field::{Field, Visit};
-use tracing_subscriber::filter::Targets;
-use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 
 on_both!(every_filter_has_an_index, a_plan_without_an_index_is_found, short_pages_hold_everything_once);
 
 /// Enough that a planner which knows the tables would not read a whole one for a page.
 const CROWD: u64 = 20_000;
 const HOOK: &str = "hook";
-
-thread_local! {
-    /// The text of every statement that the store runs on this thread, while somebody wants to know.
-    static STATEMENTS: RefCell<Option<BTreeSet<String>>> = const { RefCell::new(None) };
-}
-
-/// Keeps them. One for the whole process: what one test listens to must not depend on what others do.
-struct Listener;
-
-impl<S: tracing::Subscriber> Layer<S> for Listener {
-    fn on_event(&self, event: &tracing::Event<'_>, _context: Context<'_, S>) {
-        STATEMENTS.with_borrow_mut(|statements| {
-            if let Some(statements) = statements {
-                event.record(&mut Visitor(statements));
-            }
-        });
-    }
-}
-
-struct Visitor<'a>(&'a mut BTreeSet<String>);
-
-impl Visit for Visitor<'_> {
-    fn record_str(&mut self, _field: &Field, value: &str) {
-        self.0.insert(value.to_owned());
-    }
-
-    fn record_debug(&mut self, _field: &Field, _value: &dyn std::fmt::Debug) {}
-}
-
-fn listen() {
-    static ONCE: Once = Once::new();
-    ONCE.call_once(|| {
-        let only = Targets::new().with_target("rhyzome::sql", tracing::Level::TRACE);
-        let subscriber = tracing_subscriber::registry().with(only).with(Listener);
-        tracing::subscriber::set_global_default(subscriber).expect("nobody else listens in this process");
-    });
-    STATEMENTS.set(Some(BTreeSet::new()));
-}
 
 async fn every_filter_has_an_index(world: World) {
     world.make_image("", "tiny").await;
@@ -67,7 +24,7 @@ async fn every_filter_has_an_index(world: World) {
         world.sql(&sql).await;
     }
     let face = Face::of(&world);
-    listen();
+    statements::listen();
     let mut asked = 0;
     for (path, filters, ordered) in lists() {
         let orders: &[&str] = if ordered { &["order=id", "order=name"] } else { &[""] };
@@ -87,7 +44,7 @@ async fn every_filter_has_an_index(world: World) {
             }
         }
     }
-    let statements = STATEMENTS.take().unwrap();
+    let statements: BTreeSet<String> = statements::heard().into_iter().collect();
     println!("{asked} requests, {} statements", statements.len());
     assert!(asked > 500 && statements.len() > 50, "{asked} requests, {} statements", statements.len());
     let mut bad = Vec::new();
