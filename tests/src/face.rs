@@ -82,6 +82,11 @@ impl Face {
         Face { router, blobs: folder.path().to_owned(), _folder: folder }
     }
 
+    /// What serves it.
+    pub fn router(&self) -> Router {
+        self.router.clone()
+    }
+
     /// One request with these headers, just as they are.
     pub async fn raw(
         &self,

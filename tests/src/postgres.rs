@@ -1,5 +1,7 @@
 //! A private PostgreSQL cluster: in a temporary folder, as a user without rights, on a socket in that folder,
 //! ended with the test process. A missing server is an error, not a reason to skip.
+//!
+//! Tests get one that never waits for the disk; benches one that does, and that counts what it is asked.
 
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
@@ -20,7 +22,18 @@ struct Cluster {
 }
 
 static CLUSTER: OnceLock<Cluster> = OnceLock::new();
+static DURABLE: OnceLock<Cluster> = OnceLock::new();
 static NUMBER: AtomicU32 = AtomicU32::new(0);
+
+/// Where the disk is not memory, on any machine.
+pub const ON_DISK: &str = "/var/tmp";
+
+/// As tests have it.
+const QUICK: &str = "-F";
+/// As a server has it that loses nothing; and what counts must not be disturbed by what is done in the background.
+const COUNTING: &str = "-c shared_buffers=1GB -c max_wal_size=8GB -c checkpoint_timeout=1h -c max_connections=100 \
+                        -c shared_preload_libraries=pg_stat_statements -c pg_stat_statements.max=10000 \
+                        -c track_io_timing=off -c autovacuum=off -c jit=off";
 
 /// A database of the cluster, which is started when first asked for. It goes with this value: hundreds of them
 /// would fill the disk.
@@ -32,7 +45,20 @@ pub struct Database {
 impl Database {
     /// A new, empty one.
     pub fn new() -> Database {
-        let cluster = CLUSTER.get_or_init(start);
+        Database::on(CLUSTER.get_or_init(|| start(&std::env::temp_dir(), QUICK)))
+    }
+
+    /// A new, empty one in a cluster on the disk, which waits for it at each commit, and counts statements.
+    pub fn durable() -> Database {
+        let database = Database::on(DURABLE.get_or_init(|| start(Path::new(ON_DISK), COUNTING)));
+        let mut counts = database.tool("psql");
+        let made =
+            counts.args(["-c", "CREATE EXTENSION pg_stat_statements"]).output().expect("psql can be run");
+        assert!(made.status.success(), "pg_stat_statements: {}", String::from_utf8_lossy(&made.stderr));
+        database
+    }
+
+    fn on(cluster: &Cluster) -> Database {
         let name = format!("t{}", NUMBER.fetch_add(1, Ordering::Relaxed));
         let database = Database { name, host: cluster.folder.display().to_string() };
         let made = database.tool("createdb").output().expect("createdb can be run");
@@ -86,8 +112,10 @@ impl Drop for Database {
     }
 }
 
-fn start() -> Cluster {
-    let folder = tempfile::Builder::new().prefix("rhyzome-pg-").tempdir().expect("a temporary folder").keep();
+/// Starts one in a new folder below `below`, with these options.
+fn start(below: &Path, options: &str) -> Cluster {
+    let made = tempfile::Builder::new().prefix("rhyzome-pg-").tempdir_in(below);
+    let folder = made.expect("a temporary folder").keep();
     let root = nix::unistd::geteuid().is_root();
     if root {
         std::os::unix::fs::chown(&folder, Some(NOBODY), Some(NOBODY)).expect("chown");
@@ -106,8 +134,10 @@ fn start() -> Cluster {
     let output = initdb.output().expect("initdb can be run");
     assert!(output.status.success(), "initdb: {}", String::from_utf8_lossy(&output.stderr));
     // The shell ends the server when its standard input closes: when this process ends, however it ends.
-    let script = "\"$0\" -D data -k \"$PWD\" -h '' -F >log 2>&1 & pid=$!; cat >/dev/null; kill -INT $pid; wait $pid; \
-                  cd /; rm -rf \"$OLDPWD\"";
+    let script = format!(
+        "\"$0\" -D data -k \"$PWD\" -h '' {options} >log 2>&1 & pid=$!; cat >/dev/null; kill -INT $pid; \
+         wait $pid; cd /; rm -rf \"$OLDPWD\""
+    );
     let mut shell = as_nobody(Command::new("sh"));
     shell.arg("-c").arg(script).arg(tool("postgres")).stdin(Stdio::piped()).stdout(Stdio::null());
     let mut shell = shell.process_group(0).spawn().expect("sh can be run");

@@ -1,5 +1,6 @@
 //! A store of either kind with nothing but what a first start makes, and a node that a test speaks for.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use rhyzome_api::kernel::{Caller, Env, Kind, Registry, Right};
@@ -12,7 +13,7 @@ use sqlx::{Connection as _, Row as _};
 
 use crate::given::Time;
 use crate::node::quick_folder;
-use crate::postgres::Database;
+use crate::postgres::{Database, ON_DISK};
 
 /// The columns of a row, whatever they are, as texts.
 macro_rules! texts {
@@ -96,8 +97,29 @@ impl World {
         World::in_folder(engine, env, resources::registry(), quick_folder()).await
     }
 
+    /// A world on the disk, where each commit waits for it: as a server has it.
+    pub async fn durable(engine: Engine) -> World {
+        let folder = tempfile::Builder::new().prefix("rhyzome-world-").tempdir_in(ON_DISK).unwrap();
+        let database = match engine {
+            Engine::Sqlite => None,
+            Engine::Postgres => Some(tokio::task::spawn_blocking(Database::durable).await.unwrap()),
+        };
+        let db = World::url(&folder, database.as_ref());
+        World::furnished(folder, db, database, environment::system_env(), resources::registry()).await
+    }
+
     async fn in_folder(engine: Engine, env: Env, kinds: Registry, folder: tempfile::TempDir) -> World {
         let (db, database) = World::database(engine, &folder).await;
+        World::furnished(folder, db, database, env, kinds).await
+    }
+
+    async fn furnished(
+        folder: tempfile::TempDir,
+        db: String,
+        database: Option<Database>,
+        env: Env,
+        kinds: Registry,
+    ) -> World {
         Keyring::make(&folder.path().join(KEYS), &env).unwrap();
         let world = World::opened(Home::of(folder, database), db, env, kinds).await;
         app::seed(&world.store).await.unwrap();
@@ -106,12 +128,17 @@ impl World {
 
     /// An empty database of this engine, and how to open it.
     async fn database(engine: Engine, folder: &tempfile::TempDir) -> (String, Option<Database>) {
-        match engine {
-            Engine::Sqlite => (format!("sqlite:{}", folder.path().join("t.db").display()), None),
-            Engine::Postgres => {
-                let database = tokio::task::spawn_blocking(Database::new).await.unwrap();
-                (database.url(), Some(database))
-            }
+        let database = match engine {
+            Engine::Sqlite => None,
+            Engine::Postgres => Some(tokio::task::spawn_blocking(Database::new).await.unwrap()),
+        };
+        (World::url(folder, database.as_ref()), database)
+    }
+
+    fn url(folder: &tempfile::TempDir, database: Option<&Database>) -> String {
+        match database {
+            None => format!("sqlite:{}", folder.path().join("t.db").display()),
+            Some(database) => database.url(),
         }
     }
 
@@ -131,6 +158,11 @@ impl World {
         let (db, database) = World::database(engine, &folder).await;
         admin::restore(&db.parse().unwrap(), folder.path(), &mut file, &env).await.unwrap();
         World::opened(Home::of(folder, database), db, env, resources::registry()).await
+    }
+
+    /// The folder that it lives in.
+    pub fn folder(&self) -> &Path {
+        self.home.folder.path()
     }
 
     /// All that the database has written anywhere, as bytes: its files, its log of changes, a dump.
@@ -255,6 +287,11 @@ impl World {
     }
 
     async fn postgres(&self) -> sqlx::PgConnection {
+        sqlx::PgConnection::connect_with(&self.postgres_options()).await.unwrap()
+    }
+
+    /// How to connect to its PostgreSQL past the store.
+    pub fn postgres_options(&self) -> sqlx::postgres::PgConnectOptions {
         let mut options = sqlx::postgres::PgConnectOptions::new();
         for pair in self.db.split_whitespace() {
             options = match pair.split_once('=').unwrap() {
@@ -263,7 +300,7 @@ impl World {
                 (_, user) => options.username(user),
             };
         }
-        sqlx::PgConnection::connect_with(&options).await.unwrap()
+        options
     }
 
     /// Speaks for a node: every order above `cursor` is answered as carried out. The new cursor.

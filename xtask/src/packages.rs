@@ -46,6 +46,9 @@ pub const DEMO: Set = Set {
 /// What all tests need beyond the demo.
 pub const TEST: Set = Set { name: "test", packages: &["postgresql", "mmdebstrap", "xorriso"] };
 
+/// What benches of the control plane need.
+pub const BENCH: Set = Set { name: "bench", packages: &["postgresql"] };
+
 /// What asking the API at random needs.
 pub const FUZZ: Set = Set { name: "fuzz", packages: &["python3", "python3-venv"] };
 

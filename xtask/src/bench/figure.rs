@@ -16,8 +16,17 @@ pub struct Figure {
     pub unit: &'static str,
     /// The floor, the peer, or what else it is to be read with; taken in the same run.
     pub beside: String,
-    /// The most that it may be; none for a figure that is only shown.
-    pub target: Option<f64>,
+    /// What it should be; none for a figure that is only shown.
+    pub target: Option<Target>,
+}
+
+/// What a figure should be.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Target {
+    /// This or less.
+    AtMost(f64),
+    /// This or more.
+    AtLeast(f64),
 }
 
 impl Figure {
@@ -34,14 +43,19 @@ impl Figure {
 
     /// With the most that it may be.
     pub fn at_most(mut self, target: f64) -> Figure {
-        self.target = Some(target);
+        self.target = Some(Target::AtMost(target));
+        self
+    }
+
+    /// With the least that it may be.
+    pub fn at_least(mut self, target: f64) -> Figure {
+        self.target = Some(Target::AtLeast(target));
         self
     }
 
     /// Whether it has a target, and misses it.
     pub fn is_missed(&self) -> bool {
-        // Written so that what is no number misses it too.
-        self.target.is_some_and(|target| !matches!(self.value.partial_cmp(&target), Some(o) if o.is_le()))
+        self.target.is_some_and(|target| !target.is_met_by(self.value))
     }
 
     fn verdict(&self) -> &'static str {
@@ -53,9 +67,26 @@ impl Figure {
     }
 }
 
+impl Target {
+    fn is_met_by(self, value: f64) -> bool {
+        // What is no number meets neither.
+        match self {
+            Target::AtMost(most) => value <= most,
+            Target::AtLeast(least) => value >= least,
+        }
+    }
+
+    fn text(self, unit: &str) -> String {
+        match self {
+            Target::AtMost(most) => format!("at most {}", number(most, unit)),
+            Target::AtLeast(least) => format!("at least {}", number(least, unit)),
+        }
+    }
+}
+
 impl fmt::Display for Figure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let target = self.target.map(|target| format!("at most {}", number(target, self.unit)));
+        let target = self.target.map(|target| target.text(self.unit));
         let beside = if self.beside.is_empty() { "-" } else { &self.beside };
         write!(
             f,
@@ -72,7 +103,7 @@ impl fmt::Display for Figure {
 pub fn number(value: f64, unit: &str) -> String {
     let digits = match unit {
         _ if value.fract() == 0.0 => 0,
-        "ms" | "MiB" => 1,
+        "ms" | "MiB" | "/s" => 1,
         _ => 3,
     };
     format!("{value:.digits$} {unit}").trim_end().to_owned()
@@ -83,7 +114,7 @@ pub fn json(figures: &[Figure]) -> Value {
     let one = |figure: &Figure| {
         json!({
             "name": figure.name, "figure": figure.value, "unit": figure.unit, "beside": figure.beside,
-            "target": figure.target, "verdict": figure.verdict(),
+            "target": figure.target.map(|target| target.text(figure.unit)), "verdict": figure.verdict(),
         })
     };
     json!({"figures": figures.iter().map(one).collect::<Vec<_>>(), "load": load()})
@@ -134,7 +165,11 @@ mod tests {
         assert!(line.ends_with("31.2 ms | floor 1.4 ms | at most 40 ms | met"), "{line}");
         let missed = Figure { value: 40.5, ..figure.clone() };
         assert!(missed.is_missed() && missed.to_string().ends_with("| missed"));
-        assert!(Figure { value: f64::NAN, ..figure }.is_missed());
+        assert!(Figure { value: f64::NAN, ..figure.clone() }.is_missed());
+        let least = Figure { value: 40.0, ..figure }.at_least(40.0);
+        assert!(least.to_string().ends_with("| at least 40 ms | met"), "{least}");
+        assert!(Figure { value: 39.9, ..least.clone() }.is_missed());
+        assert!(Figure { value: f64::NAN, ..least }.is_missed());
         assert!(Figure::new("shown", 1.0, "").to_string().ends_with("1 | - | - | shown"));
     }
 

@@ -4,12 +4,14 @@
 //! - `stage`: a world to measure in. `bare`: QEMU without Rhyzome, with the very same command line.
 //! - `flushes`: what reached the disk, counted.
 //! - `create`: how long a user waits for an instance.
+//! - `inside`: benches of the control plane, in one process with it; they are `tests/benches/figures`.
 
 mod bare;
 mod create;
 mod exec;
-mod figure;
+pub mod figure;
 mod flushes;
+pub mod inside;
 mod stage;
 
 use std::path::PathBuf;
@@ -30,10 +32,12 @@ pub struct Arguments {
 enum What {
     /// From POST to QEMU and to the guest's greeting, commits on the way, memory when idle
     Create(create::Arguments),
+    #[command(flatten)]
+    Inside(inside::Inside),
 }
 
 /// What every bench does with its figures.
-#[derive(Args)]
+#[derive(Args, Clone)]
 pub struct Ends {
     /// Exit with 1 when a target is missed
     #[arg(long)]
@@ -50,10 +54,12 @@ pub struct Ends {
 pub fn main(arguments: &Arguments) -> Result<()> {
     match &arguments.what {
         What::Create(wanted) => conclude(&create::run(wanted)?, &wanted.ends),
+        What::Inside(wanted) => inside::start(wanted),
     }
 }
 
-fn conclude(figures: &[Figure], ends: &Ends) -> Result<()> {
+/// Shows the figures, writes them down, and fails if that was asked for.
+pub fn conclude(figures: &[Figure], ends: &Ends) -> Result<()> {
     figures.iter().for_each(|figure| println!("{figure}"));
     if let Some(file) = &ends.json {
         let text = format!("{:#}\n", figure::json(figures));

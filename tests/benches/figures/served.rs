@@ -1,0 +1,60 @@
+//! The API over a world, on a port of this machine, as a server has it: its listener, its layers, its token in a file.
+
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use axum::Router;
+use rhyzome_api::auth::OperatorToken;
+use rhyzome_tests::face::Face;
+use rhyzome_tests::world::World;
+
+use crate::clients::Clients;
+
+/// How many ask at the same time.
+pub const AT_ONCE: usize = 64;
+
+/// It serves until this goes.
+pub struct Served {
+    /// Where.
+    pub address: SocketAddr,
+    /// The operator's.
+    pub token: String,
+    handle: axum_server::Handle<SocketAddr>,
+    _face: Option<Face>,
+}
+
+impl Served {
+    /// The API over this world.
+    pub fn api(world: &World) -> Result<Served> {
+        let file = world.folder().join("operator.token");
+        let known = OperatorToken::load_or_create(&file, world.store.env())?;
+        let token = std::fs::read_to_string(&file)?.trim().to_owned();
+        let face = Face::letting_in(world, vec![Arc::new(known)]);
+        let mut served = Served::bare(face.router())?;
+        (served.token, served._face) = (token, Some(face));
+        Ok(served)
+    }
+
+    /// Any router, in the same way.
+    pub fn bare(router: Router) -> Result<Served> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("no port can be listened on")?;
+        listener.set_nonblocking(true)?;
+        let address = listener.local_addr()?;
+        let handle = axum_server::Handle::new();
+        let server = axum_server::from_tcp(listener)?.handle(handle.clone());
+        tokio::spawn(server.serve(router.into_make_service_with_connect_info::<SocketAddr>()));
+        Ok(Served { address, token: "nobody's".into(), handle, _face: None })
+    }
+
+    /// Clients of it that ask so often together.
+    pub fn clients(&self, questions: usize) -> Clients {
+        Clients { server: self.address, token: self.token.clone(), at_once: AT_ONCE, questions, expects: 200 }
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        self.handle.shutdown();
+    }
+}
