@@ -7,6 +7,7 @@ use std::fmt;
 use serde_json::Value;
 
 use crate::node::SimNode;
+use crate::tables::Tables;
 use crate::world::World;
 
 /// What can be wrong.
@@ -116,15 +117,20 @@ const NEVER: [(Wrong, &str); 17] = [
 /// Looks at everything, when all is quiet.
 pub async fn audit(world: &World, nodes: &[SimNode]) -> Vec<Finding> {
     let mut found = BTreeSet::new();
+    rows(world.tables(), &mut found).await;
+    sides(world, nodes, &mut found).await;
+    guests(nodes, &mut found);
+    found.into_iter().collect()
+}
+
+/// What does not fit in the rows alone.
+pub async fn rows(tables: &Tables, found: &mut BTreeSet<Finding>) {
     for (wrong, sql) in NEVER {
-        for row in world.ask(sql).await {
+        for row in tables.ask(sql).await {
             found.insert(Finding { wrong, what: row.join(" ") });
         }
     }
-    sides(world, nodes, &mut found).await;
-    leases(world, &mut found).await;
-    guests(nodes, &mut found);
-    found.into_iter().collect()
+    leases(tables, found).await;
 }
 
 /// What each node was ordered to hold, its ledger, and what is there.
@@ -183,15 +189,15 @@ async fn sides(world: &World, nodes: &[SimNode], found: &mut BTreeSet<Finding>) 
 }
 
 /// Each lease is told by the claims of its holder, and each claim has its lease.
-async fn leases(world: &World, found: &mut BTreeSet<Finding>) {
+async fn leases(tables: &Tables, found: &mut BTreeSet<Finding>) {
     // After a change that was not brought about, what it wanted to give back is kept.
     let sql = "SELECT l.holder, l.key, l.value FROM lease l JOIN resource r ON r.id = l.holder \
                LEFT JOIN job j ON j.id = r.job WHERE coalesce(j.state, 'done') = 'done'";
-    let rows = world.ask(sql).await;
+    let rows = tables.ask(sql).await;
     let held: BTreeSet<(&str, &str, &str)> = rows.iter().map(|row| (&*row[0], &*row[1], &*row[2])).collect();
     let sql = "SELECT r.id, r.claims FROM resource r JOIN live v ON v.id = r.id LEFT JOIN job j ON j.id = r.job \
                WHERE coalesce(j.state, 'done') = 'done'";
-    let objects = world.ask(sql).await;
+    let objects = tables.ask(sql).await;
     let mut claimed = BTreeSet::new();
     for object in &objects {
         let claims: BTreeMap<String, Value> = serde_json::from_str(&object[1]).unwrap_or_default();

@@ -12,6 +12,7 @@ pub mod node;
 pub mod postgres;
 pub mod sim;
 pub mod statements;
+pub mod tables;
 pub mod wait;
 pub mod world;
 

@@ -1,6 +1,6 @@
 //! A store of either kind with nothing but what a first start makes, and a node that a test speaks for.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rhyzome_api::kernel::{Caller, Env, Kind, Registry, Right};
@@ -14,18 +14,7 @@ use sqlx::{Connection as _, Row as _};
 use crate::given::Time;
 use crate::node::quick_folder;
 use crate::postgres::{Database, ON_DISK};
-
-/// The columns of a row, whatever they are, as texts.
-macro_rules! texts {
-    ($row:expr) => {
-        (0..$row.columns().len())
-            .map(|column| match $row.try_get_unchecked::<Option<String>, _>(column) {
-                Ok(text) => text.unwrap_or_default(),
-                Err(_) => $row.try_get_unchecked::<i64, _>(column).unwrap().to_string(),
-            })
-            .collect()
-    };
-}
+use crate::tables::{self, Tables, postgres};
 
 /// What seals a world's secrets, in its folder.
 const KEYS: &str = "sealing.keys";
@@ -55,20 +44,14 @@ pub struct World {
 struct Home {
     folder: tempfile::TempDir,
     // Closed before its database is dropped.
-    reader: tokio::sync::Mutex<Option<Reader>>,
+    tables: Tables,
     database: Option<Database>,
 }
 
 impl Home {
-    fn of(folder: tempfile::TempDir, database: Option<Database>) -> Home {
-        Home { folder, reader: tokio::sync::Mutex::default(), database }
+    fn of(folder: tempfile::TempDir, db: &str, database: Option<Database>) -> Home {
+        Home { folder, tables: Tables::of(db), database }
     }
-}
-
-/// A connection past the store.
-enum Reader {
-    Lite(sqlx::SqliteConnection),
-    Pg(sqlx::PgConnection),
 }
 
 impl World {
@@ -121,7 +104,7 @@ impl World {
         kinds: Registry,
     ) -> World {
         Keyring::make(&folder.path().join(KEYS), &env).unwrap();
-        let world = World::opened(Home::of(folder, database), db, env, kinds).await;
+        let world = World::opened(Home::of(folder, &db, database), db, env, kinds).await;
         app::seed(&world.store).await.unwrap();
         world
     }
@@ -157,7 +140,12 @@ impl World {
         let folder = tempfile::tempdir().unwrap();
         let (db, database) = World::database(engine, &folder).await;
         admin::restore(&db.parse().unwrap(), folder.path(), &mut file, &env).await.unwrap();
-        World::opened(Home::of(folder, database), db, env, resources::registry()).await
+        World::opened(Home::of(folder, &db, database), db, env, resources::registry()).await
+    }
+
+    /// The file of the keys that seal its secrets.
+    pub fn keys(&self) -> PathBuf {
+        self.home.folder.path().join(KEYS)
     }
 
     /// The folder that it lives in.
@@ -229,16 +217,7 @@ impl World {
 
     /// Runs a statement straight on the database, as somebody would who should not.
     pub async fn sql(&self, sql: &str) {
-        let sql = sqlx::AssertSqlSafe(sql.to_owned());
-        match self.db.strip_prefix("sqlite:") {
-            Some(path) => {
-                let mut conn = sqlx::SqliteConnection::connect(path).await.unwrap();
-                sqlx::raw_sql(sql).execute(&mut conn).await.unwrap();
-            }
-            None => {
-                sqlx::raw_sql(sql).execute(&mut self.postgres().await).await.unwrap();
-            }
-        }
+        self.tables().run(sql).await;
     }
 
     /// How the database would carry out a statement whose values it does not know: SQLite's lines as an array,
@@ -258,49 +237,25 @@ impl World {
             "SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off; SET enable_hashjoin = off; \
              SET enable_mergejoin = off; SET enable_bitmapscan = off; SET enable_material = off; PREPARE p AS {sql}; EXPLAIN (FORMAT JSON) {execute}"
         );
-        let mut conn = self.postgres().await;
+        let mut conn = postgres(&self.db).await;
         let rows = sqlx::raw_sql(sqlx::AssertSqlSafe(text)).fetch_all(&mut conn).await.unwrap();
         let plan: String = rows[0].try_get_unchecked(0).unwrap();
         serde_json::from_str::<Value>(&plan).unwrap()[0]["Plan"].clone()
     }
 
-    /// What stands in the database, past the store. Columns are texts; numbers and nothing become texts too.
-    pub async fn ask(&self, sql: &str) -> Vec<Vec<String>> {
-        let query = sqlx::AssertSqlSafe(sql.to_owned());
-        let mut reader = self.home.reader.lock().await;
-        if reader.is_none() {
-            *reader = Some(match self.db.strip_prefix("sqlite:") {
-                Some(path) => Reader::Lite(sqlx::SqliteConnection::connect(path).await.unwrap()),
-                None => Reader::Pg(self.postgres().await),
-            });
-        }
-        match reader.as_mut().unwrap() {
-            Reader::Lite(conn) => {
-                let rows = sqlx::raw_sql(query).fetch_all(conn).await.unwrap();
-                rows.iter().map(|row| texts!(row)).collect()
-            }
-            Reader::Pg(conn) => {
-                let rows = sqlx::raw_sql(query).fetch_all(conn).await.unwrap();
-                rows.iter().map(|row| texts!(row)).collect()
-            }
-        }
-    }
-
-    async fn postgres(&self) -> sqlx::PgConnection {
-        sqlx::PgConnection::connect_with(&self.postgres_options()).await.unwrap()
+    /// The tables of the database, past the store.
+    pub fn tables(&self) -> &Tables {
+        &self.home.tables
     }
 
     /// How to connect to its PostgreSQL past the store.
     pub fn postgres_options(&self) -> sqlx::postgres::PgConnectOptions {
-        let mut options = sqlx::postgres::PgConnectOptions::new();
-        for pair in self.db.split_whitespace() {
-            options = match pair.split_once('=').unwrap() {
-                ("host", host) => options.socket(host),
-                ("dbname", name) => options.database(name),
-                (_, user) => options.username(user),
-            };
-        }
-        options
+        tables::options(&self.db)
+    }
+
+    /// What stands in the database, past the store. Columns are texts; numbers and nothing become texts too.
+    pub async fn ask(&self, sql: &str) -> Vec<Vec<String>> {
+        self.tables().ask(sql).await
     }
 
     /// Speaks for a node: every order above `cursor` is answered as carried out. The new cursor.

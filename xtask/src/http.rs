@@ -39,14 +39,25 @@ pub fn request(
     stream.write_all(text.as_bytes())?;
     let mut bytes = Vec::new();
     stream.read_to_end(&mut bytes)?;
-    parse(&String::from_utf8_lossy(&bytes))
+    parse(&bytes)
 }
 
-fn parse(text: &str) -> Result<Reply> {
-    let (head, body) = text.split_once("\r\n\r\n").context("the answer has no end of its head")?;
+fn parse(bytes: &[u8]) -> Result<Reply> {
+    let end = bytes.windows(4).position(|four| four == b"\r\n\r\n");
+    let end = end.context("the answer has no end of its head")?;
+    let (head, body) = (String::from_utf8_lossy(&bytes[..end]), &bytes[end + 4..]);
     let status = head.split_whitespace().nth(1).and_then(|word| word.parse().ok());
     let status = status.with_context(|| format!("not an HTTP answer: {head}"))?;
-    Ok(Reply { status, body: body.to_owned() })
+    let length = head.lines().find_map(|line| {
+        let (name, value) = line.split_once(':')?;
+        name.eq_ignore_ascii_case("content-length").then(|| value.trim().parse::<usize>().ok())?
+    });
+    // A server that ends in the middle of an answer has not answered.
+    if length.is_some_and(|length| body.len() < length) {
+        bail!("the answer is cut off");
+    }
+    let body = String::from_utf8_lossy(body);
+    Ok(Reply { status, body: body.into_owned() })
 }
 
 /// GET of a page; an error unless the answer is 200.
@@ -78,6 +89,15 @@ mod tests {
     use std::net::TcpListener;
 
     use super::*;
+
+    #[test]
+    fn half_an_answer_is_none() {
+        let whole = b"HTTP/1.0 200 OK\r\ncontent-length: 5\r\n\r\nhello";
+        assert_eq!(parse(whole).unwrap().body, "hello");
+        for end in 0..whole.len() {
+            assert!(parse(&whole[..end]).is_err(), "{end}");
+        }
+    }
 
     #[test]
     fn a_page_is_fetched() {

@@ -248,6 +248,11 @@ pub fn nic(instance: &Value) -> &Value {
     nics.values().next().unwrap()
 }
 
+/// Of whatever a story does by chance; `TEST_SEED` gives another.
+pub fn seed() -> u64 {
+    std::env::var("TEST_SEED").map_or(1, |text| text.parse().unwrap())
+}
+
 /// Where an object is.
 pub fn path_of(object: &Value) -> String {
     let (tenant, kind) = (object["tenant"].as_str().unwrap_or_default(), object["kind"].as_str().unwrap());

@@ -12,5 +12,6 @@ mod doors;
 mod life;
 mod long;
 mod refuse;
+mod servers;
 mod split;
 mod words;
