@@ -8,6 +8,7 @@ pub mod drive;
 pub mod face;
 pub mod given;
 pub mod life;
+pub mod machine;
 pub mod node;
 pub mod postgres;
 pub mod sim;

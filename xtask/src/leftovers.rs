@@ -96,7 +96,7 @@ fn names() -> Vec<String> {
 }
 
 /// Namespaces that are another's: a process that does not name the folder runs in it.
-fn others(folder: &Path) -> BTreeSet<String> {
+pub fn others(folder: &Path) -> BTreeSet<String> {
     let known: BTreeMap<u64, String> = names()
         .into_iter()
         .filter_map(|name| Some((fs::metadata(Path::new(NAMESPACES).join(&name)).ok()?.ino(), name)))

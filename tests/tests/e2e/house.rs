@@ -215,15 +215,17 @@ impl House {
         panic!("no such page of {id}: {:?}; its console:\n{}", last.map(|it| it.0), self.console(id));
     }
 
-    /// Deletes the tiny image, and proves that nothing is there that was not before it was imported. A server that
-    /// was started again is another process, and no leftover.
+    /// Deletes the tiny image, and proves that nothing is there that was not before it was imported. A server or
+    /// agent that was started again is another process, and no leftover.
     #[track_caller]
     pub fn nothing_left(&self, before: &Snapshot) {
         self.delete("/v1/images/tiny");
         let end = Instant::now() + Duration::from_secs(60);
         loop {
             let mut left = leftovers::compare(before, &self.snapshot());
-            left.retain(|fact| fact.starts_with("left behind") && !fact.contains("/rhyzome-api --config"));
+            let again =
+                |fact: &str| fact.contains("/rhyzome-api --config") || fact.contains("/rhyzome-agent run ");
+            left.retain(|fact| fact.starts_with("left behind") && !again(fact));
             if left.is_empty() {
                 return;
             }
