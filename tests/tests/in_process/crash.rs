@@ -9,11 +9,19 @@ use rhyzome_tests::given::Dice;
 use rhyzome_tests::life::{Ask, Run, can_be_refused, life};
 use rhyzome_tests::world::Engine;
 
+/// How many live one after the other in one database.
+const LIVES: u64 = 10;
+
 const MOMENTS: [Moment; 3] = [Moment::Before, Moment::Inside, Moment::After];
 
 /// A life of this kind; `refused`: its node cannot make it, so that its creation is undone.
 async fn lived(engine: Engine, kind: &'static dyn Kind, refused: bool, at: &[(u64, Moment)]) -> (u64, u32) {
-    let mut run = Run::new(engine, kind).await;
+    lived_in(&mut Run::new(engine, kind).await, kind, refused, at).await
+}
+
+/// The same in a world in which others may have lived before; all of them have left.
+async fn lived_in(run: &mut Run, kind: &'static dyn Kind, refused: bool, at: &[(u64, Moment)]) -> (u64, u32) {
+    run.comebacks = 0;
     run.strikes.plan(at);
     let mut asks = life(kind);
     if refused {
@@ -60,6 +68,30 @@ async fn every_commit_of_every_life() {
     }
     println!("{points} crash points");
     assert!(points > 100, "{points}");
+}
+
+/// Each commit once on PostgreSQL too, its moment by a seed; one life after the other in the same database.
+#[tokio::test]
+async fn every_commit_of_every_life_on_postgres() {
+    let (seed, mut points) = (3, 0);
+    let mut dice = Dice::new(seed);
+    for (kind, refused) in lives() {
+        let mut run = Run::new(Engine::Postgres, kind).await;
+        let (commits, _) = lived_in(&mut run, kind, refused, &[]).await;
+        for commit in 1..=commits {
+            // Servers that end in the same process leave connections behind, and the database has a hundred.
+            if commit.is_multiple_of(LIVES) {
+                run = Run::new(Engine::Postgres, kind).await;
+            }
+            let moment = MOMENTS[usize::try_from(dice.below(3)).unwrap()];
+            println!("seed {seed}, {}, refused: {refused}: {commit} {moment:?}", kind.meta().kind);
+            let (_, comebacks) = lived_in(&mut run, kind, refused, &[(commit, moment)]).await;
+            assert!(comebacks > 0 || moment != Moment::Before, "it did not end at {commit}");
+            points += comebacks.min(1);
+        }
+    }
+    println!("{points} crash points");
+    assert!(points > 60, "{points}");
 }
 
 /// Twice: at any commit, and once more within the next few.
