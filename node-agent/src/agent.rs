@@ -2,12 +2,12 @@
 
 use crate::accelerator::{self, Accelerator};
 use crate::config::Config;
-use crate::drivers::DriverError;
 use crate::drivers::disk::DiskDriver;
 use crate::drivers::image::{BlobSource, ImageDriver};
 use crate::drivers::instance::process::host_boot_id;
 use crate::drivers::instance::{InstanceDriver, argv, program};
 use crate::drivers::network::NetworkDriver;
+use crate::drivers::{self, DriverError};
 use crate::host::tools::{self, Tool};
 use crate::identity::IdentityFolder;
 use crate::ledger::Ledger;
@@ -72,6 +72,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
         disks: Arc::new(DiskDriver::new(&state)),
         networks: NetworkDriver::new(&state),
         instances: Arc::new(InstanceDriver::new(&state, ring)),
+        plain: drivers::plain(&state),
     };
     let teller = {
         let handle = handle.clone();

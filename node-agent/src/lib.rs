@@ -14,6 +14,7 @@ pub mod link;
 pub mod names;
 pub mod node;
 pub mod owner;
+pub mod plain;
 pub mod privileges;
 pub mod reconcile;
 pub mod report;

@@ -101,10 +101,12 @@ fn doing(action: &Action) -> &'static str {
         Action::Start { .. } => "starting the guest",
         Action::PressPower | Action::Kill => "stopping the guest",
         Action::Pause | Action::Resume => "pausing or resuming the guest",
+        Action::ApplyPlain(..) => "making it so",
         Action::RemoveImage(_)
         | Action::RemoveDisk(_)
         | Action::RemoveNetwork
         | Action::RemoveInstance
+        | Action::RemovePlain(_)
         | Action::Forget => "removing",
     }
 }
@@ -126,6 +128,10 @@ fn body(order: &Order, decision: &Decision, world: &World) -> Option<ReportBody>
         Body::Network(_) => {
             world.networks.get(id)?;
             Some(ReportBody::Network(NetworkReport { namespace: crate::names::namespace(id) }))
+        }
+        Body::Plain(_) => {
+            let seen = world.plain.get(order.kind.as_str())?.get(id)?;
+            Some(ReportBody::Plain(seen.report.clone()))
         }
         Body::Instance(instance) => {
             Some(ReportBody::Instance(of_instance(instance, decision, world.instances.get(id))))

@@ -1,18 +1,23 @@
 //! A node in memory. Ledger, decisions and reports are the agent's own; the wire and the drivers are replaced:
-//! what a driver would make is noted in the world that the next decision is made from.
+//! what a driver would make is noted in the world that the next decision is made from. Drivers of plain kinds are the
+//! agent's own, too, and work in the node's folder.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::sync::Arc;
 
 use prost::Message as _;
+use rhyzome_agent::drivers;
 use rhyzome_agent::drivers::disk::ObservedDisk;
 use rhyzome_agent::drivers::image::ObservedImage;
 use rhyzome_agent::drivers::instance::{ObservedInstance, ObservedProcess};
 use rhyzome_agent::ledger::Ledger;
+use rhyzome_agent::plain::{Plain, Plains, look_at_all};
 use rhyzome_agent::reconcile::{Action, Decision, View, World, plan};
 use rhyzome_agent::report;
 use rhyzome_api::kernel::Error;
 use rhyzome_api::store::{AssignmentRow, NodeReport, Store};
+use rhyzome_proto::v1::order_body::Body;
 use rhyzome_proto::v1::{Order, OrderBody, Report, ReportState};
 
 use crate::given::Time;
@@ -33,6 +38,7 @@ pub struct SimNode {
     /// True: guests do not hear the power button.
     pub deaf: bool,
     ledger: Ledger,
+    plain: Plains,
     folder: tempfile::TempDir,
     time: Time,
     session: Option<i64>,
@@ -55,12 +61,13 @@ impl SimNode {
         let folder = quick_folder();
         let ledger = Ledger::open(folder.path()).unwrap();
         let world = World { accelerator: "tcg".into(), host_boot_id: "boot-0".into(), ..World::default() };
-        SimNode {
+        let mut node = SimNode {
             id: id.to_owned(),
             world,
             refuses: BTreeMap::new(),
             deaf: false,
             ledger,
+            plain: drivers::plain(folder.path()),
             folder,
             time: time.clone(),
             session: None,
@@ -69,7 +76,14 @@ impl SimNode {
             gone_told: BTreeMap::new(),
             pids: 0,
             boots: 0,
-        }
+        };
+        node.look_at_plain();
+        node
+    }
+
+    /// The folder where its agent keeps its things.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
     }
 
     /// Orders in its ledger, by object.
@@ -112,6 +126,7 @@ impl SimNode {
         self.world.in_force.clear();
         self.world.pressed_ms.clear();
         self.ledger = Ledger::open(self.folder.path()).unwrap();
+        self.look_at_plain();
     }
 
     /// The machine goes down and comes back: files stay.
@@ -270,14 +285,44 @@ impl SimNode {
             Action::Pause => pause(world, id, true),
             Action::Resume => pause(world, id, false),
             Action::RemoveInstance => drop(world.instances.remove(id)),
+            Action::ApplyPlain(kind, body) => {
+                self.driver(kind).make(id, &body).unwrap();
+                self.look_at_plain();
+            }
+            Action::RemovePlain(kind) => {
+                self.driver(kind).take_away(id).unwrap();
+                self.look_at_plain();
+            }
             Action::Forget => self.ledger.finish_removal(id).unwrap(),
         }
     }
 
-    /// Ids of all that is there: instances, disks and networks. Images are there by their digest.
+    fn driver(&self, kind: &str) -> &dyn Plain {
+        &**self.plain.iter().find(|driver| driver.kind() == kind).unwrap()
+    }
+
+    fn look_at_plain(&mut self) {
+        let ordered = self.ledger.orders().iter().filter_map(|(id, order)| {
+            let Body::Plain(body) = order.body.as_ref()?.body.as_ref()? else { return None };
+            Some((id.clone(), body.clone()))
+        });
+        let ordered: BTreeMap<String, Vec<u8>> = ordered.collect();
+        let look = |driver: &Arc<dyn Plain>| (driver.kind(), look_at_all(&**driver, &ordered).unwrap());
+        self.world.plain = self.plain.iter().map(look).collect();
+    }
+
+    /// Ids of all that is there, but of images: those are there by their digest.
     pub fn holds(&self) -> BTreeSet<String> {
         let world = &self.world;
-        world.instances.keys().chain(world.disks.keys()).chain(&world.networks).cloned().collect()
+        let plain = world.plain.values().flat_map(BTreeMap::keys);
+        world
+            .instances
+            .keys()
+            .chain(world.disks.keys())
+            .chain(&world.networks)
+            .chain(plain)
+            .cloned()
+            .collect()
     }
 }
 

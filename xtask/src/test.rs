@@ -40,7 +40,7 @@ const PARTS: &[Part] = &[
     Part {
         name: "unit",
         runs: &[
-            "test --workspace --lib --bins --test authority --test matrix --test hostile --test qemu --test auditor --test process --test replay",
+            "test --workspace --lib --bins --test authority --test matrix --test hostile --test qemu --test auditor --test process --test replay --test plain",
         ],
         images: &[],
     },

@@ -1,12 +1,26 @@
 //! One driver per thing the node can hold. Each observes, applies and removes its own, and never calls another:
 //! what spans them (an instance needs its disks and networks first) is decided in `reconcile`.
+//!
+//! Kinds that stand alone are plain: see `plain.rs`, and THE LIST below.
 
 pub mod disk;
 pub mod image;
 pub mod instance;
 pub mod network;
 
+use crate::plain::{Line, Plains};
 use std::io;
+use std::path::Path;
+
+/// THE LIST of drivers of plain kinds, one line each, as `cargo xtask new-resource NAME --agent` writes it.
+const PLAIN: &[Line] = &[
+    // A kind's line: crate::plain::driver::<thing::ThingDriver>,
+];
+
+/// The drivers of all plain kinds, on the node whose agent keeps its things in this folder.
+pub fn plain(state: &Path) -> Plains {
+    PLAIN.iter().map(|line| line(state)).collect()
+}
 
 /// Why a driver could not do what it was asked to.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -8,10 +8,12 @@ use crate::drivers::instance::{ObservedInstance, Start};
 use crate::drivers::network::DesiredNetwork;
 use crate::host::netns;
 use crate::names;
+use crate::plain::{ObservedPlain, Plain};
 use crate::reconcile::Action;
 use rhyzome_proto::v1::{DiskOrder, InstanceNic};
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
 /// What was written for an object, by file name.
 pub(super) type Rendered = BTreeMap<String, String>;
@@ -25,6 +27,7 @@ pub(super) enum Seen {
     Network(String, Option<(DesiredNetwork, Rendered)>),
     NetworkGone(String),
     Instance(String, Option<ObservedInstance>, Rendered),
+    Plain(&'static str, String, Option<ObservedPlain>),
 }
 
 /// One action, come to its end.
@@ -86,6 +89,16 @@ pub(super) async fn act(
             });
             result
         }
+        Action::ApplyPlain(kind, body) => {
+            let (result, now) = act_on_plain(drivers, kind, id, Some(body)).await;
+            seen.extend(now);
+            result
+        }
+        Action::RemovePlain(kind) => {
+            let (result, now) = act_on_plain(drivers, kind, id, None).await;
+            seen.extend(now);
+            result
+        }
         Action::Forget => Ok(()),
         other => {
             let result = act_on_instance(drivers, id, other, now_ms).await;
@@ -94,6 +107,34 @@ pub(super) async fn act(
         }
     };
     Done { result, seen }
+}
+
+/// Makes one of a plain kind as ordered, or leaves nothing of it; what is seen then, if that can be said.
+async fn act_on_plain(
+    drivers: &Drivers,
+    kind: &'static str,
+    id: &str,
+    body: Option<Vec<u8>>,
+) -> (Result<(), DriverError>, Option<Seen>) {
+    let found = drivers.plain.iter().find(|driver| driver.kind() == kind).cloned();
+    let object = id.to_owned();
+    let work = move |driver: Arc<dyn Plain>| {
+        let result = match &body {
+            Some(body) => driver.make(&object, body),
+            None => driver.take_away(&object),
+        };
+        match driver.look(&object, body.as_deref()) {
+            Ok(seen) => (result, Some(Seen::Plain(kind, object, seen))),
+            Err(error) => (result.and(Err(error)), None),
+        }
+    };
+    let Some(driver) = found else {
+        return (Err(DriverError::Permanent(format!("there is no driver of the kind {kind}"))), None);
+    };
+    let done = tokio::task::spawn_blocking(move || work(driver)).await;
+    done.unwrap_or_else(|error| {
+        (Err(DriverError::Retry(format!("the driver of {kind} ended: {error}"))), None)
+    })
 }
 
 async fn act_on_instance(

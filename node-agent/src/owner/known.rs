@@ -3,8 +3,9 @@
 use super::act::{Rendered, Seen};
 use super::look::Sight;
 use crate::drivers::network::DesiredNetwork;
+use crate::plain::Plains;
 use crate::reconcile::{Orders, World};
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
 /// The world, and what is remembered about looking at it.
@@ -17,9 +18,10 @@ pub(super) struct Known {
 }
 
 impl Known {
-    pub fn new(host_boot_id: String) -> Self {
+    pub fn new(host_boot_id: String, plain: &Plains) -> Self {
+        let plain = plain.iter().map(|driver| (driver.kind(), BTreeMap::new())).collect();
         Self {
-            world: World { host_boot_id, ..World::default() },
+            world: World { host_boot_id, plain, ..World::default() },
             versions: HashMap::new(),
             rendered: HashMap::new(),
             applied: HashMap::new(),
@@ -46,9 +48,11 @@ impl Known {
         let fresh = sight.seen.into_iter().filter(|seen| match seen {
             // An image file only ever appears whole and vanishes by order: a late look does no harm.
             Seen::Image(..) => true,
-            Seen::Disk(id, _) | Seen::Instance(id, ..) | Seen::Network(id, _) | Seen::NetworkGone(id) => {
-                is_fresh(id)
-            }
+            Seen::Disk(id, _)
+            | Seen::Instance(id, ..)
+            | Seen::Network(id, _)
+            | Seen::NetworkGone(id)
+            | Seen::Plain(_, id, _) => is_fresh(id),
         });
         for seen in fresh.collect::<Vec<_>>() {
             self.apply(seen);
@@ -60,6 +64,10 @@ impl Known {
         }
         if let Some(there) = sight.instances {
             self.world.instances.retain(|id, _| there.contains(id) || !is_fresh(id));
+        }
+        for (kind, there) in sight.plain {
+            let here = self.world.plain.entry(kind).or_default();
+            here.retain(|id, _| there.contains(id) || !is_fresh(id));
         }
     }
 
@@ -85,6 +93,11 @@ impl Known {
             }
             Seen::Instance(id, instance, rendered) => {
                 set(&mut world.instances, id.clone(), instance);
+                self.render(id, rendered);
+            }
+            Seen::Plain(kind, id, seen) => {
+                let rendered = seen.as_ref().map(|seen| seen.rendered.clone()).unwrap_or_default();
+                set(world.plain.entry(kind).or_default(), id.clone(), seen);
                 self.render(id, rendered);
             }
         }
@@ -117,15 +130,17 @@ impl Known {
     pub fn unknown(&self, orders: &Orders) -> Vec<(String, &'static str)> {
         let networks = self.world.networks.iter().map(|id| (id, "network"));
         let instances = self.world.instances.keys().map(|id| (id, "instance"));
+        let plain = self.world.plain.iter().flat_map(|(kind, here)| here.keys().map(|id| (id, *kind)));
         networks
             .chain(instances)
+            .chain(plain)
             .filter(|(id, _)| !orders.contains_key(*id))
             .map(|(id, what)| (id.clone(), what))
             .collect()
     }
 }
 
-fn set<K: Ord, V>(map: &mut std::collections::BTreeMap<K, V>, key: K, value: Option<V>) {
+fn set<K: Ord, V>(map: &mut BTreeMap<K, V>, key: K, value: Option<V>) {
     match value {
         Some(value) => drop(map.insert(key, value)),
         None => drop(map.remove(&key)),

@@ -3,9 +3,11 @@
 
 use super::Drivers;
 use super::act::{Seen, look_at_disk, look_at_image, look_at_instance};
+use crate::plain::{Plain, look_at_all};
 use crate::reconcile::Orders;
 use rhyzome_proto::v1::order_body::Body;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 /// What a look at everything saw.
 #[derive(Debug, Default)]
@@ -15,6 +17,8 @@ pub(super) struct Sight {
     pub networks: Option<BTreeSet<String>>,
     /// All instances that have a folder; likewise.
     pub instances: Option<BTreeSet<String>>,
+    /// All of each plain kind where that could be found out.
+    pub plain: Vec<(&'static str, BTreeSet<String>)>,
 }
 
 pub(super) async fn look(drivers: &Drivers, orders: &Orders) -> Sight {
@@ -40,5 +44,27 @@ pub(super) async fn look(drivers: &Drivers, orders: &Orders) -> Sight {
         }
         Err(error) => tracing::warn!(%error, "cannot look at the instances"),
     }
+    for driver in &drivers.plain {
+        look_at_kind(driver, orders, &mut sight).await;
+    }
     sight
+}
+
+async fn look_at_kind(driver: &Arc<dyn Plain>, orders: &Orders, sight: &mut Sight) {
+    let (driver, kind) = (driver.clone(), driver.kind());
+    let of_kind = orders.iter().filter(|(_, order)| order.kind == kind);
+    let ordered: BTreeMap<String, Vec<u8>> = of_kind
+        .filter_map(|(id, order)| match order.body.as_ref()?.body.as_ref()? {
+            Body::Plain(body) => Some((id.clone(), body.clone())),
+            _ => None,
+        })
+        .collect();
+    match tokio::task::spawn_blocking(move || look_at_all(&*driver, &ordered)).await {
+        Ok(Ok(here)) => {
+            sight.plain.push((kind, here.keys().cloned().collect()));
+            sight.seen.extend(here.into_iter().map(|(id, seen)| Seen::Plain(kind, id, Some(seen))));
+        }
+        Ok(Err(error)) => tracing::warn!(kind, %error, "cannot look at a kind"),
+        Err(error) => tracing::warn!(kind, %error, "cannot look at a kind"),
+    }
 }

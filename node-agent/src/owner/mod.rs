@@ -15,6 +15,7 @@ use crate::drivers::instance::InstanceDriver;
 use crate::drivers::network::NetworkDriver;
 use crate::ledger::Ledger;
 use crate::link::LinkEvent;
+use crate::plain::Plains;
 use crate::reconcile::{Action, Decision, Kind, Orders, View, plan};
 use crate::report::{self, Failure};
 use act::{Done, act};
@@ -46,6 +47,8 @@ pub struct Drivers {
     pub networks: NetworkDriver,
     /// Guests.
     pub instances: Arc<InstanceDriver>,
+    /// All others.
+    pub plain: Plains,
 }
 
 /// What the owner is told from outside.
@@ -123,8 +126,8 @@ impl Owner {
         Self {
             ledger,
             orders,
+            known: Known::new(host_boot_id, &drivers.plain),
             drivers,
-            known: Known::new(host_boot_id),
             wires,
             back: mpsc::unbounded_channel(),
             busy: HashMap::new(),

@@ -6,6 +6,7 @@
 
 mod instance;
 mod network;
+mod plain;
 mod storage;
 #[cfg(test)]
 mod tests;
@@ -17,6 +18,7 @@ use crate::drivers::disk::{Base, ObservedDisk};
 use crate::drivers::image::ObservedImage;
 use crate::drivers::instance::{BootRecord, ObservedInstance};
 use crate::drivers::network::DesiredNetwork;
+use crate::plain::ObservedPlain;
 use rhyzome_proto::v1::order_body::Body;
 use rhyzome_proto::v1::{DiskOrder, ImageOrder, Order};
 use std::collections::{BTreeMap, BTreeSet};
@@ -37,6 +39,8 @@ pub struct World {
     pub in_force: BTreeMap<String, DesiredNetwork>,
     /// Instances, by object.
     pub instances: BTreeMap<String, ObservedInstance>,
+    /// What is here of each plain kind that has a driver, by object.
+    pub plain: BTreeMap<&'static str, BTreeMap<String, ObservedPlain>>,
     /// When each guest's power button was pressed last, in milliseconds since 1970.
     pub pressed_ms: BTreeMap<String, u64>,
     /// Kinds that this node cannot hold, and the line that says which tool is missing.
@@ -47,7 +51,7 @@ pub struct World {
     pub accelerator: String,
 }
 
-/// Kinds that an agent holds.
+/// Kinds whose drivers know of each other's things by what is decided here; all others are plain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
     /// Bytes that disks start as.
@@ -61,13 +65,14 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// The kind of an order; None for one that this agent does not know.
+    /// The kind of an order; None for a plain one and for one that this agent does not know.
     pub fn of(order: &Order) -> Option<Self> {
         match order.body.as_ref().and_then(|body| body.body.as_ref()) {
             Some(Body::Image(_)) => Some(Kind::Image),
             Some(Body::Network(_)) => Some(Kind::Network),
             Some(Body::Disk(_)) => Some(Kind::Disk),
             Some(Body::Instance(_)) => Some(Kind::Instance),
+            Some(Body::Plain(_)) => None,
             None => match order.kind.as_str() {
                 "image" => Some(Kind::Image),
                 "network" => Some(Kind::Network),
@@ -118,6 +123,10 @@ pub enum Action {
     Resume,
     /// End QEMU at once and remove its folder.
     RemoveInstance,
+    /// Make one of a plain kind as this body says.
+    ApplyPlain(&'static str, Vec<u8>),
+    /// Leave nothing of one of a plain kind.
+    RemovePlain(&'static str),
     /// Nothing is left: forget the order and report GONE.
     Forget,
 }
@@ -172,6 +181,9 @@ pub fn plan(view: View<'_>) -> BTreeMap<String, Decision> {
 }
 
 fn decide(view: View<'_>, order: &Order) -> Decision {
+    if let Some((kind, here)) = view.world.plain.get_key_value(order.kind.as_str()) {
+        return plain::decide(view, order, kind, here);
+    }
     let Some(kind) = Kind::of(order) else {
         return if order.remove {
             // Nothing was ever made for it.
@@ -210,6 +222,7 @@ fn obstacle(view: View<'_>, id: &str) -> Option<String> {
         Some(Body::Image(image)) => view.world.images.get(&image.sha256).is_some_and(|image| image.is_whole),
         Some(Body::Disk(_)) => view.world.disks.contains_key(id),
         Some(Body::Network(network)) => network::is_in_force(view, id, network),
+        Some(Body::Plain(body)) => plain::is_in_force(view, order, body),
         // What is not known here cannot be waited for: its own refusal says so.
         _ => true,
     };

@@ -161,6 +161,11 @@ impl Node {
                 world.instances.get_mut(id).unwrap().process.as_mut().unwrap().paused = paused;
             }
             Action::RemoveInstance => drop(world.instances.remove(id)),
+            Action::ApplyPlain(kind, body) => {
+                let seen = ObservedPlain { in_force: Some(body), ..ObservedPlain::default() };
+                world.plain.get_mut(kind).unwrap().insert(id.into(), seen);
+            }
+            Action::RemovePlain(kind) => drop(world.plain.get_mut(kind).unwrap().remove(id)),
             Action::Forget => drop(self.orders.remove(id)),
         }
     }
@@ -384,4 +389,28 @@ fn a_missing_tool_is_named_and_removal_still_works() {
     assert!(matches!(node.decision("inst"), Decision::Refuse { permanent: false, .. }));
     node.remove("inst");
     assert!(matches!(node.decision("inst"), Decision::Do(Action::RemoveInstance)));
+}
+
+#[test]
+fn one_of_a_plain_kind_waits_for_what_it_needs() {
+    let mut node = Node::new();
+    node.world.plain.insert("note", BTreeMap::new());
+    node.order("note", Body::Plain(vec![1]));
+    let note = node.orders.get_mut("note").unwrap();
+    (note.kind, note.needs) = ("note".into(), vec!["net".into()]);
+    let decide = |node: &Node| {
+        let view = View { orders: &node.orders, world: &node.world, now_ms: node.now_ms };
+        plan(view)["note"].clone()
+    };
+    assert!(matches!(decide(&node), Decision::Wait { reason, .. } if reason == "waits for net"));
+    node.settle();
+    assert_eq!(decide(&node), Decision::Held);
+    // Another message is another order.
+    node.order("note", Body::Plain(vec![2]));
+    node.orders.get_mut("note").unwrap().kind = "note".into();
+    assert_eq!(decide(&node), Decision::Do(Action::ApplyPlain("note", vec![2])));
+    node.orders.get_mut("note").unwrap().remove = true;
+    assert_eq!(decide(&node), Decision::Do(Action::RemovePlain("note")));
+    node.settle();
+    assert!(node.world.plain["note"].is_empty() && !node.orders.contains_key("note"));
 }

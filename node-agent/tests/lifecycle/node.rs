@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use futures_util::StreamExt;
+use rhyzome_agent::drivers;
 use rhyzome_agent::drivers::disk::DiskDriver;
 use rhyzome_agent::drivers::image::{BlobSource, ImageDriver};
 use rhyzome_agent::drivers::instance::InstanceDriver;
@@ -77,6 +78,7 @@ impl Node {
             disks: Arc::new(DiskDriver::new(state)),
             networks: NetworkDriver::new(state),
             instances: Arc::new(InstanceDriver::new(state, ring)),
+            plain: drivers::plain(state),
         };
         events.send(Event::Accelerator("tcg".into())).unwrap();
         link.try_send(LinkEvent::Connected { db_epoch: 1, session: 1 }).unwrap();

@@ -1,0 +1,140 @@
+//! Plain kinds: what one driver makes, changes and takes away by itself, without knowing what else the node holds.
+//! A new one is a file in `drivers/` and its line in the list there: deciding, trying again, comparing, reporting and
+//! finding it again after a restart are done once, around it.
+
+use crate::drivers::DriverError;
+use prost::Message;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::sync::Arc;
+
+/// The driver of a plain kind. Each function may block, may be called again at any time, and finds out by looking what
+/// is to be done: an agent that was killed half way is started anew and asks the same.
+pub trait Driver: Send + Sync + 'static {
+    /// The kind, as orders and the API call it.
+    const KIND: &'static str;
+    /// What is ordered.
+    type Order: Message + Default + PartialEq;
+    /// What is told.
+    type Report: Message + Default;
+
+    /// On the node whose agent keeps its things in this folder.
+    fn new(state: &Path) -> Self;
+
+    /// All objects that are here, half made ones too.
+    fn ids(&self) -> Result<BTreeSet<String>, DriverError>;
+
+    /// What is here of one.
+    fn observe(&self, id: &str) -> Result<Option<Here<Self>>, DriverError>;
+
+    /// Makes it as ordered, whatever is here.
+    fn apply(&self, id: &str, order: &Self::Order) -> Result<(), DriverError>;
+
+    /// Leaves nothing of it. Nothing happens if it is gone.
+    fn remove(&self, id: &str) -> Result<(), DriverError>;
+}
+
+/// What is here of an object.
+#[derive(Debug)]
+pub struct Here<D: Driver + ?Sized> {
+    /// The order that this is exactly; none if it is half made.
+    pub order: Option<D::Order>,
+    /// What is told of it.
+    pub report: D::Report,
+    /// What was written for it, by file name, secrets masked.
+    pub rendered: BTreeMap<String, String>,
+}
+
+/// The same for all plain kinds.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ObservedPlain {
+    /// The body of the order that this is exactly.
+    pub in_force: Option<Vec<u8>>,
+    /// What is told of it: an encoded report of its kind.
+    pub report: Vec<u8>,
+    /// What was written for it, by file name.
+    pub rendered: BTreeMap<String, String>,
+}
+
+/// A driver of whatever plain kind.
+pub trait Plain: Send + Sync {
+    /// The kind.
+    fn kind(&self) -> &'static str;
+
+    /// All objects that are here.
+    fn all(&self) -> Result<BTreeSet<String>, DriverError>;
+
+    /// What is here of one, compared with what was ordered.
+    fn look(&self, id: &str, ordered: Option<&[u8]>) -> Result<Option<ObservedPlain>, DriverError>;
+
+    /// Makes it as ordered, and makes sure that it is so.
+    fn make(&self, id: &str, ordered: &[u8]) -> Result<(), DriverError>;
+
+    /// Leaves nothing of it.
+    fn take_away(&self, id: &str) -> Result<(), DriverError>;
+}
+
+/// A line of the list of drivers.
+pub type Line = fn(&Path) -> Arc<dyn Plain>;
+
+/// All drivers of plain kinds.
+pub type Plains = Vec<Arc<dyn Plain>>;
+
+/// The line of a driver.
+pub fn driver<D: Driver>(state: &Path) -> Arc<dyn Plain> {
+    Arc::new(D::new(state))
+}
+
+impl<D: Driver> Plain for D {
+    fn kind(&self) -> &'static str {
+        D::KIND
+    }
+
+    fn all(&self) -> Result<BTreeSet<String>, DriverError> {
+        self.ids()
+    }
+
+    fn look(&self, id: &str, ordered: Option<&[u8]>) -> Result<Option<ObservedPlain>, DriverError> {
+        let Some(here) = self.observe(id)? else { return Ok(None) };
+        // Messages are compared, not bytes: the same message can be written in more than one way.
+        let same = |body: &&[u8]| here.order.is_some() && D::Order::decode(*body).ok() == here.order;
+        Ok(Some(ObservedPlain {
+            in_force: ordered.filter(same).map(<[u8]>::to_vec),
+            report: here.report.encode_to_vec(),
+            rendered: here.rendered,
+        }))
+    }
+
+    fn make(&self, id: &str, ordered: &[u8]) -> Result<(), DriverError> {
+        let order = D::Order::decode(ordered)
+            .map_err(|error| DriverError::Permanent(format!("the order cannot be read: {error}")))?;
+        self.apply(id, &order)?;
+        // Without this a driver that is wrong about itself would be asked over and over, without a pause.
+        match self.look(id, Some(ordered))? {
+            Some(ObservedPlain { in_force: Some(_), .. }) => Ok(()),
+            _ => Err(DriverError::Retry(format!("{id} was made, and is not as ordered"))),
+        }
+    }
+
+    fn take_away(&self, id: &str) -> Result<(), DriverError> {
+        self.remove(id)?;
+        match self.observe(id)? {
+            None => Ok(()),
+            Some(_) => Err(DriverError::Retry(format!("{id} was removed, and is still here"))),
+        }
+    }
+}
+
+/// All that is here of one plain kind, compared with what was ordered.
+pub fn look_at_all(
+    driver: &dyn Plain,
+    ordered: &BTreeMap<String, Vec<u8>>,
+) -> Result<BTreeMap<String, ObservedPlain>, DriverError> {
+    let mut all = BTreeMap::new();
+    for id in driver.all()? {
+        if let Some(seen) = driver.look(&id, ordered.get(&id).map(Vec::as_slice))? {
+            all.insert(id, seen);
+        }
+    }
+    Ok(all)
+}

@@ -1,0 +1,36 @@
+//! Plain kinds: what one driver does by itself.
+
+use super::{Action, Decision, View, obstacle};
+use crate::plain::ObservedPlain;
+use rhyzome_proto::v1::Order;
+use rhyzome_proto::v1::order_body::Body;
+use std::collections::BTreeMap;
+
+pub(super) fn decide(
+    view: View<'_>,
+    order: &Order,
+    kind: &'static str,
+    here: &BTreeMap<String, ObservedPlain>,
+) -> Decision {
+    let seen = here.get(&order.object_id);
+    if order.remove {
+        return Decision::Do(seen.map_or(Action::Forget, |_| Action::RemovePlain(kind)));
+    }
+    let Some(Body::Plain(body)) = order.body.as_ref().and_then(|body| body.body.as_ref()) else {
+        return Decision::refuse("the order has no body");
+    };
+    if seen.is_some_and(|seen| seen.in_force.as_ref() == Some(body)) {
+        return Decision::Held;
+    }
+    match order.needs.iter().find_map(|id| obstacle(view, id)) {
+        Some(reason) => Decision::wait(reason),
+        None => Decision::Do(Action::ApplyPlain(kind, body.clone())),
+    }
+}
+
+/// True if it is here exactly as ordered.
+pub(super) fn is_in_force(view: View<'_>, order: &Order, body: &[u8]) -> bool {
+    let here = view.world.plain.get(order.kind.as_str());
+    let seen = here.and_then(|here| here.get(&order.object_id));
+    seen.is_some_and(|seen| seen.in_force.as_deref() == Some(body))
+}
