@@ -16,7 +16,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::auth::{Authenticators, OperatorToken};
 use crate::blobs::Blobs;
-use crate::channel::{Channel, ChannelContext, StreamError, Streams};
+use crate::channel::{self, Channel, ChannelContext, StreamError, Streams};
 use crate::config::Config;
 use crate::environment::system_env;
 use crate::kernel::{Caller, Clash, Error, Scope};
@@ -88,6 +88,7 @@ pub async fn run(config: Config, role: Role, stop: CancellationToken) -> anyhow:
             names: names(config.grpc, &config.grpc_names),
             blobs: folder.clone(),
             streams: streams.clone(),
+            net: channel::NET,
         };
         tracing::info!(address = %listener.local_addr()?, "agents may dial in");
         let serving = Channel::serve(listener, context, stop.clone());

@@ -35,6 +35,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tonic::transport::Server;
 
+/// The net under the bells: so often each node's numbers are compared.
+pub const NET: Duration = Duration::from_secs(5);
 /// A message of an agent is never longer; a report's rendered files are the longest.
 const LONGEST_MESSAGE: usize = 4 << 20;
 /// A request to join holds a token, a name and a signing request.
@@ -58,6 +60,8 @@ pub struct ChannelContext {
     pub blobs: PathBuf,
     /// Keep a clone: streams that nodes lend are asked for there.
     pub streams: Streams,
+    /// How often to look for what no bell told: `NET`, but where it is tested that the bells suffice.
+    pub net: Duration,
 }
 
 impl ChannelContext {

@@ -6,12 +6,9 @@ use rhyzome_proto::v1::{Goodbye, OpenStream};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{Notify, mpsc, watch};
 
-/// The net under the bells: so often each node's numbers are compared, all nodes in one query.
-const NET: Duration = Duration::from_secs(5);
 /// Requests for streams that may wait for one session.
 const OPENINGS: usize = 16;
 /// A machine that was cloned has two agents that would chase each other out: not faster than this.
@@ -129,11 +126,12 @@ impl Drop for Place {
     }
 }
 
-/// Hears the store's bells for all sessions, and compares numbers every few seconds, in case one was lost.
+/// Hears the store's bells for all sessions, and compares all nodes' numbers in one query every few seconds, in case
+/// one was lost.
 pub(super) async fn hear(context: Arc<ChannelContext>) {
     let sessions = context.streams.sessions().clone();
     let mut bells = context.store.bells().subscribe();
-    let mut net = tokio::time::interval(NET);
+    let mut net = tokio::time::interval(context.net);
     net.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tokio::select! {

@@ -15,7 +15,7 @@ use crate::kernel::{Error, Held, Order, Relation, Stored};
 pub(super) struct Assigned {
     /// It was not ordered from there before.
     pub(super) made: bool,
-    /// The node is told anew.
+    /// The node is told anew by this transaction, so it has not answered yet.
     pub(super) told: bool,
 }
 
@@ -49,7 +49,11 @@ pub(super) async fn assign(
     let rows = orders.iter().zip(first..);
     let rows =
         rows.map(|((object, _, order, _), sequence)| order_row(node, sequence, object, order)).collect();
-    tx.put(INSERT, AGAIN, rows).await?;
+    let told = tx.put(INSERT, AGAIN, rows).await?;
+    if told < orders.len() as u64 {
+        // Somebody else has ordered some of it meanwhile, and may have been answered.
+        all.iter_mut().for_each(|assigned| assigned.told = false);
+    }
     for (object, kind, order, before) in orders {
         let id = &object.core.id;
         if before {
@@ -72,11 +76,14 @@ const NEED: Table =
 const INSERT: &str = "INSERT INTO assignment (node, object, sequence, placement_epoch, generation, remove, body, needs, \
      state, reported_generation, applied_generation, permanent, message, progress, rendered) VALUES";
 
+/// Of two who order the same at once the second tells the node nothing anew.
 const AGAIN: &str = " ON CONFLICT (node, object) DO UPDATE SET sequence = excluded.sequence, \
      placement_epoch = excluded.placement_epoch, generation = excluded.generation, remove = 0, \
      body = excluded.body, needs = excluded.needs, state = '', message = '', progress = 0, permanent = 0, \
      reported_generation = CASE WHEN assignment.remove = 1 THEN 0 ELSE assignment.reported_generation END, \
-     applied_generation = CASE WHEN assignment.remove = 1 THEN 0 ELSE assignment.applied_generation END";
+     applied_generation = CASE WHEN assignment.remove = 1 THEN 0 ELSE assignment.applied_generation END \
+     WHERE assignment.remove = 1 OR assignment.permanent = 1 OR assignment.generation <> excluded.generation \
+     OR assignment.placement_epoch <> excluded.placement_epoch";
 
 fn order_row(node: &str, sequence: i64, object: &Stored, order: &Order) -> Vec<Cell> {
     row![

@@ -148,7 +148,7 @@ async fn a_thousand_readers_read_the_database_as_often_as_one(world: World) {
     for readers in [1, 1000] {
         let from = world.store.log_head().await.unwrap().seq;
         // The tail is at the present end.
-        until("the tail has come so far", 10, async || {
+        until("the tail has come so far", 60, async || {
             let at = other.read_log(None).await.unwrap().at();
             (at == from).then_some(())
         })

@@ -328,7 +328,7 @@ async fn every_write_says_who_and_what(world: World) {
     let job = made.job.unwrap();
     let stop = CancellationToken::new();
     tokio::spawn(jobs::run(world.store.clone(), stop.clone()));
-    rhyzome_tests::wait::until("the job is done", 10, async || {
+    rhyzome_tests::wait::until("the job is done", 60, async || {
         (world.store.job(&right, &job).await.unwrap().state == "done").then_some(())
     })
     .await;

@@ -148,7 +148,7 @@ async fn whoever_waits_and_asks_again_gets_the_same_end(engine: Engine) {
         };
         // Two at once, and both wait; the node answers only now.
         let (first, second) = (ask("wait=60"), ask("wait=60"));
-        until("it is ordered from the node", 10, async || {
+        until("it is ordered from the node", 60, async || {
             let there = world.store.assignments_after(&node, cursor, 1000).await.unwrap();
             there.iter().any(|order| order.kind == "instance").then_some(())
         })

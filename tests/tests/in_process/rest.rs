@@ -214,7 +214,7 @@ async fn newcomers_find_their_way(world: World) {
         }
     }
     // Each store answers a page with its time; a list by any filter is a page too.
-    until("the seeds are there", 5, async || {
+    until("the seeds are there", 60, async || {
         let list = face.get("/v1/machine-types?order=name").await;
         (list.json["items"].as_array()?.len() == 3).then_some(())
     })

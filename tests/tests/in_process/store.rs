@@ -77,7 +77,7 @@ async fn an_image_alone_makes_an_instance(world: World) {
     assert!(matches!(world.store.get(&right, kind, &id).await, Err(Error::NotFound)));
     // The root disk leaves with it, and the network leaves the node, though not the tenant.
     let mut cursor = cursor;
-    until("only the image is left on the node", 10, async || {
+    until("only the image is left on the node", 60, async || {
         cursor = world.obey(&node, cursor).await;
         let left = world.store.assignments_after(&node, 0, 100).await.unwrap();
         (left.len() == 1 && left[0].kind == "image").then_some(())
@@ -185,7 +185,7 @@ async fn a_failed_creation_takes_back_what_it_did(world: World) {
     world.store.record_report(&node, report).await.unwrap();
     let mut cursor = 0;
     let job = made.job.unwrap();
-    let ended = until("the job has failed", 10, async || {
+    let ended = until("the job has failed", 60, async || {
         for order in world.store.assignments_after(&node, cursor, 100).await.unwrap() {
             cursor = order.sequence;
             if order.remove {

@@ -64,6 +64,8 @@ impl Cluster {
             names: vec!["127.0.0.1".into()],
             blobs: self.folder.path().join("blobs"),
             streams: self.streams.clone(),
+            // Whatever arrives was told by a bell.
+            net: Duration::from_secs(3600),
         };
         self.served = Some(tokio::spawn(Channel::serve(listener, context, self.stop.clone())));
     }
@@ -211,7 +213,7 @@ impl Agent {
     /// Waits for a session; its number.
     pub async fn connected(&mut self) -> u64 {
         loop {
-            if let LinkEvent::Connected { session, .. } = self.event(20).await {
+            if let LinkEvent::Connected { session, .. } = self.event(60).await {
                 return session;
             }
         }
@@ -220,7 +222,7 @@ impl Agent {
     /// Why the session, or the attempt to have one, ended.
     pub async fn disconnected(&mut self) -> String {
         loop {
-            if let LinkEvent::Disconnected { reason } = self.event(20).await {
+            if let LinkEvent::Disconnected { reason } = self.event(60).await {
                 return reason;
             }
         }
@@ -230,7 +232,7 @@ impl Agent {
     pub async fn orders(&mut self) -> Vec<u64> {
         let mut sequences = vec![];
         loop {
-            match self.event(10).await {
+            match self.event(60).await {
                 LinkEvent::Order(order) => sequences.push(order.sequence),
                 LinkEvent::CaughtUp(_) => return sequences,
                 LinkEvent::Connected { .. } => {}

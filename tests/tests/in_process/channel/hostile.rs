@@ -76,7 +76,7 @@ async fn goodbye(mut down: Down) -> String {
         }
         "nothing".into()
     };
-    tokio::time::timeout(Duration::from_secs(20), last).await.unwrap()
+    tokio::time::timeout(Duration::from_secs(60), last).await.unwrap()
 }
 
 async fn an_agent_that_floods_or_does_not_say_hello_is_cut_off_with_a_reason(world: World) {
