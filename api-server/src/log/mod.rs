@@ -21,6 +21,10 @@ const GATHER: Duration = Duration::from_millis(25);
 const SIGN_ENTRIES: i64 = 1000;
 const SIGN_EVERY: Duration = Duration::from_secs(300);
 const PRUNE_EVERY: Duration = Duration::from_secs(3600);
+/// For how long an event may wait for its commit after it got its number, and not be missed when one looks behind
+/// the numbers that were taken; and how often one looks at all that waits, so that it is not missed even then.
+const LATE: Duration = Duration::from_secs(10);
+const ALL_EVERY: Duration = Duration::from_secs(60);
 
 /// What the leader is told.
 #[derive(Clone)]
@@ -35,6 +39,17 @@ pub struct LogDuty {
     pub keep: Keep,
 }
 
+/// Behind which number to look for what waits.
+struct Taken {
+    /// All up to here were taken.
+    until: i64,
+    /// The greatest that was taken at `since`, and the greatest of all.
+    then: i64,
+    since: Instant,
+    greatest: i64,
+    all: Instant,
+}
+
 struct Leader {
     store: Store,
     duty: LogDuty,
@@ -44,14 +59,23 @@ struct Leader {
     signed: i64,
     sign: Instant,
     prune: Instant,
+    taken: Taken,
 }
 
 /// Runs until it is told to stop. Of several servers one leads; the others try to.
 pub async fn run(store: Store, duty: LogDuty, stop: CancellationToken) {
     let mut bells = store.bells().subscribe();
     let now = Instant::now();
-    let mut leader =
-        Leader { store, duty, lease: None, renew: now, signed: 0, sign: now + SIGN_EVERY, prune: now };
+    let mut leader = Leader {
+        store,
+        duty,
+        lease: None,
+        renew: now,
+        signed: 0,
+        sign: now + SIGN_EVERY,
+        prune: now,
+        taken: Taken::nothing(now),
+    };
     loop {
         if let Err(error) = leader.turn().await {
             tracing::warn!(%error, "the event log was not appended to; trying again");
@@ -67,6 +91,24 @@ pub async fn run(store: Store, duty: LogDuty, stop: CancellationToken) {
     }
 }
 
+impl Taken {
+    fn nothing(now: Instant) -> Taken {
+        Taken { until: 0, then: 0, since: now, greatest: 0, all: now + ALL_EVERY }
+    }
+
+    /// Behind which number to look now.
+    fn look(&mut self, now: Instant) -> i64 {
+        if now >= self.since + LATE {
+            (self.until, self.then, self.since) = (self.then, self.greatest, now);
+        }
+        if now < self.all {
+            return self.until;
+        }
+        self.all = now + ALL_EVERY;
+        0
+    }
+}
+
 impl Leader {
     async fn turn(&mut self) -> Result<(), Error> {
         if Instant::now() >= self.renew {
@@ -74,11 +116,15 @@ impl Leader {
         }
         let Some(lease) = self.lease.clone() else { return Ok(()) };
         loop {
-            let Some(appended) = self.store.append_log(&lease).await? else { return self.lost() };
+            let after = self.taken.look(Instant::now());
+            let Some(appended) = self.store.append_log_after(&lease, after).await? else {
+                return self.lost();
+            };
+            self.taken.greatest = self.taken.greatest.max(appended.number);
             if !self.sign(&lease).await? {
                 return self.lost();
             }
-            if appended < MOST_APPENDED {
+            if appended.entries < MOST_APPENDED {
                 break;
             }
         }
@@ -95,6 +141,7 @@ impl Leader {
         self.renew = Instant::now() + RENEW;
         let lease = self.store.lead_log(&self.duty.server, self.duty.alone).await?;
         if lease.is_some() && self.lease != lease {
+            self.taken = Taken::nothing(Instant::now());
             self.signed = self.store.sealed_log().await?;
             tracing::debug!(
                 epoch = lease.as_ref().map(|lease| lease.epoch),
@@ -131,5 +178,25 @@ impl Leader {
         while self.store.append_log(&lease).await?.is_some_and(|appended| appended > 0) {}
         self.store.seal_log(&lease, self.duty.seal.clone()).await?;
         self.store.leave_log(&lease).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_taken_long_ago_is_not_looked_at_again() {
+        let start = Instant::now();
+        let mut taken = Taken::nothing(start);
+        assert_eq!(taken.look(start), 0);
+        taken.greatest = 7;
+        // It got its number before those that were taken, and is committed now.
+        assert_eq!(taken.look(start + LATE), 0);
+        taken.greatest = 9;
+        assert_eq!(taken.look(start + LATE * 3 / 2), 0);
+        assert_eq!(taken.look(start + LATE * 2), 7);
+        assert_eq!(taken.look(start + ALL_EVERY), 0);
+        assert_eq!(taken.look(start + ALL_EVERY), 9);
     }
 }

@@ -153,8 +153,14 @@ impl Store {
     /// Appends what waits, at most `MOST_APPENDED` entries: how many. `None`: the lease is another's by now,
     /// and nothing was written.
     pub async fn append_log(&self, lease: &LogLease) -> Result<Option<i64>, Error> {
-        self.write(lease.clone(), move |tx, context, lease| {
-            Box::pin(async move { append(tx, &context, &lease).await })
+        Ok(self.append_log_after(lease, 0).await?.map(|appended| appended.entries))
+    }
+
+    /// The same, of what waits behind this number. What was taken before stays in the way of whoever looks there, for
+    /// as long as any transaction may yet want to see it.
+    pub async fn append_log_after(&self, lease: &LogLease, number: i64) -> Result<Option<Appended>, Error> {
+        self.write((lease.clone(), number), move |tx, context, (lease, number)| {
+            Box::pin(async move { append(tx, &context, &lease, number).await })
         })
         .await
     }
@@ -229,21 +235,36 @@ pub(super) async fn locked_head(
     Ok(Some((head_of(&row)?, row.time("recorded_at")?)))
 }
 
-async fn append(tx: &mut Tx, context: &Context, lease: &LogLease) -> Result<Option<i64>, Error> {
+/// What was appended.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Appended {
+    /// How many entries.
+    pub entries: i64,
+    /// The greatest number that any of them had while it waited; 0 if there was none.
+    pub number: i64,
+}
+
+async fn append(
+    tx: &mut Tx,
+    context: &Context,
+    lease: &LogLease,
+    after: i64,
+) -> Result<Option<Appended>, Error> {
     let Some((mut head, recorded)) = locked_head(tx, lease).await? else { return Ok(None) };
     let sql = format!(
-        "DELETE FROM event WHERE number IN (SELECT number FROM event ORDER BY number LIMIT {MOST_APPENDED}) \
-         RETURNING number, {COLUMNS}"
+        "DELETE FROM event WHERE number IN (SELECT number FROM event WHERE number > $1 ORDER BY number \
+         LIMIT {MOST_APPENDED}) RETURNING number, {COLUMNS}"
     );
     let mut taken = Vec::new();
-    for row in tx.rows(&sql, &[]).await? {
+    for row in tx.rows(&sql, values![after]).await? {
         taken.push((row.int("number")?, content(&row)?));
     }
     if taken.is_empty() {
-        return Ok(Some(0));
+        return Ok(Some(Appended::default()));
     }
     taken.sort_by_key(|(number, _)| *number);
     let recorded_at = context.env.now().max(recorded);
+    let number = taken.last().map_or(0, |(number, _)| *number);
     let mut rows = Vec::with_capacity(taken.len());
     for (_, event) in taken {
         let event = Event { seq: head.seq + 1, recorded_at, ..event };
@@ -252,7 +273,7 @@ async fn append(tx: &mut Tx, context: &Context, lease: &LogLease) -> Result<Opti
         rows.push(row_of(&event, &digest, &head.hash, &hash));
         (head.seq, head.hash) = (event.seq, hash);
     }
-    let count = rows.len();
+    let entries = i64::try_from(rows.len()).unwrap_or(i64::MAX);
     let insert = format!(
         "INSERT INTO event_log (seq, recorded_at, {COLUMNS}, audited, erased, digest, prev, hash) VALUES"
     );
@@ -260,7 +281,7 @@ async fn append(tx: &mut Tx, context: &Context, lease: &LogLease) -> Result<Opti
     let sql = "UPDATE log_head SET seq = $3, hash = $4, recorded_at = $5 WHERE id = 1 AND holder = $1 AND epoch = $2";
     tx.run(sql, values![&lease.holder, lease.epoch, head.seq, head.hash, recorded_at]).await?;
     tx.ring(Bell::Log);
-    Ok(Some(i64::try_from(count).unwrap_or(i64::MAX)))
+    Ok(Some(Appended { entries, number }))
 }
 
 fn row_of(event: &Event, digest: &str, prev: &str, hash: &str) -> Vec<Value> {

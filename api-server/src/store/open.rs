@@ -178,6 +178,9 @@ pub(super) async fn open(url: &DbUrl) -> Result<Opened, OpenError> {
     }
 }
 
+/// How many prepared statements a connection keeps: more than there are, so that none is planned twice.
+const STATEMENTS: usize = 400;
+
 fn sqlite_options(path: &Path) -> SqliteConnectOptions {
     SqliteConnectOptions::new()
         .filename(path)
@@ -186,6 +189,7 @@ fn sqlite_options(path: &Path) -> SqliteConnectOptions {
         // An acknowledged write is never lost; speed comes from sharing commits.
         .synchronous(SqliteSynchronous::Full)
         .foreign_keys(true)
+        .statement_cache_capacity(STATEMENTS)
         .busy_timeout(Duration::from_secs(5))
 }
 
@@ -208,7 +212,7 @@ async fn postgres(options: &PgConnectOptions) -> Result<Opened, OpenError> {
     let pool = PgPoolOptions::new()
         .max_connections(16)
         .acquire_timeout(Duration::from_secs(30))
-        .connect_with(options.clone())
+        .connect_with(options.clone().statement_cache_capacity(STATEMENTS))
         .await
         .map_err(OpenError::Connect)?;
     let mut conn = pool.acquire().await.map_err(OpenError::Connect)?;
