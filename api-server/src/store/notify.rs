@@ -1,7 +1,12 @@
 //! Carries bells between servers on one PostgreSQL: one coalescing notifier per server, after commit, every
 //! few milliseconds. NOTIFY inside the transactions would serialise all writes.
+//!
+//! PostgreSQL tells everybody who listens, the sender too. What was rung here has been heard here already: each
+//! message says whose it is, and a server passes over its own.
 
 use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::Duration;
 
 use sqlx::PgPool;
@@ -16,20 +21,27 @@ const GATHER: Duration = Duration::from_millis(2);
 /// PostgreSQL takes at most 8,000 bytes in one notification.
 const MOST_BYTES: usize = 7_500;
 
+/// What a server's messages begin with: the number of the database's process that it listens by.
+const FROM: &str = "from ";
+
+/// By which one a server knows its own messages; 0 before it listens.
+pub(super) type Own = Arc<AtomicI32>;
+
 /// Sends what is rung here to the other servers.
-pub(super) async fn send(pool: PgPool, mut bells: mpsc::UnboundedReceiver<Bell>) {
+pub(super) async fn send(pool: PgPool, mut bells: mpsc::UnboundedReceiver<Bell>, own: Own) {
     while let Some(first) = bells.recv().await {
         let mut gathered = HashSet::from([first]);
         tokio::time::sleep(GATHER).await;
         while let Ok(bell) = bells.try_recv() {
             gathered.insert(bell);
         }
-        let mut payload = String::new();
+        let head = format!("{FROM}{}\n", own.load(Ordering::Relaxed));
+        let mut payload = head.clone();
         for bell in gathered {
             let line = bell.encode();
             if payload.len() + line.len() + 1 > MOST_BYTES {
                 notify(&pool, &payload).await;
-                payload.clear();
+                payload.clone_from(&head);
             }
             payload.push_str(&line);
             payload.push('\n');
@@ -46,22 +58,45 @@ async fn notify(pool: &PgPool, payload: &str) {
 }
 
 /// Rings here what was rung at the other servers, for ever.
-pub(super) async fn receive(pool: PgPool, bells: Bells) {
+pub(super) async fn receive(pool: PgPool, bells: Bells, own: Own) {
     loop {
-        if let Err(error) = listen(&pool, &bells).await {
+        if let Err(error) = listen(&pool, &bells, &own).await {
             tracing::warn!(%error, "not listening to the other servers; trying again");
         }
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
 }
 
-async fn listen(pool: &PgPool, bells: &Bells) -> Result<(), sqlx::Error> {
+async fn listen(pool: &PgPool, bells: &Bells, own: &Own) -> Result<(), sqlx::Error> {
     let mut listener = PgListener::connect_with(pool).await?;
     listener.listen(CHANNEL).await?;
     loop {
-        let notification = listener.recv().await?;
-        for bell in notification.payload().lines().filter_map(Bell::decode) {
-            bells.ring_here(bell);
+        let process = sqlx::query_scalar("SELECT pg_backend_pid()").fetch_one(&mut listener).await?;
+        own.store(process, Ordering::Relaxed);
+        // Nothing: the connection was lost, and there is a new one, with a process of its own.
+        while let Some(notification) = listener.try_recv().await? {
+            for bell in foreign(notification.payload(), process) {
+                bells.ring_here(bell);
+            }
         }
+    }
+}
+
+/// The bells of a message, unless it is our own.
+fn foreign(payload: &str, own: i32) -> impl Iterator<Item = Bell> {
+    let ours = payload.strip_prefix(FROM).and_then(|rest| rest.lines().next()?.parse().ok()) == Some(own);
+    payload.lines().filter(move |_| !ours).filter_map(Bell::decode)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ones_own_bells_are_not_heard_again() {
+        let heard = |payload| foreign(payload, 7).collect::<Vec<_>>();
+        assert_eq!(heard("from 7\nj\n"), []);
+        assert_eq!(heard("from 77\nj\ne\n"), [Bell::Jobs, Bell::Events]);
+        assert_eq!(heard("j\n"), [Bell::Jobs]);
     }
 }

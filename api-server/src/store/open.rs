@@ -220,8 +220,9 @@ async fn postgres(options: &PgConnectOptions) -> Result<Opened, OpenError> {
     drop(conn);
     let (sender, receiver) = mpsc::unbounded_channel();
     let bells = Bells::new(Some(sender));
-    tokio::spawn(notify::send(pool.clone(), receiver));
-    tokio::spawn(notify::receive(pool.clone(), bells.clone()));
+    let own = notify::Own::default();
+    tokio::spawn(notify::send(pool.clone(), receiver, own.clone()));
+    tokio::spawn(notify::receive(pool.clone(), bells.clone(), own));
     Ok(Opened { readers: Readers::Pg(pool.clone()), writer: Writer::Pg(pool), bells })
 }
 

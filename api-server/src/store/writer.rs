@@ -147,19 +147,30 @@ async fn commit_together(pool: &SqlitePool, batch: Vec<Task>, bells: &Bells) {
         Err(error) => return tracing::error!(%error, "no connection to the database"),
     };
     let mut tx = Tx::new(Conn::Lite(conn));
-    if let Err(error) = tx.run("BEGIN IMMEDIATE", &[]).await {
+    // Each statement is a way to the connection's thread and back: these two go it together.
+    if let Err(error) = tx.run("BEGIN IMMEDIATE; SAVEPOINT one", &[]).await {
         return tracing::error!(?error, "no transaction could be begun");
     }
     let mut finishes = Vec::with_capacity(batch.len());
+    let mut outcome = Ok(());
     for task in batch {
-        finishes.push(in_savepoint(&mut tx, task).await);
+        let (finish, went) = in_savepoint(&mut tx, task).await;
+        finishes.push(finish);
+        if went.is_err() {
+            // Outside a transaction each statement would be its own: the rest is dropped, and its callers hear of it.
+            outcome = went;
+            break;
+        }
     }
-    let committed = tx.run("COMMIT", &[]).await;
-    if let Err(error) = &committed {
+    if outcome.is_ok() {
+        // The savepoint that is open ends with it.
+        outcome = tx.run("COMMIT", &[]).await.map(drop);
+    }
+    if let Err(error) = &outcome {
         tracing::error!(?error, "a commit failed");
         let _ = tx.run("ROLLBACK", &[]).await;
     }
-    let good = committed.is_ok();
+    let good = outcome.is_ok();
     for finish in finishes {
         let outcome = if good {
             Ok(())
@@ -173,25 +184,15 @@ async fn commit_together(pool: &SqlitePool, batch: Vec<Task>, bells: &Bells) {
     }
 }
 
-async fn in_savepoint(tx: &mut Tx, task: Task) -> Finish {
+/// Runs one closure in the savepoint that is open, and leaves one open for the next. An error means that nothing is
+/// known of the transaction any more.
+async fn in_savepoint(tx: &mut Tx, task: Task) -> (Finish, Result<(), DbError>) {
     let bells = tx.bells_rung();
-    if let Err(error) = tx.run("SAVEPOINT one", &[]).await {
-        return refuse(error);
-    }
     let (good, finish) = task(tx).await;
-    if !good {
-        tx.forget_after(bells);
-        if let Err(error) = tx.run("ROLLBACK TO one", &[]).await {
-            return refuse(error);
-        }
+    if good {
+        return (finish, tx.run("RELEASE one; SAVEPOINT one", &[]).await.map(drop));
     }
-    match tx.run("RELEASE one", &[]).await {
-        Ok(_) => finish,
-        Err(error) => refuse(error),
-    }
-}
-
-fn refuse(error: DbError) -> Finish {
-    tracing::error!(?error, "a savepoint failed");
-    Box::new(|_| ())
+    tx.forget_after(bells);
+    // It stays open.
+    (finish, tx.run("ROLLBACK TO one", &[]).await.map(drop))
 }

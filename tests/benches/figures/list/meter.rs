@@ -12,7 +12,7 @@ use crate::counts::Counter;
 use crate::served::Served;
 
 /// How often a page is asked for: a server's statements are planned a few times for their values, then for all.
-const TIMES: u32 = 200;
+const TIMES: u32 = 60;
 
 /// Asks for pages, one after the other.
 pub struct Meter {
@@ -70,7 +70,7 @@ impl Meter {
 /// makes new ones.
 async fn forget_connections(world: &World) {
     let others = "FROM pg_stat_activity WHERE datname = current_database() AND backend_type = 'client backend' \
-                  AND query NOT LIKE '%pg_stat%' AND query NOT LIKE 'LISTEN%' AND pid <> pg_backend_pid()";
+                  AND query NOT LIKE '%pg_stat%' AND query NOT LIKE '%pg_backend_pid%' AND pid <> pg_backend_pid()";
     world.sql(&format!("SELECT pg_terminate_backend(pid) {others}")).await;
     until("the connections have ended", 10, async || {
         world.ask(&format!("SELECT pid {others}")).await.is_empty().then_some(())
