@@ -24,7 +24,19 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// While this note is removed the disk gets full.
+const LAST_STRAW: &[u8] = b"last straw";
+
+/// From here on the ledger cannot be written, as on a full disk.
+fn fill(state: &Path) {
+    fs::rename(state.join("ledger"), state.join("away")).unwrap();
+}
+
+fn relieve(state: &Path) {
+    fs::rename(state.join("away"), state.join("ledger")).unwrap();
+}
 
 /// Keeps a text in a file. Its messages are borrowed: a text and a number.
 struct Notes(PathBuf);
@@ -61,6 +73,9 @@ impl Driver for Notes {
     }
 
     fn remove(&self, id: &str) -> Result<(), DriverError> {
+        if fs::read(self.0.join(id)).is_ok_and(|text| text == LAST_STRAW) {
+            fill(self.0.parent().unwrap());
+        }
         rhyzome_agent::files::remove_if_there(&self.0.join(id))
             .map(drop)
             .map_err(|error| DriverError::io("remove a note", &error))
@@ -185,6 +200,39 @@ async fn a_plain_kind_without_a_driver_is_refused_by_name() {
     let refused = agent.state(1, ReportState::Failed).await;
     assert!(refused.permanent && refused.message.contains("does not know the kind \"surely-not\""));
     agent.order(Order { kind: "surely-not".into(), remove: true, ..order(2, "x") }).await;
+    agent.state(2, ReportState::Gone).await;
+    agent.owner.abort();
+}
+
+#[tokio::test]
+async fn what_a_full_disk_refused_is_done_when_it_has_room() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut agent = Agent::start(folder.path());
+    let (first, late) = (folder.path().join("notes/note_1"), folder.path().join("notes/note_2"));
+    agent.order(order(1, "first")).await;
+    agent.state(1, ReportState::Applied).await;
+    fill(folder.path());
+    agent.order(Order { object_id: "note_2".into(), ..order(2, "late") }).await;
+    // The owner has looked at everything since, and has gone on with what it holds.
+    fs::remove_file(&first).unwrap();
+    until("it is made again", || first.exists()).await;
+    assert!(!late.exists(), "an order that was not kept is obeyed");
+    relieve(folder.path());
+    agent.state(2, ReportState::Applied).await;
+    assert_eq!(Ledger::open(folder.path()).unwrap().cursor(), 2);
+    agent.owner.abort();
+}
+
+#[tokio::test]
+async fn a_removal_that_a_full_disk_holds_up_is_told_and_ends_when_it_has_room() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut agent = Agent::start(folder.path());
+    agent.order(order(1, std::str::from_utf8(LAST_STRAW).unwrap())).await;
+    agent.state(1, ReportState::Applied).await;
+    agent.order(Order { remove: true, body: None, ..order(2, "") }).await;
+    let told = agent.state(2, ReportState::Failed).await;
+    assert!(told.message.contains("ledger: write meta.json") && !told.permanent, "{told:?}");
+    relieve(folder.path());
     agent.state(2, ReportState::Gone).await;
     agent.owner.abort();
 }

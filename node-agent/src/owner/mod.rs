@@ -5,6 +5,7 @@
 //! timer) only says "look again": the same code runs after a restart and in the middle of everything.
 
 mod act;
+mod intake;
 mod known;
 mod look;
 mod tell;
@@ -19,11 +20,12 @@ use crate::plain::Plains;
 use crate::reconcile::{Action, Decision, Kind, Orders, View, plan};
 use crate::report::{self, Failure};
 use act::{Done, act};
+pub use intake::Intake;
 use known::Known;
 use look::{Sight, look};
 use rhyzome_proto::v1::{Order, Report};
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::{Notify, mpsc};
 use tokio::task::AbortHandle;
@@ -101,6 +103,7 @@ struct Trouble {
 /// The loop and all that it owns.
 pub struct Owner {
     ledger: Arc<Mutex<Ledger>>,
+    intake: Arc<Mutex<Intake>>,
     orders: Orders,
     drivers: Drivers,
     known: Known,
@@ -125,6 +128,7 @@ impl Owner {
         let orders = ledger.lock().unwrap_or_else(PoisonError::into_inner).orders().clone();
         Self {
             ledger,
+            intake: Arc::default(),
             orders,
             known: Known::new(host_boot_id, &drivers.plain),
             drivers,
@@ -164,7 +168,10 @@ impl Owner {
                 Some(back) = self.back.1.recv() => self.came_back(back),
                 Some(id) = self.wires.bell.recv() => self.look_at_instance(&id).await,
                 Some(event) = self.wires.events.recv() => self.hear(event),
-                _ = timer.tick() => self.tick(),
+                _ = timer.tick() => {
+                    self.tick();
+                    self.take(Vec::new()).await;
+                }
                 () = tokio::time::sleep(wake) => {}
             }
             // Whatever else is there already is taken before deciding again.
@@ -188,6 +195,7 @@ impl Owner {
                 LinkEvent::Disconnected { .. } => {
                     self.connected = None;
                     self.gone_told.clear();
+                    self.intake().forget();
                 }
                 LinkEvent::CaughtUp(_) | LinkEvent::Order(_) => {}
             }
@@ -210,20 +218,18 @@ impl Owner {
 
     /// Orders that arrived together become durable together; nothing is done before that.
     async fn take(&mut self, batch: Vec<Order>) {
-        if batch.is_empty() {
+        if batch.is_empty() && self.intake().is_empty() {
             return;
         }
-        let ledger = self.ledger.clone();
+        let (ledger, intake) = (self.ledger.clone(), self.intake.clone());
         let taken = tokio::task::spawn_blocking(move || {
             let mut ledger = ledger.lock().unwrap_or_else(PoisonError::into_inner);
-            ledger.take(batch)
+            intake.lock().unwrap_or_else(PoisonError::into_inner).take(&mut ledger, batch)
         });
         let answers = match taken.await {
             Ok(Ok(answers)) => answers,
-            Ok(Err(error)) => {
-                // Not taken, so the cursor stands and the server sends them again with the next session.
-                return tracing::error!(%error, "orders cannot be kept, so they are not obeyed");
-            }
+            // Tried again with whatever comes next, and by the timer.
+            Ok(Err(error)) => return tracing::error!(%error, "orders cannot be kept, so they are not obeyed"),
             Err(error) => return tracing::error!(%error, "the ledger's task ended"),
         };
         for (order, answer) in answers {
@@ -242,6 +248,10 @@ impl Owner {
             }
         }
         self.orders = self.ledger.lock().unwrap_or_else(PoisonError::into_inner).orders().clone();
+    }
+
+    fn intake(&self) -> MutexGuard<'_, Intake> {
+        self.intake.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A fetch may take hours; a removal does not wait for it.
@@ -293,14 +303,19 @@ impl Owner {
                 self.trouble.remove(&id);
             }
             Err(error) => {
-                let attempts = self.trouble.get(&id).map_or(0, |trouble| trouble.attempts) + 1;
-                let wait_ms = FIRST_RETRY_MS.saturating_mul(1 << attempts.min(10)).min(MAX_RETRY_MS) / 2;
-                tracing::warn!(object = id, %error, attempts, retry_in_ms = wait_ms, "failed");
                 let failure = Failure { permanent: error.is_permanent(), message: error.to_string() };
-                let retry_at_ms = now_ms() + wait_ms;
-                self.trouble.insert(id, Trouble { action: busy.action, failure, attempts, retry_at_ms });
+                self.in_trouble(id, busy.action, failure);
             }
         }
+    }
+
+    /// It is told, and tried again after a while.
+    fn in_trouble(&mut self, id: String, action: Action, failure: Failure) {
+        let attempts = self.trouble.get(&id).map_or(0, |trouble| trouble.attempts) + 1;
+        let wait_ms = FIRST_RETRY_MS.saturating_mul(1 << attempts.min(10)).min(MAX_RETRY_MS) / 2;
+        tracing::warn!(object = id, error = failure.message, attempts, retry_in_ms = wait_ms, "failed");
+        let retry_at_ms = now_ms() + wait_ms;
+        self.trouble.insert(id, Trouble { action, failure, attempts, retry_at_ms });
     }
 
     async fn look_at_instance(&mut self, id: &str) {
@@ -340,7 +355,12 @@ impl Owner {
         let mut finished = Vec::new();
         for (id, decision) in self.decisions.clone() {
             match decision {
-                Decision::Do(Action::Forget) if !self.busy.contains_key(&id) => finished.push(id),
+                Decision::Do(Action::Forget) if !self.busy.contains_key(&id) => {
+                    match self.held_up(&id, &Action::Forget, now) {
+                        Some(wait) => wake = wake.min(wait),
+                        None => finished.push(id),
+                    }
+                }
                 Decision::Do(action) => wake = wake.min(self.begin(&id, action, now)),
                 Decision::Wait { until_ms: Some(until_ms), .. } => {
                     wake = wake.min(Duration::from_millis(until_ms.saturating_sub(now)));
@@ -363,16 +383,24 @@ impl Owner {
         if self.busy.contains_key(id) {
             return LOOK_EVERY;
         }
-        match self.trouble.get(id) {
-            Some(trouble) if !is_same(&trouble.action, &action) => drop(self.trouble.remove(id)),
-            Some(trouble) if trouble.failure.permanent => return LOOK_EVERY,
-            Some(trouble) if now < trouble.retry_at_ms => {
-                return Duration::from_millis(trouble.retry_at_ms - now);
-            }
-            _ => {}
+        if let Some(wait) = self.held_up(id, &action, now) {
+            return wait;
         }
         self.spawn(id, action, now);
         LOOK_EVERY
+    }
+
+    /// How long this must wait because it was tried and failed, if it must.
+    fn held_up(&mut self, id: &str, action: &Action, now: u64) -> Option<Duration> {
+        let trouble = self.trouble.get(id)?;
+        if !is_same(&trouble.action, action) {
+            self.trouble.remove(id);
+            return None;
+        }
+        if trouble.failure.permanent {
+            return Some(LOOK_EVERY);
+        }
+        (now < trouble.retry_at_ms).then(|| Duration::from_millis(trouble.retry_at_ms - now))
     }
 
     fn spawn(&mut self, id: &str, action: Action, now: u64) {
@@ -416,7 +444,10 @@ impl Owner {
                 self.working.remove(id);
                 self.known.forget(id);
             }
-            Ok(Err(error)) => tracing::error!(%error, "cannot forget {id}"),
+            Ok(Err(error)) => {
+                let failure = Failure { message: error.to_string(), permanent: false };
+                self.in_trouble(id.to_owned(), Action::Forget, failure);
+            }
             Err(error) => tracing::error!(%error, "cannot forget {id}"),
         }
     }
