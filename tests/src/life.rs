@@ -105,6 +105,7 @@ struct State {
     ended: bool,
     at: Vec<(u64, Moment)>,
     fails: Option<i64>,
+    away: u64,
 }
 
 impl Faults for Strikes {
@@ -124,6 +125,13 @@ impl Faults for Strikes {
         let state = self.0.lock().unwrap();
         (state.fails == Some(step)).then(|| format!("step {step} was made to fail"))
     }
+
+    fn away(&self) -> bool {
+        let mut state = self.0.lock().unwrap();
+        let away = state.away > 0;
+        state.away = state.away.saturating_sub(1);
+        away
+    }
 }
 
 impl Strikes {
@@ -136,6 +144,11 @@ impl Strikes {
     /// Every job fails at this step.
     pub fn fail_at(&self, step: Option<i64>) {
         self.0.lock().unwrap().fails = step;
+    }
+
+    /// So many times from here the database cannot be reached.
+    pub fn cut_off(&self, times: u64) {
+        self.0.lock().unwrap().away = times;
     }
 
     /// Commits so far.

@@ -12,9 +12,10 @@ use rhyzome_agent::drivers::disk::ObservedDisk;
 use rhyzome_agent::drivers::image::ObservedImage;
 use rhyzome_agent::drivers::instance::{ObservedInstance, ObservedProcess};
 use rhyzome_agent::ledger::Ledger;
+use rhyzome_agent::owner::Intake;
 use rhyzome_agent::plain::{Plain, Plains, look_at_all};
 use rhyzome_agent::reconcile::{Action, Decision, View, World, plan};
-use rhyzome_agent::report;
+use rhyzome_agent::report::{self, Failure};
 use rhyzome_api::kernel::Error;
 use rhyzome_api::store::{AssignmentRow, NodeReport, Store};
 use rhyzome_proto::v1::order_body::Body;
@@ -39,6 +40,9 @@ pub struct SimNode {
     pub deaf: bool,
     ledger: Ledger,
     plain: Plains,
+    intake: Intake,
+    /// Nothing can be written; what was tried in vain since then.
+    full: Option<BTreeSet<String>>,
     folder: tempfile::TempDir,
     time: Time,
     session: Option<i64>,
@@ -68,6 +72,8 @@ impl SimNode {
             deaf: false,
             ledger,
             plain: drivers::plain(folder.path()),
+            intake: Intake::default(),
+            full: None,
             folder,
             time: time.clone(),
             session: None,
@@ -98,11 +104,13 @@ impl SimNode {
 
     /// Begins a session: everything is told again, and ordered from where the ledger ends.
     pub async fn connect(&mut self, store: &Store) -> Result<(), Error> {
-        self.session = Some(store.open_session(&self.id, "server").await?);
-        self.sent = i64::try_from(self.ledger.cursor()).unwrap();
+        self.lose();
+        let cursor = i64::try_from(self.ledger.cursor()).unwrap();
+        let session = store.open_session(&self.id, "server").await?;
+        let again = store.removals_until(&self.id, cursor).await?;
+        (self.session, self.sent) = (Some(session), cursor);
         self.told.clear();
         self.gone_told.clear();
-        let again = store.removals_until(&self.id, self.sent).await?;
         self.take(again.into_iter().map(order).collect());
         Ok(())
     }
@@ -110,10 +118,12 @@ impl SimNode {
     /// The connection is lost, and the server has not noticed.
     pub fn lose(&mut self) {
         self.session = None;
+        self.intake.forget();
     }
 
     /// The session ends, and the server notices.
     pub async fn disconnect(&mut self, store: &Store) -> Result<(), Error> {
+        self.intake.forget();
         match self.session.take() {
             Some(session) => store.close_session(&self.id, session).await,
             None => Ok(()),
@@ -122,11 +132,37 @@ impl SimNode {
 
     /// The agent is killed and started again: guests go on, what it knew is gone.
     pub fn restart(&mut self) {
-        self.session = None;
+        self.lose();
         self.world.in_force.clear();
         self.world.pressed_ms.clear();
+        // A full disk can be read.
+        let full = self.full.is_some();
+        self.relieve();
         self.ledger = Ledger::open(self.folder.path()).unwrap();
         self.look_at_plain();
+        if full {
+            self.fill();
+        }
+    }
+
+    /// Its disk is full: the ledger really cannot write, and drivers say so.
+    pub fn fill(&mut self) {
+        if self.full.is_none() {
+            std::fs::rename(self.folder.path().join("ledger"), self.folder.path().join("away")).unwrap();
+            self.full = Some(BTreeSet::new());
+        }
+    }
+
+    /// Its disk has room again.
+    pub fn relieve(&mut self) {
+        if self.full.take().is_some() {
+            std::fs::rename(self.folder.path().join("away"), self.folder.path().join("ledger")).unwrap();
+        }
+    }
+
+    /// True while its disk is full.
+    pub fn is_full(&self) -> bool {
+        self.full.is_some()
     }
 
     /// The machine goes down and comes back: files stay.
@@ -165,7 +201,11 @@ impl SimNode {
 
     /// Takes orders that arrived together.
     pub fn take(&mut self, orders: Vec<Order>) {
-        for (order, answer) in self.ledger.take(orders).unwrap() {
+        let answers = match self.intake.take(&mut self.ledger, orders) {
+            Ok(answers) => answers,
+            Err(error) => return assert!(self.is_full(), "{error}"),
+        };
+        for (order, answer) in answers {
             if answer.is_ok() {
                 self.told.remove(&order.object_id);
                 self.gone_told.remove(&order.object_id);
@@ -175,6 +215,7 @@ impl SimNode {
 
     /// Does all that there is to do. True: there was something.
     pub fn work(&mut self) -> bool {
+        self.take(Vec::new());
         let mut done = 0;
         while let Some((id, action)) = self.next() {
             self.act(&id, action);
@@ -186,6 +227,7 @@ impl SimNode {
 
     /// Does one thing, if there is one to do.
     pub fn work_once(&mut self) -> Option<String> {
+        self.take(Vec::new());
         let (id, action) = self.next()?;
         let said = format!("{action:?}").chars().take_while(char::is_ascii_alphanumeric).collect();
         self.act(&id, action);
@@ -194,9 +236,26 @@ impl SimNode {
 
     fn next(&self) -> Option<(String, Action)> {
         self.decisions().into_iter().find_map(|(id, decision)| match decision {
-            Decision::Do(action) if self.refusal(&id).is_none() => Some((id, action)),
+            Decision::Do(action) if self.refusal(&id).is_none() && !self.in_vain(&id, &action) => {
+                Some((id, action))
+            }
             _ => None,
         })
+    }
+
+    /// Nothing that must be written can be done on a full disk. What is to be forgotten is tried once.
+    fn in_vain(&self, id: &str, action: &Action) -> bool {
+        let Some(tried) = &self.full else { return false };
+        match action {
+            Action::FetchImage(_)
+            | Action::ApplyDisk(..)
+            | Action::GrowOpenDisk { .. }
+            | Action::ApplyNetwork(_)
+            | Action::ApplyPlain(..)
+            | Action::Start { .. } => true,
+            Action::Forget => tried.contains(id),
+            _ => false,
+        }
     }
 
     /// Nothing is ever so wrong that it could not be removed.
@@ -217,7 +276,10 @@ impl SimNode {
         let mut news = Vec::new();
         for (id, decision) in self.decisions() {
             let Some(order) = self.ledger.orders().get(&id) else { continue };
-            let mut report = report::of(order, &decision, &self.world, None, None);
+            let full = matches!(&decision, Decision::Do(action) if self.in_vain(&id, action));
+            let failure = Failure { message: "no space left on device".into(), permanent: false };
+            let failure = full.then_some(&failure);
+            let mut report = report::of(order, &decision, &self.world, failure, None);
             if let Some(why) = self.refusal(&id) {
                 (report.message, report.permanent) = (why, true);
                 report.set_state(ReportState::Failed);
@@ -242,7 +304,9 @@ impl SimNode {
         let old = self.gone_told.iter().filter(|(_, told)| **told + HEARD_AFTER_MS <= now);
         let heard: Vec<String> = old.map(|(id, _)| id.clone()).collect();
         if !heard.is_empty() {
-            self.ledger.heard(&heard).unwrap();
+            if let Err(error) = self.ledger.heard(&heard) {
+                return assert!(self.is_full(), "{error}");
+            }
             self.gone_told.retain(|id, _| !heard.contains(id));
         }
     }
@@ -293,7 +357,13 @@ impl SimNode {
                 self.driver(kind).take_away(id).unwrap();
                 self.look_at_plain();
             }
-            Action::Forget => self.ledger.finish_removal(id).unwrap(),
+            Action::Forget => {
+                let done = self.ledger.finish_removal(id);
+                assert!(done.is_ok() || self.full.is_some(), "{done:?}");
+                if let Some(tried) = &mut self.full {
+                    tried.insert(id.to_owned());
+                }
+            }
         }
     }
 

@@ -1,7 +1,7 @@
 //! Simulation: the production store and jobs, and agents whose ledger, decisions and reports are the real ones,
 //! in one process, from a seed. Clients ask for anything at any time; connections are lost, reports come late
-//! and twice, machines and servers end, clocks jump, replies to commits are lost. When all is healed and quiet
-//! the auditor looks. The same seed does the same.
+//! and twice, machines and servers end, clocks jump, replies to commits are lost, disks are full, the database is
+//! away. When all is healed and quiet the auditor looks. The same seed does the same.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
@@ -55,9 +55,9 @@ struct Sim {
     story: Story,
 }
 
-/// A simulation from this seed, with so many things that happen.
-pub async fn run(seed: u64, steps: u32) -> Story {
-    let mut sim = Sim::new(seed).await;
+/// A simulation from this seed on this database, with so many things that happen.
+pub async fn run(engine: Engine, seed: u64, steps: u32) -> Story {
+    let mut sim = Sim::new(engine, seed).await;
     for _ in 0..steps {
         sim.step().await;
     }
@@ -70,9 +70,9 @@ fn env(seed: u64, comebacks: u64, time: &Time, strikes: &Arc<Strikes>) -> Env {
 }
 
 impl Sim {
-    async fn new(seed: u64) -> Sim {
+    async fn new(engine: Engine, seed: u64) -> Sim {
         let (time, strikes) = (Time::begin(), Arc::new(Strikes::default()));
-        let world = World::with_env_quick(Engine::Sqlite, env(seed, 0, &time, &strikes)).await;
+        let world = World::with_env_quick(engine, env(seed, 0, &time, &strikes)).await;
         let mut nodes = Vec::new();
         for index in 0..NODES {
             let id = world.make_node(&format!("n{index}"), 8 << 30).await;
@@ -165,16 +165,25 @@ impl Sim {
         let Some(report) = self.wires[index].pop_front() else { return Ok(()) };
         let id = self.nodes[index].id.clone();
         self.note(format!("n{index} says {} {}", report.object_id, report.state));
-        if self.dice.percent(10) {
+        let twice = self.dice.percent(10);
+        if twice {
             self.fault("a report comes twice");
-            self.store.record_report(&id, report.clone()).await?;
         }
-        self.store.record_report(&id, report).await
+        for _ in 0..=usize::from(twice) {
+            let kept = self.store.record_report(&id, report.clone()).await;
+            // As the channel does: what cannot be kept now is kept as soon as it can be.
+            if matches!(kept, Err(Error::Unavailable(_))) && !self.strikes.ended() {
+                self.wires[index].push_front(report);
+                return kept;
+            }
+            kept?;
+        }
+        Ok(())
     }
 
     async fn misfortune(&mut self, index: usize) -> Result<(), Error> {
         let store = self.store.clone();
-        match self.dice.below(9) {
+        match self.dice.below(11) {
             0 | 1 => {
                 self.fault("a connection is lost");
                 // What was under way may arrive, or not.
@@ -208,6 +217,21 @@ impl Sim {
             7 => {
                 self.fault("an agent stands still, or goes on");
                 self.paused[index] = !self.paused[index];
+                Ok(())
+            }
+            8 => {
+                self.fault("a disk is full, or has room again");
+                let node = &mut self.nodes[index];
+                if node.is_full() {
+                    node.relieve()
+                } else {
+                    node.fill()
+                }
+                Ok(())
+            }
+            9 => {
+                self.fault("a server is cut off from its database");
+                self.strikes.cut_off(1 + self.dice.below(20));
                 Ok(())
             }
             _ if self.dice.percent(50) => {
@@ -341,6 +365,8 @@ impl Sim {
     /// Everything works again, until all is quiet.
     async fn heal(&mut self) {
         self.strikes.plan(&[]);
+        self.strikes.cut_off(0);
+        self.nodes.iter_mut().for_each(SimNode::relieve);
         if self.strikes.ended() {
             self.come_back().await;
         }

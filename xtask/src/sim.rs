@@ -17,6 +17,9 @@ pub struct Arguments {
     /// How many things happen in each
     #[arg(long, default_value_t = 300)]
     steps: u32,
+    /// On which database
+    #[arg(long, default_value = "sqlite", value_parser = ["sqlite", "postgres"])]
+    database: String,
 }
 
 /// Runs the command.
@@ -24,6 +27,6 @@ pub fn main(arguments: &Arguments) -> Result<()> {
     let mut command = run::cargo();
     command.args(["run", "--quiet", "--package", "rhyzome-tests", "--bin", "sim", "--"]);
     command.args(["--seeds", &arguments.seeds.to_string(), "--first", &arguments.first.to_string()]);
-    command.args(["--steps", &arguments.steps.to_string()]);
+    command.args(["--steps", &arguments.steps.to_string(), "--database", &arguments.database]);
     run::shown(&mut command)
 }

@@ -45,6 +45,11 @@ pub trait Faults: Send + Sync {
 
     /// Why this step of a job cannot be done, if it cannot.
     fn fails(&self, step: i64) -> Option<String>;
+
+    /// True: the database cannot be reached now, and this process goes on. Asked once, before a read or a write begins.
+    fn away(&self) -> bool {
+        false
+    }
 }
 
 /// Clock and random numbers, handed to whoever needs them.
@@ -115,6 +120,11 @@ impl Env {
     /// Why this step of a job fails, whatever it would do. Never, where a real server runs.
     pub fn fails(&self, step: i64) -> Option<String> {
         self.faults.as_ref()?.fails(step)
+    }
+
+    /// True: the database cannot be reached now. Never said here, where a real server runs.
+    pub fn away(&self) -> bool {
+        self.faults.as_ref().is_some_and(|faults| faults.away())
     }
 
     /// Now.

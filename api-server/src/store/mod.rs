@@ -190,6 +190,7 @@ impl Store {
         T: Send + 'static,
         F: for<'a> Fn(&'a mut Tx, Arc<Context>, A) -> TxFuture<'a, T> + Send + Sync + 'static,
     {
+        self.reached()?;
         let (context, work) = (self.context.clone(), Arc::new(work));
         let ended = || Error::Unavailable("the process has ended".to_owned());
         if self.env().ends(Moment::Before) {
@@ -210,6 +211,15 @@ impl Store {
 
     /// A connection for reading.
     pub(crate) async fn read(&self) -> Result<Conn, Error> {
+        self.reached()?;
         self.readers.acquire().await
+    }
+
+    /// In simulation a server may be cut off from its database.
+    fn reached(&self) -> Result<(), Error> {
+        match self.env().away() {
+            true => Err(Error::Unavailable("the database is not there now".to_owned())),
+            false => Ok(()),
+        }
     }
 }

@@ -7,8 +7,9 @@ use std::collections::BTreeMap;
 use std::process::ExitCode;
 
 use rhyzome_tests::sim;
+use rhyzome_tests::world::Engine;
 
-const USAGE: &str = "sim [--seeds N] [--first SEED] [--steps N]";
+const USAGE: &str = "sim [--seeds N] [--first SEED] [--steps N] [--database sqlite|postgres]";
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
@@ -23,10 +24,19 @@ async fn main() -> ExitCode {
         eprintln!("{USAGE}");
         return ExitCode::FAILURE;
     };
+    let database = arguments.iter().position(|argument| argument == "--database");
+    let engine = match database.map(|at| arguments.get(at + 1).map(String::as_str)) {
+        None | Some(Some("sqlite")) => Engine::Sqlite,
+        Some(Some("postgres")) => Engine::Postgres,
+        Some(_) => {
+            eprintln!("{USAGE}");
+            return ExitCode::FAILURE;
+        }
+    };
     let mut faults: BTreeMap<&str, u64> = BTreeMap::new();
     let mut failed = Vec::new();
     for seed in first..first + seeds {
-        let story = sim::run(seed, u32::try_from(steps).unwrap_or(u32::MAX)).await;
+        let story = sim::run(engine, seed, u32::try_from(steps).unwrap_or(u32::MAX)).await;
         for (what, times) in &story.faults {
             *faults.entry(what).or_default() += times;
         }

@@ -1,6 +1,11 @@
 //! A few dozen seeds of the simulation: `cargo xtask sim --seeds N` runs as many as one likes.
 
+use rhyzome_api::kernel::Error;
+use rhyzome_api::store::{Asked, NewObject};
+use rhyzome_tests::life::{Ask, Run};
 use rhyzome_tests::sim::run;
+use rhyzome_tests::world::Engine;
+use serde_json::json;
 
 const STEPS: u32 = 300;
 
@@ -8,7 +13,7 @@ const STEPS: u32 = 300;
 async fn dozens_of_seeds_end_well() {
     let mut faults = 0;
     for seed in 1..=30 {
-        let story = run(seed, STEPS).await;
+        let story = run(Engine::Sqlite, seed, STEPS).await;
         faults += story.faults.values().sum::<u64>();
         assert!(story.found.is_empty(), "seed {seed}: {:#?}\n{:#?}", story.found, story.last);
     }
@@ -17,7 +22,58 @@ async fn dozens_of_seeds_end_well() {
 
 #[tokio::test]
 async fn the_same_seed_does_the_same() {
-    let (one, two, other) = (run(7, STEPS).await, run(7, STEPS).await, run(8, STEPS).await);
+    let (one, two, other) = (
+        run(Engine::Sqlite, 7, STEPS).await,
+        run(Engine::Sqlite, 7, STEPS).await,
+        run(Engine::Sqlite, 8, STEPS).await,
+    );
     assert_eq!(one.trace, two.trace);
     assert_ne!(one.trace, other.trace);
+}
+
+/// On the other database too.
+#[tokio::test]
+async fn a_few_seeds_end_well_on_postgres() {
+    for seed in 1..=3 {
+        let story = run(Engine::Postgres, seed, STEPS).await;
+        assert!(story.found.is_empty(), "seed {seed}: {:#?}\n{:#?}", story.found, story.last);
+    }
+}
+
+/// What a full disk refused is obeyed when it has room again, though later orders came in between.
+#[tokio::test]
+async fn a_disk_that_was_full_has_lost_no_order() {
+    let kind = rhyzome_api::resources::registry().get("instance").unwrap();
+    let mut run = Run::new(Engine::Sqlite, kind).await;
+    let make = |name: &str| Ask::Make("instance", name.to_owned(), json!({"image": "tiny"}));
+    run.nodes[0].fill();
+    run.ask(&make("one")).await;
+    let store = run.store.clone();
+    rhyzome_tests::drive::calm(&store, &mut run.nodes).await.unwrap();
+    assert!(run.nodes[0].orders().is_empty(), "the disk was not full");
+    run.nodes[0].relieve();
+    run.ask(&make("two")).await;
+    run.quiet().await;
+    let ended =
+        run.world.ask("SELECT resource_name, state FROM job WHERE kind = 'instance' ORDER BY id").await;
+    assert_eq!(ended, [["one", "done"], ["two", "done"]]);
+}
+
+/// A server that is cut off from its database answers so to reads and writes, does nothing, and goes on afterwards.
+#[tokio::test]
+async fn a_server_cut_off_from_its_database_goes_on_afterwards() {
+    let kind = rhyzome_api::resources::registry().get("disk").unwrap();
+    let run = Run::new(Engine::Sqlite, kind).await;
+    let right = run.world.right("default");
+    let body =
+        NewObject { name: Some("one".into()), spec: json!({"size_bytes": 1 << 30}), ..NewObject::default() };
+    run.strikes.cut_off(2);
+    let written = run.store.create(&right, kind, body.clone(), &Asked::default()).await.map(drop);
+    assert!(matches!(written, Err(Error::Unavailable(_))), "{written:?}");
+    let read = run.store.get(&right, kind, "one").await.map(drop);
+    assert!(matches!(read, Err(Error::Unavailable(_))), "{read:?}");
+    let read = run.store.get(&right, kind, "one").await.map(drop);
+    assert!(matches!(read, Err(Error::NotFound)), "{read:?}");
+    run.store.create(&right, kind, body, &Asked::default()).await.unwrap();
+    assert!(run.id("disk", "one").await.is_some());
 }
