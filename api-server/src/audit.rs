@@ -6,10 +6,9 @@ use std::path::Path;
 use anyhow::Context as _;
 use rhyzome_pki::LogKey;
 
+use crate::admin;
 use crate::config::Config;
-use crate::environment::system_env;
-use crate::resources;
-use crate::store::{DbUrl, Proof, Seal, Store};
+use crate::store::{Proof, Seal};
 
 /// The key that signs checkpoints, in the folder of data.
 const KEY_FILE: &str = "log.key";
@@ -37,7 +36,7 @@ pub fn seal(data: &Path) -> anyhow::Result<impl Seal + use<>> {
 
 /// Reads the whole log of the configured database and checks it.
 pub async fn verify(config: &Config) -> anyhow::Result<Proof> {
-    let store = store(config).await?;
+    let store = admin::beside(config).await?;
     let key = config.data.join(KEY_FILE);
     let seal = KeyOfFile(LogKey::open(&key).context("the key that signs the log")?);
     Ok(store.prove_log(&seal).await?)
@@ -45,17 +44,7 @@ pub async fn verify(config: &Config) -> anyhow::Result<Proof> {
 
 /// Takes out of the log what it says of one actor; how many entries that were.
 pub async fn erase(config: &Config, actor: &str) -> anyhow::Result<u64> {
-    Ok(store(config).await?.erase_log(actor).await?)
-}
-
-async fn store(config: &Config) -> anyhow::Result<Store> {
-    let url: DbUrl = config.db.parse()?;
-    if let DbUrl::Sqlite(path) = &url
-        && !path.exists()
-    {
-        anyhow::bail!("{} is not there: no server has been started with this configuration", path.display());
-    }
-    Ok(Store::open(&url, system_env(), resources::registry()).await?)
+    Ok(admin::beside(config).await?.erase_log(actor).await?)
 }
 
 /// What was found, for people.

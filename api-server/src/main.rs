@@ -145,32 +145,28 @@ fn straight(
     file: Option<&Path>,
     work: impl AsyncFnOnce(&Config) -> anyhow::Result<(String, bool)>,
 ) -> ExitCode {
-    let done = prepare(file).and_then(|config| {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        let runtime = runtime.map_err(|error| error.to_string())?;
-        runtime.block_on(work(&config)).map_err(|error| format!("{error:#}"))
-    });
-    match done {
-        Ok((text, good)) => {
-            println!("{text}");
-            if good { ExitCode::SUCCESS } else { ExitCode::from(1) }
-        }
-        Err(error) => refuse(&error),
-    }
+    told(prepare(file).and_then(|config| wait_for(work(&config))))
 }
 
 fn administer(file: Option<&Path>, what: Admin) -> ExitCode {
     // Who has called is asked, and files that were named are opened, before this process becomes another user.
     let done = what.prepare().map_err(|error| format!("{error:#}")).and_then(|ready| {
         let config = prepare(file)?;
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        let runtime = runtime.map_err(|error| error.to_string())?;
-        runtime.block_on(ready.run(&config)).map_err(|error| format!("{error:#}"))
+        wait_for(ready.run(&config)).map(|text| (text, true))
     });
+    told(done)
+}
+
+fn wait_for<T>(work: impl Future<Output = anyhow::Result<T>>) -> Result<T, String> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.map_err(|error| error.to_string())?.block_on(work).map_err(|error| format!("{error:#}"))
+}
+
+fn told(done: Result<(String, bool), String>) -> ExitCode {
     match done {
-        Ok(text) => {
+        Ok((text, good)) => {
             println!("{text}");
-            ExitCode::SUCCESS
+            if good { ExitCode::SUCCESS } else { ExitCode::from(1) }
         }
         Err(error) => refuse(&error),
     }

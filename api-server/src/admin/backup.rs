@@ -8,6 +8,7 @@ use anyhow::Context as _;
 use super::format::{Line, Writer, encode, head, to_json};
 use crate::app::TOKEN_FILE;
 use crate::kernel::Env;
+use crate::sealing;
 use crate::store::DbUrl;
 
 /// Says which servers live: nothing to keep.
@@ -47,6 +48,8 @@ pub struct Kept {
 
 /// Writes all that a database and the folder of data hold, but images, also while servers are at work.
 pub async fn backup(url: &DbUrl, data: &Path, out: impl Write, env: &Env) -> anyhow::Result<Kept> {
+    let keys = data.join(sealing::FILE);
+    let _held = if keys.exists() { Some(sealing::hold(&keys)?) } else { None };
     let mut link = url.link(false).await?;
     link.snapshot().await?;
     let schema = link.known_version().await?;

@@ -6,6 +6,7 @@ use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use anyhow::{Context as _, bail};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
+use rhyzome_pki::hex;
 use rhyzome_sql::Cell;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -145,10 +146,6 @@ impl<R: Read + Seek> Whole<R> {
         let lines = lines.map(|text| Ok(serde_json::from_str::<Line>(&text?)?));
         Ok(lines.filter(|line| !matches!(line, Ok(Line::Head { .. } | Line::End { .. }))))
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

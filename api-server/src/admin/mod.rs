@@ -270,14 +270,18 @@ struct Desk {
 
 impl Desk {
     async fn open(config: &Config, user: &str) -> anyhow::Result<Desk> {
-        let url: DbUrl = config.db.parse()?;
-        let env = system_env();
-        let asked = Asked { request_id: env.id("cli"), source: "local".into(), ..Asked::default() };
+        let asked = Asked { request_id: system_env().id("cli"), source: "local".into(), ..Asked::default() };
         let caller =
             Caller { name: format!("admin CLI as {user}"), credential: "admin CLI".into(), operator: true };
-        let store = Store::attach(&url, env, resources::registry(), config.quota.clone()).await?;
+        let store = beside(config).await?;
         Ok(Desk { store, caller, asked })
     }
+}
+
+/// The store of a server that may be at work: its schema is left as it is.
+pub(crate) async fn beside(config: &Config) -> anyhow::Result<Store> {
+    let url: DbUrl = config.db.parse()?;
+    Ok(Store::attach(&url, system_env(), resources::registry(), config.quota.clone()).await?)
 }
 
 /// Who has logged in, or who has started this: the kernel keeps the former through `sudo`.

@@ -1,12 +1,11 @@
 //! The courier: brings signed messages to where users want them, by the one client that calls others.
 
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 
-use super::{CallError, Limits, Names, Outbound, Rules, judged};
+use super::{Limits, Names, Outbound, Rules, judged};
 use crate::kernel::webhook::signature;
-use std::sync::Arc;
 
 /// Brings messages.
 pub struct Courier {
@@ -60,12 +59,7 @@ impl Courier {
         let signature = signature(key, &message.id, message.seconds, &message.body);
         let headers =
             headers(&message.id, message.seconds, &signature).ok_or("the message has no good id")?;
-        match outbound.post(url, headers, message.body.clone()).await {
-            Ok(answered) => Ok(answered.status),
-            // It has answered, and what it said is not wanted.
-            Err(CallError::TooLarge(most)) => Err(CallError::TooLarge(most).to_string()),
-            Err(error) => Err(error.to_string()),
-        }
+        outbound.post(url, headers, message.body.clone()).await.map_err(|error| error.to_string())
     }
 }
 

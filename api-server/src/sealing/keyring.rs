@@ -10,7 +10,7 @@ use anyhow::{Context as _, bail};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use nix::fcntl::{Flock, FlockArg};
-use rhyzome_pki::write_private;
+use rhyzome_pki::{hex, write_private};
 use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use sha2::{Digest as _, Sha256};
 use zeroize::Zeroizing;
@@ -50,7 +50,11 @@ type Keys = Vec<Key>;
 impl Keyring {
     /// Makes the file with a first key, 0600, unless it is there.
     pub fn make(path: &Path, env: &Env) -> anyhow::Result<()> {
-        let _alone = alone(path)?;
+        // Whoever only starts does not wait for a backup.
+        if path.exists() {
+            return Ok(());
+        }
+        let _alone = locked(path, FlockArg::LockExclusive)?;
         if !path.exists() {
             write_private(path, format!("{HEADER}{}\n", *fresh(env)).as_bytes())?;
         }
@@ -79,7 +83,7 @@ impl Keyring {
     /// Adds a key that seals from now on; its name.
     pub fn add(&self, env: &Env) -> anyhow::Result<String> {
         let path = self.file()?;
-        let _alone = alone(path)?;
+        let _alone = locked(path, FlockArg::LockExclusive)?;
         self.reload()?;
         let line = fresh(env);
         self.write(path, self.keys().iter().map(|key| &*key.line).chain([&*line]))?;
@@ -91,7 +95,7 @@ impl Keyring {
     /// server that has not seen it yet may still seal with an older one.
     pub fn forget(&self, used: impl Fn(&str) -> bool, after: Duration) -> anyhow::Result<Vec<String>> {
         let path = self.file()?;
-        let _alone = alone(path)?;
+        let _alone = locked(path, FlockArg::LockExclusive)?;
         self.reload()?;
         let (keys, newest) = (self.keys(), self.newest());
         let (stay, go): (Vec<&Key>, Vec<&Key>) =
@@ -195,13 +199,19 @@ impl Vault for Keyring {
     }
 }
 
-/// Held by whoever changes the file: of two that add a key at once, both are kept.
-fn alone(path: &Path) -> anyhow::Result<Flock<File>> {
+/// Nobody adds or takes away a key as long as this is held: what is read of the database meanwhile can be opened with the
+/// keys that are in the file at the end.
+pub fn hold(path: &Path) -> anyhow::Result<Flock<File>> {
+    locked(path, FlockArg::LockShared)
+}
+
+/// Whoever changes the file is alone: of two that add a key at once, both are kept.
+fn locked(path: &Path, how: FlockArg) -> anyhow::Result<Flock<File>> {
     let mut lock = path.as_os_str().to_owned();
     lock.push(".lock");
     let file = File::options().create(true).truncate(false).write(true).open(&lock);
     let file = file.with_context(|| format!("{} cannot be opened", Path::new(&lock).display()))?;
-    Flock::lock(file, FlockArg::LockExclusive)
+    Flock::lock(file, how)
         .map_err(|(_, error)| anyhow::anyhow!("{} cannot be locked: {error}", Path::new(&lock).display()))
 }
 
@@ -229,8 +239,9 @@ fn read(source: &Source) -> anyhow::Result<Keys> {
         let Ok(key) = UnboundKey::new(&AES_256_GCM, &bytes) else {
             bail!("key {} in {place} is not {KEY_LENGTH} bytes in base64", keys.len() + 1);
         };
-        let digest = Sha256::digest([b"rhyzome-sealing-key-1", bytes.as_slice()].concat());
-        let name = digest[..8].iter().map(|byte| format!("{byte:02x}")).collect();
+        // Piece by piece: nothing is left of the key that nobody wipes.
+        let digest = Sha256::new().chain_update(b"rhyzome-sealing-key-1").chain_update(&*bytes).finalize();
+        let name = hex(&digest[..8]);
         keys.push(Key { name, line: Zeroizing::new(line.to_owned()), key: LessSafeKey::new(key) });
     }
     if keys.is_empty() {
@@ -300,6 +311,22 @@ mod tests {
         assert_eq!(keyring.forget(|key| key == old, Duration::ZERO).unwrap(), Vec::<String>::new());
         assert_eq!(keyring.forget(|_| false, Duration::ZERO).unwrap(), std::slice::from_ref(&old));
         assert!(keyring.open(&old, b"", &sealed.bytes).is_err());
+    }
+
+    #[test]
+    fn no_key_comes_or_goes_while_a_backup_is_made() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("sealing.keys");
+        Keyring::make(&path, &system_env()).unwrap();
+        let (one, other) = (hold(&path).unwrap(), hold(&path).unwrap());
+        let change = || locked(&path, FlockArg::LockExclusiveNonblock);
+        assert!(change().is_err());
+        drop(one);
+        assert!(change().is_err());
+        // Whoever only starts does not wait.
+        Keyring::make(&path, &system_env()).unwrap();
+        drop(other);
+        assert!(change().is_ok());
     }
 
     #[test]

@@ -5,23 +5,22 @@
 
 mod keyring;
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
+use anyhow::bail;
 use tokio_util::sync::CancellationToken;
 
-pub use keyring::{Keyring, Source};
+pub use keyring::{Keyring, Source, hold};
 
+use crate::admin;
 use crate::config::{Config, Sealing};
 use crate::environment::system_env;
 use crate::kernel::{Env, Error};
-use crate::resources;
-use crate::store::{DbUrl, Store, Vault as _};
+use crate::store::{Store, Vault as _};
 
 /// The keys, in the folder of data.
-const FILE: &str = "sealing.keys";
+pub(crate) const FILE: &str = "sealing.keys";
 /// How often a server looks whether there is a newer key.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
 
@@ -94,8 +93,7 @@ pub async fn seal_all_anew(store: &Store) -> Result<usize, Error> {
 
 /// Adds a key, and seals everything with it. Also while servers run: they find it by themselves.
 pub async fn rotate(config: &Config) -> anyhow::Result<String> {
-    let keyring = Arc::new(keyring(config, &system_env())?);
-    let store = store(config, keyring.clone()).await?;
+    let (keyring, store) = desk(config).await?;
     let key = keyring.add(&system_env())?;
     let count = seal_all_anew(&store).await?;
     Ok(format!("key {key} seals from now on; {count} secrets were sealed with it"))
@@ -103,8 +101,7 @@ pub async fn rotate(config: &Config) -> anyhow::Result<String> {
 
 /// Takes the keys away that seal nothing any more.
 pub async fn forget(config: &Config) -> anyhow::Result<String> {
-    let keyring = Arc::new(keyring(config, &system_env())?);
-    let store = store(config, keyring.clone()).await?;
+    let (keyring, store) = desk(config).await?;
     seal_all_anew(&store).await?;
     let used = store.sealed_by().await?;
     let gone = keyring.forget(|key| used.contains_key(key), LOOK_AGAIN * 6)?;
@@ -116,8 +113,8 @@ pub async fn forget(config: &Config) -> anyhow::Result<String> {
 
 /// Which keys there are, and how much each seals.
 pub async fn status(config: &Config) -> anyhow::Result<String> {
-    let keyring = Arc::new(keyring(config, &system_env())?);
-    let used = store(config, keyring.clone()).await?.sealed_by().await?;
+    let (keyring, store) = desk(config).await?;
+    let used = store.sealed_by().await?;
     let newest = keyring.newest();
     let line = |key: &String| {
         let now = if *key == newest { " (seals now)" } else { "" };
@@ -126,18 +123,10 @@ pub async fn status(config: &Config) -> anyhow::Result<String> {
     Ok(keyring.names().iter().map(line).collect::<Vec<_>>().join("\n"))
 }
 
-async fn store(config: &Config, keyring: Arc<Keyring>) -> anyhow::Result<Store> {
-    let url: DbUrl = config.db.parse()?;
-    if let DbUrl::Sqlite(path) = &url {
-        there(path)?;
-    }
-    let store = Store::open(&url, system_env(), resources::registry()).await?;
-    furnish(&store, keyring).await?;
-    Ok(store)
-}
-
-fn there(path: &Path) -> anyhow::Result<()> {
-    std::fs::metadata(path).map(drop).with_context(|| {
-        format!("{} is not there: no server has been started with this configuration", path.display())
-    })
+/// The store first: where no server was ever started no key is made.
+async fn desk(config: &Config) -> anyhow::Result<(Arc<Keyring>, Store)> {
+    let store = admin::beside(config).await?;
+    let keyring = Arc::new(keyring(config, &system_env())?);
+    furnish(&store, keyring.clone()).await?;
+    Ok((keyring, store))
 }

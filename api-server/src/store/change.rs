@@ -111,17 +111,19 @@ pub(super) async fn update(
     apply(tx, context, maker, kind, old, &document).await
 }
 
-/// As `update`, with this for all of its spec.
-pub(super) async fn respec(
+/// As `update`, with these in the place of whole parts.
+pub(super) async fn replace(
     tx: &mut Tx,
     context: &Context,
     maker: &Maker<'_>,
     kind: &'static dyn Kind,
     old: Stored,
-    spec: Value,
+    parts: impl IntoIterator<Item = (&str, Value)> + Send,
 ) -> Result<Written, Error> {
     let mut document = document(&old);
-    document["spec"] = spec;
+    for (part, value) in parts {
+        document[part] = value;
+    }
     apply(tx, context, maker, kind, old, &document).await
 }
 
@@ -135,12 +137,11 @@ pub(super) async fn restore(
 ) -> Result<Written, Error> {
     let sql = "SELECT name, tags, metadata, spec FROM revision WHERE resource = $1 AND version = $2";
     let row = tx.row(sql, values![&old.core.id, version]).await?.ok_or(Error::NotFound)?;
-    let mut document = document(&old);
-    document["name"] = json!(row.text("name")?);
-    for key in ["tags", "metadata", "spec"] {
-        document[key] = row.json(key)?;
+    let mut parts = vec![("name", json!(row.text("name")?))];
+    for part in ["tags", "metadata", "spec"] {
+        parts.push((part, row.json(part)?));
     }
-    apply(tx, context, maker, kind, old, &document).await
+    replace(tx, context, maker, kind, old, parts).await
 }
 
 pub(super) async fn act(

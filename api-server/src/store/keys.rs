@@ -124,7 +124,7 @@ impl Store {
             .secret
             .get_or_try_init(|| async {
                 let fresh: [u8; 32] = context.env.bytes();
-                let fresh: String = fresh.iter().map(|byte| format!("{byte:02x}")).collect();
+                let fresh = rhyzome_pki::hex(&fresh);
                 self.meta("idempotency_secret", fresh).await
             })
             .await?;

@@ -6,7 +6,7 @@ use super::create::Maker;
 use super::db::values;
 use super::jobs;
 use super::objects::{self, text};
-use super::request::{Did, Write};
+use super::request::Write;
 use super::run::{self, JobRow};
 use super::tx::Tx;
 use super::views::{Job, LAST_WORD, one_job};
@@ -16,34 +16,22 @@ use crate::kernel::{Clash, Error, JobState, Right, Step, Verb};
 impl Store {
     /// Ends a job that has not ended. A creation takes back what it did.
     pub async fn cancel_job(&self, right: &Right, id: &str) -> Result<Job, Error> {
-        match self.simply(right, Write::CancelJob { id: id.to_owned() }, &Asked::default()).await? {
-            Did::Job(job) => Ok(*job),
-            Did::Object(_) => Err(Error::Internal("an object where a job was cancelled".to_owned())),
-        }
+        self.done(right, Write::CancelJob { id: id.to_owned() }, &Asked::default()).await
     }
 
     /// Asks again for what a failed or cancelled job was to do: a new job with the same steps.
     pub async fn retry_job(&self, right: &Right, id: &str, asked: &Asked) -> Result<Job, Error> {
-        match self.simply(right, Write::RetryJob { id: id.to_owned() }, asked).await? {
-            Did::Job(job) => Ok(*job),
-            Did::Object(_) => Err(Error::Internal("an object where a job was retried".to_owned())),
-        }
+        self.done(right, Write::RetryJob { id: id.to_owned() }, asked).await
     }
 
     /// Leaves what a failed job left as it is, or no longer waits for a node that does not come back.
     pub async fn skip_job(&self, right: &Right, id: &str, asked: &Asked) -> Result<Job, Error> {
-        match self.simply(right, Write::SkipJob { id: id.to_owned() }, asked).await? {
-            Did::Job(job) => Ok(*job),
-            Did::Object(_) => Err(Error::Internal("an object where a job was skipped".to_owned())),
-        }
+        self.done(right, Write::SkipJob { id: id.to_owned() }, asked).await
     }
 
     /// Takes back what a failed job wanted: a new job.
     pub async fn undo_job(&self, right: &Right, id: &str, asked: &Asked) -> Result<Job, Error> {
-        match self.simply(right, Write::UndoJob { id: id.to_owned() }, asked).await? {
-            Did::Job(job) => Ok(*job),
-            Did::Object(_) => Err(Error::Internal("an object where a job was undone".to_owned())),
-        }
+        self.done(right, Write::UndoJob { id: id.to_owned() }, asked).await
     }
 }
 
@@ -251,8 +239,8 @@ pub(super) async fn undo_job(
         remove::refuse_protected(&object)?;
         remove::remove(tx, context, maker, kind, object).await?
     } else {
-        let spec = applied_before(tx, &old).await?;
-        change::respec(tx, context, maker, kind, object, spec).await?
+        let parts = [("spec", applied_before(tx, &old).await?)];
+        change::replace(tx, context, maker, kind, object, parts).await?
     };
     let nothing = "it changed nothing in the spec that could be taken back: retry it, or skip it";
     let new = written.job.ok_or_else(|| wrong(nothing))?;

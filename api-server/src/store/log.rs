@@ -7,6 +7,7 @@
 
 use std::sync::Arc;
 
+use rhyzome_pki::hex;
 use sha2::{Digest, Sha256};
 
 use super::db::{Conn, Row, Value, values};
@@ -351,10 +352,6 @@ pub(super) fn chain(prev: &str, seq: i64, recorded_at: Timestamp, digest: &str) 
 /// What is signed.
 pub(super) fn checkpoint_message(seq: i64, hash: &str, at: Timestamp) -> Vec<u8> {
     format!("rhyzome-checkpoint-1\n{seq}\n{hash}\n{}\n", at.0).into_bytes()
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 // === reading ===

@@ -195,6 +195,13 @@ impl Store {
             Did::Job(_) => Err(Error::Internal("a job where an object was written".to_owned())),
         }
     }
+
+    pub(super) async fn done(&self, right: &Right, write: Write, asked: &Asked) -> Result<Job, Error> {
+        match self.simply(right, write, asked).await? {
+            Did::Job(job) => Ok(*job),
+            Did::Object(_) => Err(Error::Internal("an object where a job was asked for".to_owned())),
+        }
+    }
 }
 
 /// All of one request.

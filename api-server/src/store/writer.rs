@@ -4,10 +4,13 @@
 //! all waiting closures into one commit, a savepoint each, and answers after the fsync: acknowledged means
 //! durable, and 64 clients share one fsync.
 
+use std::any::Any;
 use std::future::Future;
+use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
 
+use futures_util::FutureExt as _;
 use sqlx::{PgPool, SqlitePool};
 use tokio::sync::{mpsc, oneshot};
 
@@ -71,6 +74,17 @@ impl Writer {
     }
 }
 
+/// What a write says. One that panics has failed, and is rolled back like any other: it must neither end the one writer
+/// of SQLite, nor give a connection back in the middle of a transaction, which whoever gets it next would commit.
+async fn caught<T>(work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    let panicked = |panic: Box<dyn Any + Send>| {
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("without a word");
+        Err(Error::Internal(format!("a write panicked: {text}")))
+    };
+    AssertUnwindSafe(work).catch_unwind().await.unwrap_or_else(panicked)
+}
+
 // === PostgreSQL ===
 
 async fn postgres<T, F>(pool: &PgPool, bells: &Bells, work: F) -> Result<T, Error>
@@ -83,7 +97,7 @@ where
         let conn = pool.acquire().await.map_err(|e| DbError::new("acquire", e))?;
         let mut tx = Tx::new(Conn::Pg(conn));
         tx.run("BEGIN", &[]).await?;
-        let mut outcome = work(&mut tx).await;
+        let mut outcome = caught(async { work(&mut tx).await }).await;
         if outcome.is_ok()
             && let Err(error) = tx.run("COMMIT", &[]).await
         {
@@ -118,7 +132,7 @@ where
     T: Send + 'static,
     F: for<'a> Fn(&'a mut Tx) -> TxFuture<'a, T> + Send + Sync + 'static,
 {
-    let outcome = work(tx).await;
+    let outcome = caught(async { work(tx).await }).await;
     let good = outcome.is_ok();
     let finish: Finish = Box::new(move |committed| {
         // Whoever asked may have gone; the write stands all the same.

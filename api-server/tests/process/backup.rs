@@ -1,9 +1,12 @@
 //! `backup` and `restore`: from a database of one kind into one of the other, and back.
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
+use nix::fcntl::{Flock, FlockArg};
 use rhyzome_api::admin;
 use rhyzome_api::environment::system_env;
 use rhyzome_sql::{Cell, ColumnKind, Error, MIGRATIONS, Table, version};
@@ -161,6 +164,45 @@ fn a_backup_that_is_not_whole_changes_nothing() {
     assert!(said.contains("is there already, and is not the backup's: move it away first"), "{said}");
     assert_eq!(bytes(&into, "log.key"), other);
     assert!(!into.done(&["tenant", "list"]).contains("default"));
+}
+
+/// Where a backup goes to, and how often a key could have come or gone while it was written.
+struct Watched {
+    lock: File,
+    free: u32,
+    writes: u32,
+}
+
+impl Watched {
+    fn lock(&mut self) -> bool {
+        let lock = self.lock.try_clone().unwrap();
+        Flock::lock(lock, FlockArg::LockExclusiveNonblock).is_ok()
+    }
+}
+
+impl Write for Watched {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.writes += 1;
+        self.free += u32::from(self.lock());
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn no_sealing_key_comes_or_goes_while_a_backup_is_made() {
+    let place = Place::sqlite();
+    place.serve().stop();
+    let data = place.path().join("data");
+    let lock = File::options().write(true).open(data.join("sealing.keys.lock")).unwrap();
+    let mut watched = Watched { lock, free: 0, writes: 0 };
+    assert!(watched.lock());
+    admin::backup(&place.db.parse().unwrap(), &data, &mut watched, &system_env()).await.unwrap();
+    assert_eq!((watched.free, watched.writes > 0), (0, true));
+    assert!(watched.lock());
 }
 
 /// Puts two rows into each table that has none, good for it whatever it is: every reference is to the row of the same

@@ -4,6 +4,16 @@ use rhyzome_sql::{Cell, Column, ColumnKind, Table, version};
 
 use super::place::Place;
 
+/// What is done to the database, also while a server is at work.
+const BESIDE: [&[&str]; 6] = [
+    &["tenant", "list"],
+    &["audit", "verify"],
+    &["audit", "erase", "somebody"],
+    &["secret", "status"],
+    &["secret", "rotate"],
+    &["secret", "forget"],
+];
+
 /// Lets a newer program have been here.
 async fn made_newer(place: &Place) {
     let column = |name: &str, kind| Column { name: name.to_owned(), kind, nullable: false };
@@ -31,6 +41,16 @@ async fn a_schema_is_made_and_brought_up_and_a_newer_one_refused() {
             link.apply(1).await.unwrap();
             link.commit().await.unwrap();
         }
+        // Whoever works beside a server of an earlier program leaves it its schema, and makes nothing.
+        for words in BESIDE {
+            let said = place.refused(words);
+            assert!(
+                said.contains("has schema version 1,") && said.contains("`rhyzome-api migrate`"),
+                "{said}"
+            );
+        }
+        assert_eq!(place.link().await.version().await.unwrap(), 1);
+        assert!(!place.path().join("data/sealing.keys").exists());
         let said = place.done(&["migrate"]);
         assert!(said.contains(&format!("from version 1 to {newest}")), "{said}");
 

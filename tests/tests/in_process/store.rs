@@ -1,9 +1,11 @@
 //! What one request means, on both databases.
 
+use std::sync::Arc;
+
 use rhyzome_api::jobs;
 use rhyzome_api::kernel::resource::Call;
 use rhyzome_api::kernel::{Clash, Error};
-use rhyzome_api::store::{Asked, NewObject};
+use rhyzome_api::store::{Asked, Key, NewObject, Once, Terms, Write};
 use rhyzome_tests::on_both;
 use rhyzome_tests::wait::until;
 use rhyzome_tests::world::World;
@@ -22,7 +24,28 @@ on_both!(
     tenants_do_not_see_each_other,
     a_node_that_holds_a_disk_alone_is_not_deleted,
     a_changed_name_and_a_restored_one,
+    a_write_that_panics_is_rolled_back_and_ends_nothing,
 );
+
+async fn a_write_that_panics_is_rolled_back_and_ends_nothing(world: World) {
+    for n in 0..20 {
+        let key = Key { route: "POST /".into(), key: "one".into(), part: String::new(), request: Vec::new() };
+        let once = Once { key, waits: false, answer: Arc::new(|_| panic!("on purpose")) };
+        let terms = Terms { plan: false, once: Some(once) };
+        let body = NewObject { name: Some("half".into()), spec: json!({}), ..NewObject::default() };
+        let (right, write) = (world.right("default"), Write::Create { kind: world.kind("network"), body });
+        let told = world.store.perform(&right, write, &Asked::default(), &terms).await.err();
+        assert!(
+            matches!(&told, Some(Error::Internal(text)) if text == "a write panicked: on purpose"),
+            "{told:?}"
+        );
+        // Whoever comes next, also on the same connection, keeps what is his and nothing else.
+        world.make("default", "network", &format!("n{n}"), json!({})).await;
+    }
+    let names = world.ask("SELECT name FROM live WHERE kind = 'network'").await;
+    assert!(names.len() == 20 && !names.iter().any(|row| row[0] == "half"), "{names:?}");
+    assert!(world.ask("SELECT key FROM idempotency").await.is_empty());
+}
 
 async fn ready(world: &World) -> (String, String) {
     let node = world.make_node("n1", 1 << 40).await;
