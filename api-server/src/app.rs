@@ -76,7 +76,9 @@ pub async fn run(config: Config, role: Role, stop: CancellationToken) -> anyhow:
     let duty = LogDuty { server: server.clone(), alone, seal, keep: config.events };
     tasks.spawn(log::run(store.clone(), duty, stop.clone()));
     tasks.spawn(sealing::keep_fresh(store.clone(), keyring, stop.clone()));
-    tasks.spawn(jobs::sweep(store.clone(), server.clone(), folder.clone(), stop.clone()));
+    store.keep_answers(config.answer_seconds);
+    let duty = jobs::SweepDuty { server: server.clone(), blobs: folder.clone(), keep: config.history };
+    tasks.spawn(jobs::sweep(store.clone(), duty, stop.clone()));
     if role != Role::Http {
         let listener = tokio::net::TcpListener::bind(config.grpc)
             .await

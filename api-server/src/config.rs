@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use crate::kernel::secret::Plain;
-use crate::store::Keep;
+use crate::store::{Keep, KeepHistory};
 
 /// What is wrong with the configuration: one line that names the key.
 #[derive(Debug, thiserror::Error)]
@@ -28,6 +28,7 @@ struct File {
     images: Images,
     quota: BTreeMap<String, u64>,
     events: Events,
+    history: History,
     sealing: SealingKeys,
     outbound: Outbound,
     webhooks: Webhooks,
@@ -66,6 +67,15 @@ impl std::fmt::Debug for SealingKeys {
 struct Events {
     keep_days: Option<u32>,
     keep_entries: Option<u32>,
+}
+
+/// How long jobs, revisions and answers are kept.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct History {
+    job_days: Option<u32>,
+    revision_days: Option<u32>,
+    answer_hours: Option<u32>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -132,6 +142,10 @@ pub struct Config {
     pub quota: BTreeMap<String, u64>,
     /// How much of the event log is kept.
     pub events: Keep,
+    /// How long ended jobs and old revisions are kept.
+    pub history: KeepHistory,
+    /// How long answers to requests under an `Idempotency-Key` are kept.
+    pub answer_seconds: i64,
     /// Where the keys are that seal secrets.
     pub sealing: Sealing,
     /// Ranges that may be called although they are private.
@@ -182,6 +196,9 @@ const VARIABLES: &[(&str, &str)] = &[
     ("RHYZOME_IMAGES_MAX_BYTES", "images.max_bytes"),
     ("RHYZOME_EVENTS_KEEP_DAYS", "events.keep_days"),
     ("RHYZOME_EVENTS_KEEP_ENTRIES", "events.keep_entries"),
+    ("RHYZOME_HISTORY_JOB_DAYS", "history.job_days"),
+    ("RHYZOME_HISTORY_REVISION_DAYS", "history.revision_days"),
+    ("RHYZOME_HISTORY_ANSWER_HOURS", "history.answer_hours"),
     ("RHYZOME_SEALING_KEY_FILE", "sealing.key_file"),
     ("RHYZOME_SEALING_KEYS", "sealing.keys"),
     ("RHYZOME_OUTBOUND_ALLOW", "outbound.allow"),
@@ -232,7 +249,13 @@ fn overlay(json: &mut serde_json::Value, environment: &BTreeMap<String, String>)
             return Err(ConfigError(format!("{name} is not known; known are {}", known.join(", "))));
         };
         let value = match *key {
-            "pki.leaf_seconds" | "images.max_bytes" | "events.keep_days" | "events.keep_entries" => {
+            "pki.leaf_seconds"
+            | "images.max_bytes"
+            | "events.keep_days"
+            | "events.keep_entries"
+            | "history.job_days"
+            | "history.revision_days"
+            | "history.answer_hours" => {
                 let number: u64 =
                     value.parse().map_err(|_| ConfigError(format!("{name} must be a number")))?;
                 serde_json::json!(number)
@@ -255,7 +278,8 @@ fn overlay(json: &mut serde_json::Value, environment: &BTreeMap<String, String>)
 
 fn serde_path(json: serde_json::Value) -> Result<File, ConfigError> {
     // Room by room, so that the error can name the whole key.
-    let rooms = ["http", "grpc", "pki", "images", "quota", "events", "sealing", "outbound", "webhooks"];
+    let rooms =
+        ["http", "grpc", "pki", "images", "quota", "events", "history", "sealing", "outbound", "webhooks"];
     for room in rooms {
         let Some(part) = json.get(room) else { continue };
         let outcome = match room {
@@ -264,6 +288,7 @@ fn serde_path(json: serde_json::Value) -> Result<File, ConfigError> {
             "pki" => Pki::deserialize(part).map(drop),
             "images" => Images::deserialize(part).map(drop),
             "events" => Events::deserialize(part).map(drop),
+            "history" => History::deserialize(part).map(drop),
             "sealing" => SealingKeys::deserialize(part).map(drop),
             "outbound" => Outbound::deserialize(part).map(drop),
             "webhooks" => Webhooks::deserialize(part).map(drop),
@@ -319,6 +344,11 @@ fn resolve(file: File) -> Result<Config, ConfigError> {
         image_max_bytes: file.images.max_bytes.unwrap_or(64 << 30),
         quota: known_quantities(file.quota)?,
         events: keep(&file.events)?,
+        history: KeepHistory {
+            jobs: days("history.job_days", file.history.job_days)?,
+            revisions: days("history.revision_days", file.history.revision_days)?,
+        },
+        answer_seconds: positive("history.answer_hours", file.history.answer_hours)?.unwrap_or(24) * 3600,
         sealing: sealing(file.sealing)?,
         outbound_allow: file.outbound.allow,
         webhooks_http: file.webhooks.http,
@@ -337,15 +367,23 @@ fn sealing(keys: SealingKeys) -> Result<Sealing, ConfigError> {
 }
 
 fn keep(events: &Events) -> Result<Keep, ConfigError> {
-    let positive = |key: &str, value: Option<u32>| match value {
+    let entries = positive("events.keep_entries", events.keep_entries)?;
+    Ok(Keep { seconds: days("events.keep_days", events.keep_days)?, entries })
+}
+
+/// In seconds.
+fn days(key: &str, value: Option<u32>) -> Result<Option<i64>, ConfigError> {
+    Ok(positive(key, value)?.map(|days| days * 24 * 3600))
+}
+
+fn positive(key: &str, value: Option<u32>) -> Result<Option<i64>, ConfigError> {
+    match value {
         Some(0) => {
-            Err(ConfigError(format!("`events.{key}` must be at least 1; leave it out to keep everything")))
+            let rest = if key.ends_with("hours") { "for 24" } else { "to keep everything" };
+            Err(ConfigError(format!("`{key}` must be at least 1; leave it out {rest}")))
         }
         value => Ok(value.map(i64::from)),
-    };
-    let days = positive("keep_days", events.keep_days)?;
-    let entries = positive("keep_entries", events.keep_entries)?;
-    Ok(Keep { seconds: days.map(|days| days * 24 * 3600), entries })
+    }
 }
 
 fn known_quantities(quota: BTreeMap<String, u64>) -> Result<BTreeMap<String, u64>, ConfigError> {
@@ -412,10 +450,12 @@ mod tests {
 
     #[test]
     fn one_clear_line_names_the_key() {
-        let cases: [Case; 11] = [
+        let cases: [Case; 13] = [
             (r#"{"quota": {"vcpus": "many"}}"#, &[], "key `quota`: invalid type"),
             (r#"{"quota": {"cars": 1}}"#, &[], "`quota.cars` is not known; known are addresses"),
             (r#"{"events": {"keep_days": 0}}"#, &[], "`events.keep_days` must be at least 1"),
+            (r#"{"history": {"job_days": 0}}"#, &[], "`history.job_days` must be at least 1"),
+            ("{}", &[("RHYZOME_HISTORY_ANSWER_HOURS", "0")], "`history.answer_hours` must be at least 1"),
             (r#"{"colour": 1}"#, &[], "unknown field `colour`"),
             (r#"{"http": {"listn": "x"}}"#, &[], "key `http`: unknown field `listn`"),
             (r#"{"db": "rhyzome"}"#, &[], "key `db`: `rhyzome` names no database"),

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use crate::kernel::{Error, Timestamp};
 use crate::store::{Bell, Bells, Store};
 
-pub use sweep::sweep;
+pub use sweep::{SweepDuty, sweep};
 
 /// How long the runner sleeps when no bell rings.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);

@@ -1,5 +1,5 @@
 //! What has to be looked at now and then: heartbeats of servers, bytes that no image needs any more, answers
-//! that nobody asks for again.
+//! that nobody asks for again, history that need not be kept.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -9,21 +9,39 @@ use tokio::sync::broadcast::error::TryRecvError;
 use tokio_util::sync::CancellationToken;
 
 use crate::kernel::Error;
-use crate::store::{Bell, Store};
+use crate::store::{Bell, KeepHistory, Store};
 
 /// Well within a server's lease.
 const HEARTBEAT: Duration = Duration::from_secs(5);
 /// How often the folder of image bytes is swept when no image says that it has changed, in heartbeats.
 const BLOBS_EVERY: u32 = 120;
+/// How often history is gone through, in heartbeats: six hours.
+const HISTORY_EVERY: u32 = 4320;
+/// How many pages of objects are gone through between two heartbeats: a heartbeat does not wait for a long history.
+const PAGES_AT_ONCE: u32 = 20;
 /// How often answers to retries that nobody makes any more are forgotten, in heartbeats.
 const KEYS_EVERY: u32 = 720;
 /// Bytes younger than this may have got their name, but not yet their row.
 const BLOB_GRACE: Duration = Duration::from_secs(15);
 
+/// For whom is swept, and what.
+#[derive(Clone, Debug)]
+pub struct SweepDuty {
+    /// This server.
+    pub server: String,
+    /// The folder of image bytes.
+    pub blobs: PathBuf,
+    /// How long history is kept.
+    pub keep: KeepHistory,
+}
+
 /// Runs until it is told to stop.
-pub async fn sweep(store: Store, server: String, blobs: PathBuf, stop: CancellationToken) {
+pub async fn sweep(store: Store, duty: SweepDuty, stop: CancellationToken) {
+    let SweepDuty { server, blobs, keep } = duty;
     let mut bells = store.bells().subscribe();
     let mut round = 0_u32;
+    // How far history was gone through; none: until the next time.
+    let mut history = None;
     // After a start: what was left by whoever ran before.
     let mut images_changed = true;
     loop {
@@ -34,6 +52,15 @@ pub async fn sweep(store: Store, server: String, blobs: PathBuf, stop: Cancellat
             && let Err(error) = store.forget_old_keys().await
         {
             tracing::warn!(%error, "old idempotency keys were not forgotten");
+        }
+        if round.is_multiple_of(HISTORY_EVERY) {
+            history.get_or_insert_with(String::new);
+        }
+        if let Some(after) = history.take() {
+            history = sweep_history(&store, after, keep).await.unwrap_or_else(|error| {
+                tracing::warn!(%error, "history was not gone through");
+                None
+            });
         }
         images_changed |= round.is_multiple_of(BLOBS_EVERY);
         if images_changed {
@@ -72,6 +99,16 @@ async fn heartbeat(store: &Store, server: &str) -> Result<(), Error> {
         tracing::warn!(nodes = lost, "the sessions of a dead server were taken down");
     }
     Ok(())
+}
+
+/// Some pages of objects; where to go on.
+async fn sweep_history(store: &Store, after: String, keep: KeepHistory) -> Result<Option<String>, Error> {
+    let mut after = after;
+    for _ in 0..PAGES_AT_ONCE {
+        let Some(next) = store.forget_history(&after, keep).await? else { return Ok(None) };
+        after = next;
+    }
+    Ok(Some(after))
 }
 
 /// Deletes files that no image names and that are older than the grace; true if some were too young to judge.

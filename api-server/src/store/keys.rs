@@ -12,7 +12,7 @@ use super::tx::Tx;
 use super::{Context, Store};
 use crate::kernel::{Clash, Error, Right, Timestamp};
 
-/// For how long an answer is kept.
+/// For how long an answer is kept, unless an operator said otherwise.
 const LIFE_SECONDS: i64 = 24 * 3600;
 /// For how long a second request waits for the first.
 const PATIENCE: &str = "SET LOCAL lock_timeout = '10s'";
@@ -96,7 +96,7 @@ impl Store {
         .await
     }
 
-    /// Forgets answers that are older than a day; how many.
+    /// Forgets answers that need not be kept any more; how many.
     pub async fn forget_old_keys(&self) -> Result<u64, Error> {
         let mut forgotten = 0;
         loop {
@@ -134,7 +134,7 @@ impl Store {
 }
 
 fn expired(context: &Context) -> Timestamp {
-    context.env.now().plus_seconds(-LIFE_SECONDS)
+    context.env.now().plus_seconds(-context.answer_seconds.get().copied().unwrap_or(LIFE_SECONDS))
 }
 
 /// Takes the key for this transaction, or finds what is kept under it.

@@ -41,6 +41,7 @@ mod reads;
 mod remove;
 mod report;
 mod request;
+mod retain;
 mod run;
 mod secrets;
 mod servers;
@@ -70,6 +71,7 @@ pub use quota::Usage;
 pub use reads::{ListQuery, Page};
 pub use report::{AssignmentRow, NodeReport};
 pub use request::{Did, Once, Outcome, Terms, Write};
+pub use retain::KeepHistory;
 pub use secrets::{Sealed, Vault};
 pub use servers::SERVER_LEASE_SECONDS;
 pub use tail::{LogReader, ReadError, TAIL_ENTRIES, TailReads};
@@ -111,6 +113,8 @@ pub(crate) struct Context {
     pub(crate) vault: OnceLock<Arc<dyn Vault>>,
     /// Refuses URLs that are not to be called.
     pub(crate) url_judge: OnceLock<UrlJudge>,
+    /// For how long answers under a key are kept, unless it is a day.
+    pub(crate) answer_seconds: OnceLock<i64>,
 }
 
 impl Store {
@@ -135,6 +139,7 @@ impl Store {
             secret: tokio::sync::OnceCell::new(),
             vault: OnceLock::new(),
             url_judge: OnceLock::new(),
+            answer_seconds: OnceLock::new(),
         });
         let store = Store {
             readers: opened.readers,

@@ -20,6 +20,7 @@ mod plans;
 mod quota;
 mod rest;
 mod rest_contract;
+mod retention;
 mod secrets;
 mod sim;
 mod states;
