@@ -88,9 +88,17 @@ pub fn life(kind: &'static dyn Kind) -> Vec<Ask> {
     asks
 }
 
+/// True if tests are to ask this kind: all, or those that `RHYZOME_CONTRACT_OF` names (`mail-box,bucket`), for whoever
+/// builds one.
+pub fn is_asked(kind: &dyn Kind) -> bool {
+    let only = std::env::var("RHYZOME_CONTRACT_OF").ok();
+    only.is_none_or(|only| only.split(',').any(|one| one == kind.meta().kind))
+}
+
 /// True if a node can come to hold an object of this kind for itself, and so refuse it.
 pub fn can_be_refused(kind: &dyn Kind) -> bool {
-    kind.meta().held == Held::Alone && kind.meta().kind == "instance"
+    // Disks come to a node with an instance.
+    kind.meta().held == Held::Alone && kind.meta().kind != "disk"
 }
 
 // === faults ===

@@ -1,5 +1,5 @@
-//! A throw-away kind is scaffolded in a copy of the tree, compiles, and keeps the contract that every kind must keep:
-//! so the templates cannot rot.
+//! Two throw-away kinds, one of them held by nodes, are scaffolded in a copy of the tree, compile, and keep the
+//! contract that every kind must keep: so the templates cannot rot.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -10,7 +10,8 @@ use std::process::Command;
 use xtask::new_resource::Scaffold;
 use xtask::{repository, run};
 
-const KIND: &str = "mail-box";
+/// The kinds, and whether nodes hold them.
+const KINDS: [(&str, bool); 2] = [("mail-box", false), ("bucket", true)];
 
 /// A copy of our own files beside what is built: its path is the same each time, so that the second time is quick.
 fn copy() -> PathBuf {
@@ -55,7 +56,9 @@ fn cargo(copy: &Path, words: &str) -> Result<String, String> {
     let mut command = run::cargo();
     command.args(words.split(' ')).current_dir(copy).env("CARGO_TARGET_DIR", target());
     // Others' code is built without debug information anyway: ours is not needed here.
-    command.env("RHYZOME_CONTRACT_OF", KIND).env("CARGO_PROFILE_DEV_DEBUG", "false");
+    command
+        .env("RHYZOME_CONTRACT_OF", KINDS.map(|(kind, _)| kind).join(","))
+        .env("CARGO_PROFILE_DEV_DEBUG", "false");
     let output = command.output().unwrap();
     let said = [output.stdout, output.stderr].concat();
     let said = String::from_utf8_lossy(&said).into_owned();
@@ -94,11 +97,13 @@ fn again(copy: &Path, built: &str, test: &str) -> String {
 #[test]
 fn a_scaffolded_kind_keeps_the_contract_and_each_gap_is_told_by_name() {
     let copy = copy();
-    let scaffold = Scaffold::of(&copy, KIND, None).unwrap();
-    let written = scaffold.write(&copy).unwrap();
-    assert!(written.iter().any(|file| file.ends_with("resources/mail_box.rs")), "{written:?}");
-    let twice = Scaffold::of(&copy, KIND, None).unwrap_err();
-    assert!(format!("{twice:#}").contains("is taken"), "{twice:#}");
+    for (kind, agent) in KINDS {
+        let scaffold = Scaffold::of(&copy, kind, None, agent).unwrap();
+        let written = scaffold.write(&copy).unwrap();
+        assert_eq!(written.len(), if agent { 8 } else { 5 }, "{written:?}");
+        let twice = Scaffold::of(&copy, kind, None, agent).unwrap_err();
+        assert!(format!("{twice:#}").contains("is taken"), "{twice:#}");
+    }
     done(&copy, "fmt --all");
 
     // Not in the document yet, and nothing limits how many a tenant makes: each is told.
@@ -117,10 +122,12 @@ fn a_scaffolded_kind_keeps_the_contract_and_each_gap_is_told_by_name() {
     assert!(document.contains("/v1/tenants/{tenant}/mail-boxes"), "the document has the new kind");
 
     // All that every kind is asked, on both databases; its own story; and what holds for all files.
-    let words =
-        "test --package rhyzome-tests --test in_process -- rest_contract stories arrows hygiene::no_file";
+    let words = "test --package rhyzome-tests --test in_process -- rest_contract stories arrows hygiene::no_file \
+                 laws crash::every";
     let said = done(&copy, words);
-    assert!(passed(&said) > 2 * 10 + 2, "{said}");
+    assert!(passed(&said) > 2 * 10 + 2 * 3 + 5, "{said}");
+    let of_driver = done(&copy, "test --package rhyzome-agent --lib -- drivers::bucket");
+    assert_eq!(passed(&of_driver), 1, "{of_driver}");
 
     let story = "tests/tests/in_process/stories/mail_box.rs";
     let told = fs::read(copy.join(story)).unwrap();
@@ -131,6 +138,15 @@ fn a_scaffolded_kind_keeps_the_contract_and_each_gap_is_told_by_name() {
     let list = "tests/tests/in_process/stories/mod.rs";
     let gap = without(&copy, list, "mod mail_box;", || again(&copy, &said, "every_story_is_in_the_list"));
     assert!(gap.contains("lacks the line `mod mail_box;`"), "{gap}");
+    let list = "node-agent/src/drivers/mod.rs";
+    for (line, told) in [
+        ("pub mod bucket;", "no line `pub mod bucket;`"),
+        ("    crate::plain::driver::<bucket::BucketDriver>,", "the driver of `bucket` is not in THE LIST"),
+    ] {
+        let gap =
+            without(&copy, list, line, || again(&copy, &said, "every_kind_that_nodes_hold_has_its_driver"));
+        assert!(gap.contains(told), "{gap}");
+    }
     let lost = copy.join("api-server/src/resources/lost.rs");
     fs::write(&lost, "").unwrap();
     let gap = again(&copy, &said, "every_file_of_a_kind_has_its_line");

@@ -7,14 +7,15 @@ use rhyzome_api::jobs;
 use rhyzome_api::kernel::Kind;
 use rhyzome_api::store::Store;
 use rhyzome_tests::audit::audit;
-use rhyzome_tests::life::{Ask, Run, life};
+use rhyzome_tests::life::{Ask, Run, is_asked, life};
 use rhyzome_tests::world::Engine;
 
 /// Kinds whose lives have jobs with more than one step.
 fn kinds() -> Vec<&'static dyn Kind> {
     let registry = rhyzome_api::resources::registry();
     let all: Vec<&'static dyn Kind> = registry.all().to_vec();
-    all.into_iter().filter(|kind| kind.meta().held != rhyzome_api::kernel::Held::Never).collect()
+    let held = |kind: &&dyn Kind| kind.meta().held != rhyzome_api::kernel::Held::Never;
+    all.into_iter().filter(|kind| held(kind) && is_asked(*kind)).collect()
 }
 
 async fn fine(run: &Run, when: &str) {

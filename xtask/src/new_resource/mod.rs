@@ -22,6 +22,9 @@ pub struct Arguments {
     /// What its ids begin with [default: from the name]
     #[arg(long)]
     prefix: Option<String>,
+    /// Nodes hold it: with its messages between server and agent, and its driver
+    #[arg(long)]
+    agent: bool,
 }
 
 /// Where a kind's own file is, and those that list all kinds.
@@ -30,9 +33,18 @@ const REGISTRY: &str = "api-server/src/resources/mod.rs";
 const QUOTAS: &str = "api-server/src/resources/tenant.rs";
 const STORIES: &str = "tests/tests/in_process/stories";
 const STORY_LIST: &str = "tests/tests/in_process/stories/mod.rs";
+const MESSAGES: &str = "proto/proto/rhyzome/v1";
+const DRIVERS: &str = "node-agent/src/drivers";
+const DRIVER_LIST: &str = "node-agent/src/drivers/mod.rs";
+/// Where the list of drivers begins.
+const LIST: &str = "const PLAIN: &[Line] = &[";
 
 const RESOURCE: &str = include_str!("templates/resource.rs.txt");
 const STORY: &str = include_str!("templates/story.rs.txt");
+const HELD: &str = include_str!("templates/held.rs.txt");
+const HELD_STORY: &str = include_str!("templates/held_story.rs.txt");
+const PROTO: &str = include_str!("templates/kind.proto.txt");
+const DRIVER: &str = include_str!("templates/driver.rs.txt");
 
 /// What is to be written: files that are new, and lists with one line more.
 #[derive(Debug, Default)]
@@ -44,7 +56,7 @@ pub struct Scaffold {
 /// Runs the command.
 pub fn main(arguments: &Arguments) -> Result<()> {
     let root = repository();
-    let scaffold = Scaffold::of(&root, &arguments.name, arguments.prefix.as_deref())?;
+    let scaffold = Scaffold::of(&root, &arguments.name, arguments.prefix.as_deref(), arguments.agent)?;
     for file in scaffold.write(&root)? {
         println!("{}", file.display());
     }
@@ -59,16 +71,26 @@ pub fn main(arguments: &Arguments) -> Result<()> {
 }
 
 impl Scaffold {
-    /// For a kind of this name, in the tree at `root`.
-    pub fn of(root: &Path, name: &str, prefix: Option<&str>) -> Result<Scaffold> {
+    /// For a kind of this name, in the tree at `root`; `agent`: nodes hold it.
+    pub fn of(root: &Path, name: &str, prefix: Option<&str>, agent: bool) -> Result<Scaffold> {
         let mut words = Words::of(name)?;
         if let Some(prefix) = prefix {
             words.prefix = prefix.to_owned();
         }
         refuse_taken(root, &words)?;
         let mut scaffold = Scaffold::default();
-        for (folder, template) in [(RESOURCES, RESOURCE), (STORIES, STORY)] {
-            let file = Path::new(folder).join(format!("{}.rs", words.snake));
+        let files: &[_] = if agent {
+            &[
+                (RESOURCES, "rs", HELD),
+                (STORIES, "rs", HELD_STORY),
+                (DRIVERS, "rs", DRIVER),
+                (MESSAGES, "proto", PROTO),
+            ]
+        } else {
+            &[(RESOURCES, "rs", RESOURCE), (STORIES, "rs", STORY)]
+        };
+        for (folder, end, template) in files {
+            let file = Path::new(folder).join(format!("{}.{end}", words.snake));
             scaffold.new.push((file, words.fill(template)));
         }
         scaffold.change(root, REGISTRY, |text| {
@@ -86,6 +108,14 @@ impl Scaffold {
             Ok(format!("{start}pub struct TenantQuota {{{}", before(end, "}\n", &field)?))
         })?;
         scaffold.change(root, STORY_LIST, |text| in_order(&text, "mod ", &words.fill("mod @snake@;")))?;
+        if agent {
+            scaffold.change(root, DRIVER_LIST, |text| {
+                let text = in_order(&text, "pub mod ", &words.fill("pub mod @snake@;"))?;
+                let (start, end) = text.split_once(LIST).context("there is no list of drivers")?;
+                let line = words.fill("    crate::plain::driver::<@snake@::@Pascal@Driver>,\n");
+                Ok(format!("{start}{LIST}{}", before(end, "];", &line)?))
+            })?;
+        }
         Ok(scaffold)
     }
 
@@ -172,17 +202,18 @@ mod tests {
     #[test]
     fn what_is_taken_is_refused_and_nothing_is_written() {
         let root = repository();
-        let refused = |name: &str, prefix| format!("{:#}", Scaffold::of(&root, name, prefix).unwrap_err());
+        let refused =
+            |name: &str, prefix| format!("{:#}", Scaffold::of(&root, name, prefix, true).unwrap_err());
         assert!(refused("disk", None).contains("the kind `disk` is taken"));
         assert!(refused("bucket", Some("inst")).contains("say another with --prefix"));
         assert!(refused("Bucket", None).contains("cannot be a kind"));
-        let scaffold = Scaffold::of(&root, "bucket", None).unwrap();
+        let scaffold = Scaffold::of(&root, "bucket", None, true).unwrap();
         let copy = tempfile::tempdir().unwrap();
         let there = copy.path().join(RESOURCES);
         fs::create_dir_all(&there).unwrap();
         fs::write(there.join("bucket.rs"), "mine").unwrap();
         assert!(scaffold.write(copy.path()).unwrap_err().to_string().contains("is there already"));
         assert_eq!(fs::read_to_string(there.join("bucket.rs")).unwrap(), "mine");
-        assert!(!copy.path().join(STORIES).exists());
+        assert!(![STORIES, DRIVERS, MESSAGES].iter().any(|folder| copy.path().join(folder).exists()));
     }
 }

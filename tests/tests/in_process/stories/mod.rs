@@ -6,6 +6,7 @@ mod ssh_key;
 use std::collections::BTreeSet;
 use std::path::Path;
 
+use rhyzome_api::kernel::Held;
 use rhyzome_api::resources::registry;
 
 use super::arrows::repository;
@@ -67,6 +68,30 @@ fn every_kind_has_its_story() {
             let there = repository().join(&own).exists();
             assert!(there, "the kind `{kind}` has no story: tell in {own} what only it does");
         }
+    }
+}
+
+/// Drivers that know of each other's things by what is decided in `reconcile/`: all others are plain.
+const NOT_PLAIN: [&str; 4] = ["disk", "image", "instance", "network"];
+
+#[test]
+fn every_kind_that_nodes_hold_has_its_driver() {
+    let list = read("node-agent/src/drivers/mod.rs");
+    let registry = registry();
+    let held = registry.all().iter().filter(|kind| kind.meta().held != Held::Never);
+    let held: BTreeSet<String> = held.map(|kind| kind.meta().kind.replace('-', "_")).collect();
+    for kind in &held {
+        let line = list.lines().any(|line| line == format!("pub mod {kind};"));
+        assert!(line, "nodes hold the kind `{kind}`, and drivers/mod.rs has no line `pub mod {kind};`");
+        let plain =
+            list.lines().any(|line| line.trim().starts_with(&format!("crate::plain::driver::<{kind}::")));
+        assert!(
+            plain != NOT_PLAIN.contains(&kind.as_str()),
+            "the driver of `{kind}` is not in THE LIST of drivers/mod.rs: no agent would hold one"
+        );
+    }
+    for file in files("node-agent/src/drivers", &["mod"]) {
+        assert!(held.contains(&file), "drivers/{file}.rs is of no kind that nodes hold");
     }
 }
 
