@@ -33,16 +33,22 @@ impl Nodes {
         Nodes(Mutex::new(Kept { ear: bells.subscribe(), nodes: None, read_at: Timestamp(0) }))
     }
 
-    /// The best node, as far as is known; none if nothing is known, or if there is none.
+    /// The best node, as far as is known; none if nothing is known, or if there is none. It counts as used from now
+    /// on, before its row does: whoever chooses at the same time would otherwise choose the same, and wait for it.
     pub(super) fn choose(&self, needs: &Needs, now: Timestamp) -> Option<Candidate> {
         let mut kept = self.lock();
         kept.listen();
         if kept.read_at.plus_millis(FRESH_MILLIS) < now || now < kept.read_at {
             return None;
         }
-        let nodes = kept.nodes.as_ref()?;
+        let nodes = kept.nodes.as_mut()?;
         let id = place(needs, nodes).ok()?;
-        nodes.iter().find(|node| node.id == id).cloned()
+        let node = nodes.iter_mut().find(|node| node.id == id)?;
+        let as_read = node.clone();
+        node.vcpus_used = node.vcpus_used.saturating_add(u64::from(needs.vcpus));
+        node.memory_used = node.memory_used.saturating_add(needs.memory_bytes);
+        node.disk_used = node.disk_used.saturating_add(needs.disk_bytes);
+        Some(as_read)
     }
 
     /// These are the nodes; read after the last `forget`.

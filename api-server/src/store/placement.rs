@@ -92,7 +92,7 @@ async fn reserve(tx: &mut Tx, context: &Context, needs: &Needs) -> Result<String
     if tx.notes.is_none()
         && needs.groups.is_empty()
         && let Some(guess) = context.nodes.choose(needs, context.env.now())
-        && occupy(tx, context, needs, &guess).await?
+        && occupy(tx, needs, &guess).await?
     {
         return Ok(guess.id);
     }
@@ -108,7 +108,11 @@ async fn reserve(tx: &mut Tx, context: &Context, needs: &Needs) -> Result<String
         count_members(tx, needs, &mut candidates).await?;
         let node = place(needs, &candidates).map_err(Clash::NoCapacity)?;
         let Some(chosen) = candidates.iter().find(|candidate| candidate.id == node) else { continue };
-        if occupy(tx, context, needs, chosen).await? {
+        if occupy(tx, needs, chosen).await? {
+            if tx.notes.is_none() {
+                let used = [i64::from(needs.vcpus), int(needs.memory_bytes), int(needs.disk_bytes)];
+                context.nodes.used(&node, used);
+            }
             if let Some(notes) = &mut tx.notes {
                 let why_not = why_not_others(needs, &candidates, &node);
                 let name = chosen.name.clone();
@@ -121,7 +125,7 @@ async fn reserve(tx: &mut Tx, context: &Context, needs: &Needs) -> Result<String
 }
 
 /// Takes the room on this node, if it is still as it was when it was read, and has so much left.
-async fn occupy(tx: &mut Tx, context: &Context, needs: &Needs, node: &Candidate) -> Result<bool, Error> {
+async fn occupy(tx: &mut Tx, needs: &Needs, node: &Candidate) -> Result<bool, Error> {
     let sql = "UPDATE node_state SET vcpus_used = vcpus_used + $2, memory_used = memory_used + $3, \
                disk_used = disk_used + $4 WHERE node = $1 AND vcpus_used + $2 <= $5 AND memory_used + $3 <= $6 \
                AND disk_used + $4 <= $7 AND connected = $8 AND EXISTS (SELECT 1 FROM resource r JOIN live l \
@@ -130,11 +134,7 @@ async fn occupy(tx: &mut Tx, context: &Context, needs: &Needs, node: &Candidate)
     let most = (int(node.vcpus), int(node.memory_bytes), int(node.disk_bytes));
     let read = (node.version, node.status_version);
     let asked = values![&node.id, vcpus, memory, disk, most.0, most.1, most.2, node.online, read.0, read.1];
-    let taken = tx.run(sql, asked).await? == 1;
-    if taken && tx.notes.is_none() {
-        context.nodes.used(&node.id, [vcpus, memory, disk]);
-    }
-    Ok(taken)
+    Ok(tx.run(sql, asked).await? == 1)
 }
 
 /// Gives the room back.
