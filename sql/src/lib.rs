@@ -29,6 +29,7 @@ pub const MIGRATIONS: &[Migration] = &[
         name: "secrets and webhooks",
         sql: include_str!("../migrations/0004_secrets_and_webhooks.sql"),
     },
+    Migration { version: 5, name: "open jobs", sql: include_str!("../migrations/0005_open_jobs.sql") },
 ];
 
 /// Which database speaks.

@@ -376,9 +376,8 @@ async fn end_failed(
 }
 
 async fn cancel_those_behind(tx: &mut Tx, context: &Context, job: &JobRow) -> Result<(), Error> {
-    let sql =
-        "SELECT id FROM job WHERE resource = $1 AND finished_at IS NULL AND id > $2 AND verb <> 'remove'";
-    for row in tx.rows(sql, values![&job.resource, &job.id]).await? {
+    let sql = format!("SELECT id FROM job WHERE {} = $1 AND id > $2 AND verb <> 'remove'", jobs::OPEN_OF);
+    for row in tx.rows(&sql, values![&job.resource, &job.id]).await? {
         let reason = "the creation before it failed";
         jobs::end(tx, context, &row.text("id")?, JobState::Cancelled, Some(reason)).await?;
     }
@@ -475,7 +474,7 @@ fn node_of(job: &JobRow) -> Option<&str> {
 
 /// The jobs that wait for a report on this object are due.
 pub(super) async fn wake(tx: &mut Tx, context: &Context, object: &str) -> Result<(), Error> {
-    let sql = "UPDATE job SET wake_at = $2 WHERE awaits = $1 AND finished_at IS NULL";
+    let sql = "UPDATE job SET wake_at = $2 WHERE awaits = $1";
     if tx.run(sql, values![object, context.env.now()]).await? > 0 {
         tx.ring(super::Bell::Jobs);
     }
@@ -484,7 +483,7 @@ pub(super) async fn wake(tx: &mut Tx, context: &Context, object: &str) -> Result
 
 /// Takes the jobs that wait for this object as far as they go, in the same transaction.
 pub(super) async fn advance_waiting(tx: &mut Tx, context: &Context, object: &str) -> Result<(), Error> {
-    let sql = "SELECT id FROM job WHERE awaits = $1 AND finished_at IS NULL ORDER BY id";
+    let sql = "SELECT id FROM job WHERE awaits = $1 ORDER BY id";
     let rows = tx.rows(sql, values![object]).await?;
     let ids = rows.iter().map(|row| row.text("id")).collect::<Result<Vec<_>, _>>()?;
     advance_all(tx, context, &ids).await.map(drop)

@@ -81,8 +81,8 @@ async fn preempt(tx: &mut Tx, context: &Context, object: &Stored, intent: &Inten
         return Ok(false);
     }
     let mut left = false;
-    let sql = "SELECT id, verb, state FROM job WHERE resource = $1 AND finished_at IS NULL ORDER BY id";
-    for row in tx.rows(sql, values![&object.core.id]).await? {
+    let sql = format!("SELECT id, verb, state FROM job WHERE {OPEN_OF} = $1 ORDER BY id");
+    for row in tx.rows(&sql, values![&object.core.id]).await? {
         // Jobs of one object are done in the order of their ids, whichever server made them.
         context.env.after(&row.text("id")?);
         let older = Verb::parse(&row.text("verb")?);
@@ -107,8 +107,8 @@ async fn unmade(tx: &mut Tx, verb: &Verb, facts: &Facts) -> Result<Vec<String>, 
         return Ok(all);
     }
     for fact in facts.0.values().filter(|fact| fact.phase == "creating") {
-        let sql = "SELECT id FROM job WHERE resource = $1 AND finished_at IS NULL AND verb = 'create'";
-        for row in tx.rows(sql, values![&fact.id]).await? {
+        let sql = format!("SELECT id FROM job WHERE {OPEN_OF} = $1 AND verb = 'create'");
+        for row in tx.rows(&sql, values![&fact.id]).await? {
             all.push(row.text("id")?);
         }
     }
@@ -138,6 +138,10 @@ pub(super) async fn end(
     ended(tx, context, &[job]).await
 }
 
+/// `resource` of a job that has not ended: what the index `job_open` holds. Said so, no planner can think that another
+/// index of open jobs would do as well, as it does when it last counted while none was open.
+pub(super) const OPEN_OF: &str = "(CASE WHEN finished_at IS NULL THEN resource END)";
+
 /// These jobs have ended: says so, and wakes whoever waits for them.
 pub(super) async fn ended(tx: &mut Tx, context: &Context, jobs: &[JobRow]) -> Result<(), Error> {
     if jobs.is_empty() {
@@ -149,8 +153,10 @@ pub(super) async fn ended(tx: &mut Tx, context: &Context, jobs: &[JobRow]) -> Re
     let (ids, resources) = (padded(&ids), padded(&resources));
     let (count, first) = (ids.len(), 2);
     let sql = format!(
-        "UPDATE job SET wake_at = $1 WHERE finished_at IS NULL AND (resource IN {1} OR awaits IN {0} \
-         OR id IN (SELECT job FROM job_after WHERE after IN {0}))",
+        "UPDATE job SET wake_at = $1 WHERE id IN (SELECT id FROM job WHERE {OPEN_OF} IN {1} \
+         UNION SELECT id FROM job WHERE awaits IN {0} \
+         UNION SELECT w.id FROM job_after a JOIN job w ON w.id = a.job WHERE a.after IN {0} \
+         AND coalesce(w.finished_at, 0) = 0)",
         places(1, count, first),
         places(1, count, first + count)
     );

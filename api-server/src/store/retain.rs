@@ -30,7 +30,7 @@ const IN_ONE: usize = 64;
 // were gone before `$5`.
 
 /// Nothing is under way with it, and nothing waits for a decision.
-const QUIET: &str = "NOT EXISTS (SELECT 1 FROM job u WHERE u.resource = r.id AND u.finished_at IS NULL) \
+const QUIET: &str = "NOT EXISTS (SELECT 1 FROM job u WHERE (CASE WHEN u.finished_at IS NULL THEN u.resource END) = r.id) \
      AND (r.gone_at IS NOT NULL OR NOT EXISTS (SELECT 1 FROM job d WHERE d.id = r.job AND d.state = 'failed'))";
 
 const JOB: &str = "j.resource = r.id AND j.finished_at < $3 \

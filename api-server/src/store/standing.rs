@@ -30,7 +30,8 @@ impl Standing {
         let (list, values) = list(&waiting);
         let sql = format!(
             "SELECT j.id AS job, o.id AS after, o.state, o.finished_at, '' AS who FROM job j \
-             JOIN job o ON o.resource = j.resource AND o.finished_at IS NULL AND o.id < j.id WHERE j.id IN {list} \
+             JOIN job o ON (CASE WHEN o.finished_at IS NULL THEN o.resource END) = j.resource AND o.id < j.id \
+             WHERE j.id IN {list} \
              UNION ALL SELECT a.job, a.after, o.state, o.finished_at, o.kind || ' `' || o.resource_name || '`' \
              FROM job_after a JOIN job o ON o.id = a.after WHERE a.job IN {list}"
         );

@@ -5,11 +5,22 @@
 use std::collections::BTreeSet;
 
 use rhyzome_tests::face::Face;
-use rhyzome_tests::world::World;
+use rhyzome_tests::world::{Engine, World};
 use rhyzome_tests::{on_both, statements};
 use serde_json::{Value, json};
 
 on_both!(every_filter_has_an_index, a_plan_without_an_index_is_found, short_pages_hold_everything_once);
+
+// On one thread: what is heard is what this test says.
+#[tokio::test]
+async fn no_job_reads_the_backlog_on_sqlite() {
+    no_job_reads_the_backlog(World::new(Engine::Sqlite).await).await;
+}
+
+#[tokio::test]
+async fn no_job_reads_the_backlog_on_postgres() {
+    no_job_reads_the_backlog(World::new(Engine::Postgres).await).await;
+}
 
 /// Enough that a planner which knows the tables would not read a whole one for a page.
 const CROWD: u64 = 20_000;
@@ -66,6 +77,58 @@ async fn a_plan_without_an_index_is_found(world: World) {
     ] {
         let plan = world.plan(sql).await;
         assert!(faults(sql, &plan).is_some(), "{sql}\n{plan}");
+    }
+}
+
+/// However many jobs are open, and though the planner last counted when none was: a job that begins and ends looks at
+/// those of its own object, and at those that wait for it.
+async fn no_job_reads_the_backlog(world: World) {
+    world.make_image("", "tiny").await;
+    world.make_node("n1", 1 << 45).await;
+    for sql in xtask::crowd::statements(1, CROWD) {
+        world.sql(&sql).await;
+    }
+    let late = i64::MAX;
+    world.sql(&format!("UPDATE job SET finished_at = NULL, state = 'waiting', wake_at = {late}")).await;
+    let before = "UPDATE job SET wake_at = 0 WHERE finished_at IS NULL AND (resource IN ($1) OR id IN \
+                  (SELECT job FROM job_after WHERE after IN ($2)))";
+    assert!(reads_the_backlog(&world.plan(before).await), "nothing would be noticed");
+    let face = Face::of(&world);
+    statements::listen();
+    let spec = json!({"name": "one", "spec": {"image": "tiny"}});
+    face.call("POST", "/v1/tenants/default/instances", spec).await.is(202);
+    rhyzome_api::jobs::look(&world.store).await.unwrap();
+    face.call("DELETE", "/v1/tenants/default/instances/one", Value::Null).await.is(202);
+    world.sql("UPDATE job SET wake_at = 1 WHERE id IN (SELECT id FROM job ORDER BY id LIMIT 3)").await;
+    rhyzome_api::jobs::look(&world.store).await.unwrap();
+    let heard: BTreeSet<String> = statements::heard().into_iter().collect();
+    let of_jobs = |sql: &&String| {
+        let named = ["FROM job ", "JOIN job ", "UPDATE job "].iter().any(|words| sql.contains(words));
+        // Those that are due are found by when; what is written by id has values without types.
+        named && !sql.contains("wake_at >= $1") && !sql.contains("v.column2")
+    };
+    for words in ["o.id < j.id", "UPDATE job SET wake_at"] {
+        assert!(heard.iter().any(|sql| sql.contains(words)), "nothing said {words}");
+    }
+    for sql in heard.iter().filter(of_jobs) {
+        let plan = world.plan(sql).await;
+        assert!(!reads_the_backlog(&plan), "{sql}\n{plan}");
+    }
+}
+
+fn reads_the_backlog(plan: &Value) -> bool {
+    match plan {
+        Value::String(line) => {
+            line.contains("job_due") || ["SCAN job", "SCAN j", "SCAN o", "SCAN w"].contains(&&**line)
+        }
+        Value::Array(all) => all.iter().any(reads_the_backlog),
+        Value::Object(node) => {
+            let whole = node.get("Node Type").is_some_and(|word| word == "Seq Scan");
+            whole && node.get("Relation Name").is_some_and(|name| name == "job")
+                || node.get("Index Name").is_some_and(|name| name == "job_due")
+                || node.get("Plans").is_some_and(reads_the_backlog)
+        }
+        _ => false,
     }
 }
 
