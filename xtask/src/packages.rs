@@ -49,6 +49,9 @@ pub const TEST: Set = Set { name: "test", packages: &["postgresql", "mmdebstrap"
 /// What benches of the control plane need.
 pub const BENCH: Set = Set { name: "bench", packages: &["postgresql"] };
 
+/// What a peer's queue needs that is measured beside ours, where nobody has brought `npm` from elsewhere.
+pub const PEER: Set = Set { name: "peer", packages: &["nodejs", "npm"] };
+
 /// What asking the API at random needs.
 pub const FUZZ: Set = Set { name: "fuzz", packages: &["python3", "python3-venv"] };
 

@@ -25,7 +25,7 @@ pub struct Arguments {
 /// Runs the command.
 pub fn main(arguments: &Arguments) -> Result<()> {
     let mut command = run::cargo();
-    command.args(["run", "--quiet", "--package", "rhyzome-tests", "--bin", "sim", "--"]);
+    command.args(["run", "--quiet", "--package", "rhyzome-tests", "--example", "sim", "--"]);
     command.args(["--seeds", &arguments.seeds.to_string(), "--first", &arguments.first.to_string()]);
     command.args(["--steps", &arguments.steps.to_string(), "--database", &arguments.database]);
     run::shown(&mut command)

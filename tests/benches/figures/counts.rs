@@ -1,4 +1,5 @@
-//! What PostgreSQL was asked to do, by its own count: `pg_stat_statements`, and the length of its log of changes.
+//! What PostgreSQL was asked to do, by its own count: `pg_stat_statements`, and what stands in its log of changes
+//! (`pg_walinspect`). A prepared BEGIN or COMMIT is counted once for each connection by the former (PostgreSQL 15).
 
 use anyhow::Result;
 use rhyzome_tests::world::World;
@@ -8,18 +9,18 @@ use xtask::bench::figure::{Figure, number};
 /// What was done between two looks.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Counts {
-    /// Statements, BEGIN and COMMIT among them.
+    /// Statements, without BEGIN and COMMIT.
     pub calls: f64,
-    /// Transactions that ended well.
+    /// Transactions that ended well and have changed something.
     pub commits: f64,
     /// Rows that were answered or touched.
     pub rows: f64,
     /// Pages of 8 KiB that were looked at, in memory or not.
     pub buffers: f64,
-    /// Bytes of its log of changes that statements made.
+    /// Bytes of its log of changes, without whole pages.
     pub wal_bytes: f64,
-    /// Bytes by which that log grew, commits and whole pages after a checkpoint among them.
-    pub log_bytes: f64,
+    /// Bytes of whole pages in it: of each that was touched for the first time since a checkpoint.
+    pub page_bytes: f64,
 }
 
 impl Counts {
@@ -27,12 +28,12 @@ impl Counts {
     pub fn figure(&self, name: &str, requests: f64) -> Figure {
         let each = |count: f64| number(count / requests, "");
         let text = format!(
-            "{} commits, {} rows, {} buffers, {} bytes of WAL ({} with commits and page images)",
+            "{} commits, {} rows, {} buffers, {} bytes of WAL and {} of whole pages in it",
             each(self.commits),
             each(self.rows),
             each(self.buffers),
             each(self.wal_bytes),
-            each(self.log_bytes)
+            each(self.page_bytes)
         );
         Figure::new(name, self.calls / requests, "").beside(text)
     }
@@ -51,6 +52,7 @@ impl Counter {
     /// Begins to count.
     pub async fn start(world: &World) -> Result<Counter> {
         let conn = PgConnection::connect_with(&world.postgres_options()).await?;
+        world.sql("CREATE EXTENSION IF NOT EXISTS pg_walinspect").await;
         let mut counter = Counter { conn, since: String::new() };
         counter.again().await?;
         Ok(counter)
@@ -58,7 +60,7 @@ impl Counter {
 
     /// Forgets all and begins anew.
     pub async fn again(&mut self) -> Result<()> {
-        let sql = "SELECT pg_stat_statements_reset() IS NULL, pg_current_wal_insert_lsn()::text AS at";
+        let sql = "SELECT pg_stat_statements_reset() IS NULL, pg_current_wal_flush_lsn()::text AS at";
         self.since = sqlx::query(sql).fetch_one(&mut self.conn).await?.try_get("at")?;
         Ok(())
     }
@@ -66,20 +68,22 @@ impl Counter {
     /// What was done since.
     pub async fn read(&mut self) -> Result<Counts> {
         let sql = "SELECT coalesce(sum(calls), 0)::float8 AS calls, coalesce(sum(rows), 0)::float8 AS rows, \
-                   coalesce(sum(calls) FILTER (WHERE query ILIKE 'commit'), 0)::float8 AS commits, \
-                   coalesce(sum(shared_blks_hit + shared_blks_read), 0)::float8 AS buffers, \
-                   coalesce(sum(wal_bytes), 0)::float8 AS wal_bytes, \
-                   (pg_current_wal_insert_lsn() - $1::pg_lsn)::float8 AS log_bytes \
+                   coalesce(sum(shared_blks_hit + shared_blks_read), 0)::float8 AS buffers \
                    FROM pg_stat_statements s JOIN pg_database d ON d.oid = s.dbid \
-                   WHERE d.datname = current_database() AND query NOT LIKE $2";
-        let row = sqlx::query(sql).bind(&self.since).bind(OURS).fetch_one(&mut self.conn).await?;
+                   WHERE d.datname = current_database() AND query NOT LIKE $1";
+        let row = sqlx::query(sql).bind(OURS).fetch_one(&mut self.conn).await?;
+        let sql = "SELECT coalesce(sum(count) FILTER (WHERE \"resource_manager/record_type\" = 'Transaction/COMMIT'), 0)\
+                   ::float8 AS commits, coalesce(sum(record_size), 0)::float8 AS wal_bytes, \
+                   coalesce(sum(fpi_size), 0)::float8 AS page_bytes \
+                   FROM pg_get_wal_stats($1::pg_lsn, pg_current_wal_flush_lsn(), true)";
+        let wal = sqlx::query(sql).bind(&self.since).fetch_one(&mut self.conn).await?;
         Ok(Counts {
             calls: row.try_get("calls")?,
-            commits: row.try_get("commits")?,
+            commits: wal.try_get("commits")?,
             rows: row.try_get("rows")?,
             buffers: row.try_get("buffers")?,
-            wal_bytes: row.try_get("wal_bytes")?,
-            log_bytes: row.try_get("log_bytes")?,
+            wal_bytes: wal.try_get("wal_bytes")?,
+            page_bytes: wal.try_get("page_bytes")?,
         })
     }
 }

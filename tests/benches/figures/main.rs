@@ -3,12 +3,15 @@
 //! - `served`: the API on a port. `clients`: many of them, who keep every time. `fill`: how rows get there.
 //! - `counts`: what PostgreSQL was asked to do. `disk`: how fast the disk is by itself.
 //! - `get`: one object. `list`: pages. `streams`: readers of the event log. `sqlite`: writes; `keys` are what they make.
+//! - `create_rate`: instances. `jobs`: the queue.
 
 mod clients;
 mod counts;
+mod create_rate;
 mod disk;
 mod fill;
 mod get;
+mod jobs;
 mod keys;
 mod list;
 mod served;
@@ -54,6 +57,8 @@ fn run(what: &Inside) -> Result<()> {
             Inside::List(crowded) => list::run(crowded.rows).await,
             Inside::Streams(_) => streams::run().await,
             Inside::Sqlite(_) => sqlite::run().await,
+            Inside::CreateRate(crowded) => create_rate::run(crowded.rows).await,
+            Inside::Jobs(_) => jobs::run().await,
         }
     })?;
     // Whoever still works for a server that has been stopped is not waited for.

@@ -26,6 +26,10 @@ pub enum Inside {
     Streams(Arguments),
     /// Durable writes on SQLite, beside what the disk can do one at a time
     Sqlite(Arguments),
+    /// Acknowledged creates, beside a bare transaction that writes the same rows
+    CreateRate(Crowded),
+    /// Jobs through the queue, beside graphile-worker, and while a transaction is held open
+    Jobs(Arguments),
 }
 
 /// Arguments of each of them.
@@ -51,15 +55,20 @@ impl Inside {
     /// What to do with the figures.
     pub fn ends(&self) -> &Ends {
         match self {
-            Inside::Get(all) | Inside::Streams(all) | Inside::Sqlite(all) => &all.ends,
-            Inside::List(crowded) => &crowded.ends,
+            Inside::Get(all) | Inside::Streams(all) | Inside::Sqlite(all) | Inside::Jobs(all) => &all.ends,
+            Inside::List(crowded) | Inside::CreateRate(crowded) => &crowded.ends,
         }
     }
 }
 
 /// Builds the program and becomes it, with the words that we were given.
 pub fn start(wanted: &Inside) -> Result<()> {
-    packages::ensure(&[packages::BENCH], !wanted.ends().no_install)?;
+    let mut sets = vec![packages::BENCH];
+    let npm = || Command::new("npm").arg("--version").stdout(Stdio::null()).status();
+    if matches!(wanted, Inside::Jobs(_)) && !npm().is_ok_and(|status| status.success()) {
+        sets.push(packages::PEER);
+    }
+    packages::ensure(&sets, !wanted.ends().no_install)?;
     let words = std::env::args_os().skip_while(|word| word != "bench").skip(1);
     // Only a failure comes back.
     Err(Command::new(build()?).args(words).exec()).context("the benches cannot be started")
