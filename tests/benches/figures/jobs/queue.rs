@@ -15,12 +15,12 @@ impl Queue {
         Queue { world: world.clone(), added: 0 }
     }
 
-    /// Adds so many, each of an instance of its own, due now, one after the other.
+    /// Adds so many, each of an instance of its own, due now, one after the other; and rings, as another server would.
     pub async fn add(&mut self, many: u64) {
         let first = self.added + 1;
         self.added += many;
         let (last, nr) = (self.added, "lpad(i::text, 10, '0')");
-        let due = "(extract(epoch FROM now()) * 1000000)::bigint - 60000000 + i % 20000";
+        let due = "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint - 1000000 + i % 20000";
         let sql = format!(
             "BEGIN; INSERT INTO job (id, tenant, kind, resource, resource_name, verb, hard, state, generation, snapshot, \
              step, epoch, attempts, actor, credential, source, request_id, left_behind, created_at, wake_at) \
@@ -30,7 +30,7 @@ impl Queue {
              ON r.id = 'inst_0000000000000000' || lpad((i % 20000 + 1)::text, 10, '0'); \
              INSERT INTO job_step (job, idx, step, state, message, progress, made) \
              SELECT 'job_1000000000000000' || {nr}, 0, '{{\"do\":\"await_jobs\",\"jobs\":[]}}', 'waiting', '', 0, 0 \
-             FROM generate_series({first}, {last}) i; COMMIT"
+             FROM generate_series({first}, {last}) i; COMMIT; SELECT pg_notify('rhyzome', 'j')"
         );
         self.world.sql(&sql).await;
     }
