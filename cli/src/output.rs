@@ -268,6 +268,9 @@ pub fn job(job: &Job) -> String {
     if let Some(problem) = &job.problem {
         text.push_str(&format!("\n  problem: {problem}"));
     }
+    if let Some(due) = job.due_at.as_ref().filter(|_| job.attempts > 0) {
+        text.push_str(&format!("\n  tried in vain {} times, again at {due} at the latest", job.attempts));
+    }
     for left in &job.left_behind {
         text.push_str(&format!("\n  left behind: {left}"));
     }

@@ -106,6 +106,10 @@ pub struct Job {
     pub state: String,
     /// Its steps.
     pub steps: Vec<JobStep>,
+    /// How often it could not be taken further and was put off.
+    pub attempts: i64,
+    /// When it is looked at again at the latest; nothing once it has ended.
+    pub due_at: Option<String>,
     /// Why it failed.
     pub problem: Option<String>,
     /// What it could not take back.

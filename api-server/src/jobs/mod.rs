@@ -21,7 +21,7 @@ const AT_ONCE: i64 = 64;
 /// How far behind the present a job may become due: another server's clock, a transaction that took its time.
 const LATE_SECONDS: i64 = 5;
 /// How often jobs are looked for that became due even later.
-const ALL_SECONDS: i64 = 10;
+const ALL_SECONDS: i64 = 30;
 
 /// Looks for due jobs from where it has seen all of them.
 struct Runner {
@@ -106,8 +106,11 @@ impl Runner {
         for id in due {
             match self.store.advance_jobs(std::slice::from_ref(id)).await {
                 Ok(one) => moved += one,
-                // Nothing was written: the job stays due, and is looked at again in a second.
-                Err(error) => tracing::error!(%error, job = id, "a job could not be taken further"),
+                // Nothing was written: it is tried again, each time later.
+                Err(error) => {
+                    tracing::error!(%error, job = id, "a job could not be taken further");
+                    self.store.put_off_job(id, &error.to_string()).await?;
+                }
             }
         }
         Ok(moved)

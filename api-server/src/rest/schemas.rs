@@ -274,6 +274,8 @@ fn job() -> Value {
             "actor": text, "credential": text, "reason": perhaps, "request_id": text,
             "created_at": { "type": "string", "format": "date-time" },
             "started_at": time, "finished_at": time,
+            "attempts": { "type": "integer", "format": "int64", "description": "How often it could not be taken further and was put off; its step says why." },
+            "due_at": { "type": ["string", "null"], "format": "date-time", "description": "When it is looked at again at the latest; null once it has ended." },
             "problem": { "type": ["string", "null"], "description": "Why it failed or was cancelled." },
             "left_behind": { "type": "array", "items": text, "description": "What it could not take back." },
         }),

@@ -42,6 +42,7 @@ mod remove;
 mod report;
 mod request;
 mod retain;
+mod retry;
 mod run;
 mod secrets;
 mod servers;

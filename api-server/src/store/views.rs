@@ -50,6 +50,10 @@ pub struct Job {
     pub started_at: Option<Timestamp>,
     /// When it ended.
     pub finished_at: Option<Timestamp>,
+    /// How often it could not be taken further and was put off; its step says why.
+    pub attempts: i64,
+    /// When it is looked at again at the latest; null once it has ended.
+    pub due_at: Option<Timestamp>,
     /// Why it failed or was cancelled.
     pub problem: Option<String>,
     /// What it could not take back.
@@ -125,7 +129,7 @@ pub struct ImageContent {
 }
 
 const JOB_COLUMNS: &str = "id, tenant, kind, resource, resource_name, verb, state, generation, step, actor, \
-     credential, reason, request_id, created_at, started_at, finished_at, problem, left_behind";
+     credential, reason, request_id, created_at, started_at, finished_at, attempts, wake_at, problem, left_behind";
 
 /// No later job has taken this one's place.
 pub(super) const LAST_WORD: &str =
@@ -247,6 +251,7 @@ impl Store {
 }
 
 fn job(row: &Row) -> Result<Job, Error> {
+    let ended = row.maybe_time("finished_at")?.is_some();
     Ok(Job {
         id: row.text("id")?,
         tenant: row.text("tenant")?,
@@ -265,6 +270,8 @@ fn job(row: &Row) -> Result<Job, Error> {
         created_at: row.time("created_at")?,
         started_at: row.maybe_time("started_at")?,
         finished_at: row.maybe_time("finished_at")?,
+        attempts: row.int("attempts")?,
+        due_at: if ended { None } else { Some(row.time("wake_at")?) },
         problem: row.maybe_text("problem")?,
         left_behind: row.json("left_behind")?,
     })

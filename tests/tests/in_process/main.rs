@@ -21,6 +21,7 @@ mod quota;
 mod rest;
 mod rest_contract;
 mod retention;
+mod retries;
 mod secrets;
 mod sim;
 mod states;
