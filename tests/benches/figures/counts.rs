@@ -80,7 +80,13 @@ impl Counter {
                    ::float8 AS commits, coalesce(sum(record_size), 0)::float8 AS wal_bytes, \
                    coalesce(sum(fpi_size), 0)::float8 AS page_bytes \
                    FROM pg_get_wal_stats($1::pg_lsn, pg_current_wal_flush_lsn(), true)";
-        let wal = sqlx::query(sql).bind(&self.since).fetch_one(&mut self.conn).await?;
+        // It refuses to tell of nothing: whoever only read left none.
+        let nothing = "SELECT 0::float8 AS commits, 0::float8 AS wal_bytes, 0::float8 AS page_bytes \
+                       WHERE $1::pg_lsn >= pg_current_wal_flush_lsn()";
+        let wal = match sqlx::query(nothing).bind(&self.since).fetch_optional(&mut self.conn).await? {
+            Some(nothing) => nothing,
+            None => sqlx::query(sql).bind(&self.since).fetch_one(&mut self.conn).await?,
+        };
         Ok(Counts {
             calls: row.try_get("calls")?,
             commits: wal.try_get::<f64, _>("commits")? - bells,
