@@ -106,10 +106,14 @@ impl Runner {
         for id in due {
             match self.store.advance_jobs(std::slice::from_ref(id)).await {
                 Ok(one) => moved += one,
+                // All of them are as due as before.
+                Err(error @ Error::Unavailable(_)) => return Err(error),
                 // Nothing was written: it is tried again, each time later.
                 Err(error) => {
                     tracing::error!(%error, job = id, "a job could not be taken further");
-                    self.store.put_off_job(id, &error.to_string()).await?;
+                    if let Err(error) = self.store.put_off_job(id, &error).await {
+                        tracing::error!(%error, job = id, "a job could not be put off; it stays due");
+                    }
                 }
             }
         }

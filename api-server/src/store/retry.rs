@@ -10,9 +10,14 @@ const FIRST_MILLIS: i64 = 1_000;
 const MOST_MILLIS: i64 = 5 * 60 * 1_000;
 
 impl Store {
-    /// Counts a try that failed for this reason, and says so where the job stands; it is due again after a pause.
-    pub(crate) async fn put_off_job(&self, id: &str, why: &str) -> Result<(), Error> {
-        self.write((id.to_owned(), why.to_owned()), |tx, context, (id, why)| {
+    /// Counts a try that failed for this reason, and says so where the job stands; it is due again after a pause. What is
+    /// our own fault is for the log only: tenants read the job.
+    pub(crate) async fn put_off_job(&self, id: &str, error: &Error) -> Result<(), Error> {
+        let why = match error {
+            Error::Internal(_) => "the server's log says why".to_owned(),
+            error => error.to_string(),
+        };
+        self.write((id.to_owned(), why), |tx, context, (id, why)| {
             Box::pin(async move {
                 let sql = format!(
                     "SELECT attempts, step FROM job WHERE id = $1 AND finished_at IS NULL{}",

@@ -11,10 +11,7 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use hyper::Method;
-use rhyzome_api::audit;
 use rhyzome_api::jobs;
-use rhyzome_api::log::{self, LogDuty};
-use rhyzome_api::store::Keep;
 use rhyzome_tests::world::{Engine, World};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
@@ -23,7 +20,7 @@ use xtask::progress::Progress;
 
 use crate::clients::{Clients, Outcome, Question};
 use crate::fill;
-use crate::served::Served;
+use crate::served::{Served, keep_log};
 use bare::Bare;
 use cost::Meter;
 
@@ -64,11 +61,8 @@ pub async fn run(rows: u64) -> Result<Vec<Figure>> {
     made.some(&ground, &clients, COUNTED, TENANTS).await?;
     let bare = Bare::of(&ground).await?;
     let stop = CancellationToken::new();
-    let seal = Arc::new(audit::seal(ground.world.folder())?);
-    let duty = LogDuty { server: "one".into(), alone: false, seal, keep: Keep::default() };
-    let store = &ground.world.store;
-    tokio::spawn(log::run(store.clone(), duty, stop.clone()));
-    tokio::spawn(jobs::run(store.clone(), stop.clone()));
+    keep_log(&ground.world, &stop)?;
+    tokio::spawn(jobs::run(ground.world.store.clone(), stop.clone()));
     let mut meter = Meter::start(&ground.world).await?;
     progress.step(&format!("counts what a create costs beside {SMALL} others"));
     let small = meter.cost(&ground, &mut made, &clients, COUNTED).await?;

@@ -8,13 +8,10 @@
 mod peer;
 mod queue;
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use rhyzome_api::log::{self, LogDuty};
-use rhyzome_api::store::Keep;
-use rhyzome_api::{audit, jobs};
+use rhyzome_api::jobs;
 use rhyzome_tests::wait::until;
 use rhyzome_tests::world::{Engine, World};
 use sqlx::{Connection as _, PgConnection};
@@ -24,6 +21,7 @@ use xtask::progress::Progress;
 
 use crate::counts::Counter;
 use crate::fill;
+use crate::served::keep_log;
 use peer::Peer;
 use queue::Queue;
 
@@ -47,9 +45,7 @@ pub async fn run() -> Result<Vec<Figure>> {
     let peer = Peer::install(&world).await?;
     fill::crowd(&world, 0, JOBS, &progress).await?;
     let stop = CancellationToken::new();
-    let seal = Arc::new(audit::seal(world.folder())?);
-    let duty = LogDuty { server: "one".into(), alone: false, seal, keep: Keep::default() };
-    tokio::spawn(log::run(world.store.clone(), duty, stop.clone()));
+    keep_log(&world, &stop)?;
     let mut queue = Queue::new(&world);
     let mut counter = Counter::start(&world).await?;
     progress.step("one alone");

@@ -5,9 +5,13 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use axum::Router;
+use rhyzome_api::audit;
 use rhyzome_api::auth::OperatorToken;
+use rhyzome_api::log::{self, LogDuty};
+use rhyzome_api::store::Keep;
 use rhyzome_tests::face::Face;
 use rhyzome_tests::world::World;
+use tokio_util::sync::CancellationToken;
 
 use crate::clients::Clients;
 
@@ -51,6 +55,14 @@ impl Served {
     pub fn clients(&self, questions: usize) -> Clients {
         Clients { server: self.address, token: self.token.clone(), at_once: AT_ONCE, questions, expects: 200 }
     }
+}
+
+/// Keeps the event log of this world, as one server of several does, until it is told to stop.
+pub fn keep_log(world: &World, stop: &CancellationToken) -> Result<()> {
+    let seal = Arc::new(audit::seal(world.folder())?);
+    let duty = LogDuty { server: "one".into(), alone: false, seal, keep: Keep::default() };
+    tokio::spawn(log::run(world.store.clone(), duty, stop.clone()));
+    Ok(())
 }
 
 impl Drop for Served {

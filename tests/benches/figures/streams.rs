@@ -2,7 +2,6 @@
 //!
 //! Each write is waited for until every reader has it, so that both times there are as many appends to the log.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -13,9 +12,6 @@ use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper::header::{AUTHORIZATION, HOST};
 use hyper_util::rt::TokioIo;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use rhyzome_api::audit;
-use rhyzome_api::log::{self, LogDuty};
-use rhyzome_api::store::Keep;
 use rhyzome_tests::world::{Engine, World};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
@@ -27,7 +23,7 @@ use xtask::progress::Progress;
 use crate::clients::Outcome;
 use crate::counts::{Counter, Counts};
 use crate::keys;
-use crate::served::Served;
+use crate::served::{Served, keep_log};
 
 /// How much more the database may be asked.
 const RATIO: f64 = 1.05;
@@ -45,9 +41,7 @@ pub async fn run() -> Result<Vec<Figure>> {
     enough_connections()?;
     let world = World::durable(Engine::Postgres).await;
     let stop = CancellationToken::new();
-    let seal = Arc::new(audit::seal(world.folder())?);
-    let duty = LogDuty { server: "one".into(), alone: false, seal, keep: Keep::default() };
-    tokio::spawn(log::run(world.store.clone(), duty, stop.clone()));
+    keep_log(&world, &stop)?;
     let served = Served::api(&world)?;
     let mut counter = Counter::start(&world).await?;
     // The first time warms up.
