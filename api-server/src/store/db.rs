@@ -1,6 +1,8 @@
 //! One way to speak SQL to either database: text with `$1` placeholders, values of three types, rows read
 //! by column name. Everything that differs between the two is in this file and in `writer.rs`.
 
+use std::sync::Arc;
+
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::PgRow;
 use sqlx::sqlite::SqliteRow;
@@ -20,7 +22,14 @@ pub enum Value {
 }
 
 /// A connection to either database.
-pub enum Conn {
+pub struct Conn {
+    to: To,
+    /// What went wrong first. PostgreSQL refuses whatever follows in the same transaction, and answers its COMMIT by
+    /// undoing it without an error: so whatever follows is answered with this, on either database.
+    failed: Option<DbError>,
+}
+
+enum To {
     /// SQLite, inside the process.
     Lite(PoolConnection<Sqlite>),
     /// PostgreSQL.
@@ -36,10 +45,10 @@ pub enum Row {
 }
 
 /// The database refused; keeps what callers branch on.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct DbError {
     sql: String,
-    source: sqlx::Error,
+    source: Arc<sqlx::Error>,
 }
 
 /// Values for placeholders, each turned by `Value::from`.
@@ -139,31 +148,43 @@ macro_rules! bound {
     }};
 }
 
+impl From<PoolConnection<Sqlite>> for Conn {
+    fn from(conn: PoolConnection<Sqlite>) -> Conn {
+        Conn { to: To::Lite(conn), failed: None }
+    }
+}
+
+impl From<PoolConnection<Postgres>> for Conn {
+    fn from(conn: PoolConnection<Postgres>) -> Conn {
+        Conn { to: To::Pg(conn), failed: None }
+    }
+}
+
 impl Conn {
     /// Runs a statement; how many rows it touched.
     pub async fn run(&mut self, sql: &str, values: &[Value]) -> Result<u64, DbError> {
-        match self {
-            Conn::Lite(conn) => {
-                bound!(sql, values).execute(&mut **conn).await.map(|done| done.rows_affected())
-            }
-            Conn::Pg(conn) => bound!(sql, values).execute(&mut **conn).await.map(|done| done.rows_affected()),
-        }
-        .map_err(|source| DbError::new(sql, source))
+        self.as_before()?;
+        let done = match &mut self.to {
+            To::Lite(conn) => bound!(sql, values).execute(&mut **conn).await.map(|done| done.rows_affected()),
+            To::Pg(conn) => bound!(sql, values).execute(&mut **conn).await.map(|done| done.rows_affected()),
+        };
+        done.map_err(|source| self.fails(sql, source))
     }
 
     /// All rows of a query.
     pub async fn rows(&mut self, sql: &str, values: &[Value]) -> Result<Vec<Row>, DbError> {
-        let rows = match self {
-            Conn::Lite(conn) => {
+        self.as_before()?;
+        let rows = match &mut self.to {
+            To::Lite(conn) => {
                 let rows = bound!(sql, values).fetch_all(&mut **conn).await;
                 rows.map(|rows| rows.into_iter().map(Row::Lite).collect())
             }
-            Conn::Pg(conn) => {
+            To::Pg(conn) => {
                 let rows = bound!(sql, values).fetch_all(&mut **conn).await;
                 rows.map(|rows| rows.into_iter().map(Row::Pg).collect())
             }
         };
-        rows.map_err(|source| DbError::new(sql, source))
+        rows.map_err(|source| self.fails(sql, source))
     }
 
     /// The first row of a query, if there is one.
@@ -171,9 +192,23 @@ impl Conn {
         Ok(self.rows(sql, values).await?.into_iter().next())
     }
 
+    /// Undoes what was done since the beginning, or since what `sql` names; then it is good again.
+    pub async fn roll_back(&mut self, sql: &str) -> Result<(), DbError> {
+        self.failed = None;
+        self.run(sql, &[]).await.map(drop)
+    }
+
+    fn as_before(&self) -> Result<(), DbError> {
+        self.failed.clone().map_or(Ok(()), Err)
+    }
+
+    fn fails(&mut self, sql: &str, source: sqlx::Error) -> DbError {
+        self.failed.insert(DbError::new(sql, source)).clone()
+    }
+
     /// True on PostgreSQL: rows that are read in order to be written must be locked there.
     pub fn is_postgres(&self) -> bool {
-        matches!(self, Conn::Pg(_))
+        matches!(self.to, To::Pg(_))
     }
 
     /// The clause that locks the rows of a SELECT; SQLite has one writer and needs none.
@@ -246,7 +281,7 @@ impl Row {
 
 impl DbError {
     pub(super) fn new(sql: &str, source: sqlx::Error) -> DbError {
-        DbError { sql: sql.to_owned(), source }
+        DbError { sql: sql.to_owned(), source: Arc::new(source) }
     }
 
     /// The database's own code for what went wrong.
@@ -255,24 +290,26 @@ impl DbError {
     }
 }
 
-/// PostgreSQL's codes for "try the transaction again": serialization failure, deadlock, and two that a race
-/// between a reference and a deletion, or two insertions, leaves behind.
-const RETRY: [&str; 4] = ["40001", "40P01", "23503", "23505"];
+/// PostgreSQL's codes for "others were in the way": serialization failure, deadlock.
+const CONTENDED: [&str; 2] = ["40001", "40P01"];
 
-/// Marks an internal error after which the transaction may be tried again.
+/// Its codes for what a race between a reference and a deletion, or two insertions, leaves behind.
+const RACED: [&str; 2] = ["23503", "23505"];
+
+/// Marks an error after which the transaction may be tried again.
 pub(super) const RETRY_MARK: &str = "[again] ";
 
 impl From<DbError> for Error {
     fn from(error: DbError) -> Error {
         let code = error.code();
-        match &error.source {
+        let is = |codes: [&str; 2]| code.as_deref().is_some_and(|code| codes.contains(&code));
+        match &*error.source {
             sqlx::Error::PoolTimedOut | sqlx::Error::Io(_) | sqlx::Error::PoolClosed => {
                 tracing::warn!(error = %error.source, "the database is not there");
                 Error::Unavailable("the database is not there now; try again in a moment".to_owned())
             }
-            _ if code.as_deref().is_some_and(|code| RETRY.contains(&code)) => {
-                Error::Internal(format!("{RETRY_MARK}{}: {}", error.sql, error.source))
-            }
+            _ if is(CONTENDED) => Error::Unavailable(format!("{RETRY_MARK}{}: {}", error.sql, error.source)),
+            _ if is(RACED) => Error::Internal(format!("{RETRY_MARK}{}: {}", error.sql, error.source)),
             _ => Error::Internal(format!("{}: {}", error.sql, error.source)),
         }
     }

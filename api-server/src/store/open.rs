@@ -73,8 +73,8 @@ pub(super) struct Opened {
 impl Readers {
     pub(super) async fn acquire(&self) -> Result<Conn, Error> {
         let conn = match self {
-            Readers::Lite(pool) => pool.acquire().await.map(Conn::Lite),
-            Readers::Pg(pool) => pool.acquire().await.map(Conn::Pg),
+            Readers::Lite(pool) => pool.acquire().await.map(Conn::from),
+            Readers::Pg(pool) => pool.acquire().await.map(Conn::from),
         };
         conn.map_err(|e| DbError::new("acquire", e).into())
     }

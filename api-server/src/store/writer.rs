@@ -95,7 +95,7 @@ where
     loop {
         tries += 1;
         let conn = pool.acquire().await.map_err(|e| DbError::new("acquire", e))?;
-        let mut tx = Tx::new(Conn::Pg(conn));
+        let mut tx = Tx::new(Conn::from(conn));
         tx.run("BEGIN", &[]).await?;
         let mut outcome = caught(async { work(&mut tx).await }).await;
         if outcome.is_ok()
@@ -110,7 +110,7 @@ where
             }
             Err(error) => {
                 // A connection that cannot even roll back is closed by its pool; nothing to add.
-                let _ = tx.run("ROLLBACK", &[]).await;
+                let _ = tx.roll_back("ROLLBACK").await;
                 if tries < TRIES && is_retry(&error) {
                     continue;
                 }
@@ -121,7 +121,7 @@ where
 }
 
 fn is_retry(error: &Error) -> bool {
-    matches!(error, Error::Internal(text) if text.starts_with(RETRY_MARK))
+    matches!(error, Error::Internal(text) | Error::Unavailable(text) if text.starts_with(RETRY_MARK))
 }
 
 // === SQLite ===
@@ -160,7 +160,7 @@ async fn commit_together(pool: &SqlitePool, batch: Vec<Task>, bells: &Bells) {
         // Dropping the tasks drops their reply channels: each caller hears that the store is not there.
         Err(error) => return tracing::error!(%error, "no connection to the database"),
     };
-    let mut tx = Tx::new(Conn::Lite(conn));
+    let mut tx = Tx::new(Conn::from(conn));
     // Each statement is a way to the connection's thread and back: these two go it together.
     if let Err(error) = tx.run("BEGIN IMMEDIATE; SAVEPOINT one", &[]).await {
         return tracing::error!(?error, "no transaction could be begun");
@@ -182,7 +182,7 @@ async fn commit_together(pool: &SqlitePool, batch: Vec<Task>, bells: &Bells) {
     }
     if let Err(error) = &outcome {
         tracing::error!(?error, "a commit failed");
-        let _ = tx.run("ROLLBACK", &[]).await;
+        let _ = tx.roll_back("ROLLBACK").await;
     }
     let good = outcome.is_ok();
     for finish in finishes {
@@ -208,5 +208,5 @@ async fn in_savepoint(tx: &mut Tx, task: Task) -> (Finish, Result<(), DbError>) 
     }
     tx.forget_after(bells);
     // It stays open.
-    (finish, tx.run("ROLLBACK TO one", &[]).await.map(drop))
+    (finish, tx.roll_back("ROLLBACK TO one").await)
 }

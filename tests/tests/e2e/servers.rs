@@ -8,8 +8,10 @@ mod clients;
 
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::ScopedJoinHandle;
 use std::time::{Duration, Instant};
 
 use rhyzome_api::store::Store;
@@ -99,6 +101,14 @@ impl Servers {
         });
     }
 
+    /// For errors: what the servers logged of faults of their own.
+    fn faults(&self) -> String {
+        let texts: Vec<String> = self.processes.iter().map(Process::log_text).collect();
+        let faults: Vec<&str> =
+            texts.iter().flat_map(|text| text.lines()).filter(|line| line.contains("ERROR")).collect();
+        format!("the servers' errors: {faults:#?}")
+    }
+
     fn token(&self) -> String {
         let token = std::fs::read_to_string(self.folder.path().join("data/operator.token")).unwrap();
         token.trim().to_owned()
@@ -162,7 +172,8 @@ fn three_servers_share_the_work_while_one_is_killed_every_few_seconds() {
     let mut servers = Servers::start(&world);
 
     let began = Instant::now();
-    let (written, tries) = under_load(&mut servers, seed);
+    let loaded = catch_unwind(AssertUnwindSafe(|| under_load(&mut servers, seed)));
+    let (written, tries) = loaded.unwrap_or_else(|_| panic!("seed {seed}: {}", servers.faults()));
     let seconds = began.elapsed().as_secs();
     println!(
         "seed {seed}: {} writes acknowledged, {tries} of them after another try; {KILLS} kills in {seconds} s",
@@ -209,10 +220,8 @@ fn under_load(servers: &mut Servers, seed: u64) -> (Vec<Written>, usize) {
         let until_written = |what: &str, wanted: usize| {
             until(&format!("{wanted} writes, {what}, seed {seed}"), 60, || {
                 let done = count.load(Ordering::SeqCst);
-                assert!(
-                    done >= wanted || clients.iter().any(|client| !client.is_finished()),
-                    "clients ended"
-                );
+                let ended = done < wanted && clients.iter().all(ScopedJoinHandle::is_finished);
+                assert!(!ended, "all clients ended");
                 (done >= wanted).then_some(())
             });
         };

@@ -6,6 +6,7 @@
 mod arrows;
 mod bulk;
 mod channel;
+mod contention;
 mod counts;
 mod crash;
 mod drain;
