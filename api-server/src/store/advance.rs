@@ -9,7 +9,7 @@ use super::objects::{self, seen};
 use super::run::{self, JobRow, Run};
 use super::standing::Standing;
 use super::tx::Tx;
-use super::{Context, Store, assign, claims, jobs, letters, phases, webhooks};
+use super::{Context, Store, assign, claims, jobs, letters, phases, quota, webhooks};
 use crate::kernel::{Error, Held, JobState, Step, Stored, Timestamp, Verb, Who};
 
 /// How long a job that waits for a bell sleeps before it looks by itself.
@@ -86,6 +86,9 @@ async fn advance(tx: &mut Tx, context: &Context, mut runs: Vec<Run>) -> Result<u
     let standing = Standing::of(tx, &runs).await?;
     // Those behind another one that is in hand too are as due as before, and come after it.
     runs.retain(|run| !standing.behind_one_in_hand.contains(&run.job.id));
+    // A creation takes its quota first and then its node: so must whoever orders of nodes and gives quota back.
+    let giving_back = runs.iter().filter(|run| run.may_give_back()).map(|run| run.job.resource.clone());
+    quota::take_in_hand(tx, &giving_back.collect::<Vec<_>>()).await?;
     for run in &mut runs {
         if run.job.state == JobState::Waiting {
             if let Some(problem) = standing.failed.get(&run.job.id) {

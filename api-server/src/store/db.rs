@@ -211,9 +211,10 @@ impl Conn {
         matches!(self.to, To::Pg(_))
     }
 
-    /// The clause that locks the rows of a SELECT; SQLite has one writer and needs none.
+    /// The clause that locks the rows of a SELECT; SQLite has one writer and needs none. Keys never change, so whoever
+    /// only refers to such a row need not wait.
     pub fn for_update(&self) -> &'static str {
-        if self.is_postgres() { " FOR UPDATE" } else { "" }
+        if self.is_postgres() { " FOR NO KEY UPDATE" } else { "" }
     }
 }
 

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::Value;
 
 use super::db::{Conn, Value as Cell, int, row, values};
-use super::tx::{Tx, padded, places};
+use super::tx::{Tx, list, padded, places};
 use super::{Context, Store, facts, objects};
 use crate::kernel::quota::{Amounts, Exceeded, amounts, quantities};
 use crate::kernel::{Clash, Error, Right};
@@ -134,7 +134,7 @@ async fn change(
     if moves.is_empty() {
         return Ok(());
     }
-    let there = lock(tx, tenant, &moves).await?;
+    let there = lock(tx, context, tenant, &moves).await?;
     let exceeded: Vec<Exceeded> =
         moves.iter().filter_map(|one| one.exceeded(&there, &context.quota)).collect();
     if !exceeded.is_empty() && !whatever_the_limit {
@@ -177,33 +177,24 @@ impl Move {
 /// What is used of each quantity, and the tenant's own limit.
 type Limits = BTreeMap<String, (u64, Option<u64>)>;
 
-/// The rows of these quantities, made where there are none, locked in the order of their names: two transactions
-/// never wait for each other.
-async fn lock(tx: &mut Tx, tenant: &str, moves: &[Move]) -> Result<Limits, Error> {
-    let names: Vec<String> = padded(moves).into_iter().map(|one| one.quantity).collect();
+/// All rows of the tenant, made where there are none, locked in the order of their names. All: what is made along with
+/// an object uses other quantities, and by then there are other locks. So no two transactions wait for each other.
+async fn lock(tx: &mut Tx, context: &Context, tenant: &str, moves: &[Move]) -> Result<Limits, Error> {
     let lock = tx.for_update();
-    let sql = format!(
-        "SELECT quantity, used, most FROM quota WHERE tenant = $1 AND quantity IN {} ORDER BY quantity{lock}",
-        places(1, names.len(), 2)
-    );
-    let mut all = vec![Cell::from(tenant)];
-    all.extend(names.iter().map(Cell::from));
+    let sql = format!("SELECT quantity, used, most FROM quota WHERE tenant = $1 ORDER BY quantity{lock}");
     for _ in 0..2 {
         let mut there = Limits::new();
-        for row in tx.rows(&sql, &all).await? {
+        for row in tx.rows(&sql, values![tenant]).await? {
             let most = row.maybe_int("most")?.map(natural);
             there.insert(row.text("quantity")?, (natural(row.int("used")?), most));
         }
-        let missing: Vec<Vec<Cell>> = moves
-            .iter()
-            .filter(|one| !there.contains_key(&one.quantity))
-            .map(|one| row![tenant, &one.quantity, 0])
-            .collect();
-        if missing.is_empty() {
+        if moves.iter().all(|one| there.contains_key(&one.quantity)) {
             return Ok(there);
         }
+        let all =
+            quantities(&context.registry).into_iter().map(|quantity| row![tenant, quantity, 0]).collect();
         let head = "INSERT INTO quota (tenant, quantity, used) VALUES";
-        tx.put(head, " ON CONFLICT DO NOTHING", missing).await?;
+        tx.put(head, " ON CONFLICT DO NOTHING", all).await?;
     }
     Err(Error::Internal(format!("the quotas of {tenant} have no rows that stay")))
 }
@@ -217,22 +208,35 @@ async fn held(tx: &mut Tx, holder: &str) -> Result<Amounts, Error> {
     Ok(held)
 }
 
-async fn lower(tx: &mut Tx, tenant: &str, quantity: &str, less: u64) -> Result<(), Error> {
-    let sql = "UPDATE quota SET used = used - $3 WHERE tenant = $1 AND quantity = $2";
-    tx.run(sql, values![tenant, quantity, int(less)]).await?;
+/// Takes what the release of these objects will lower in hand. For whoever has other things to take in hand before.
+pub(super) async fn take_in_hand(tx: &mut Tx, holders: &[String]) -> Result<(), Error> {
+    if tx.is_postgres() && !holders.is_empty() {
+        let (list, holders) = list(holders);
+        let sql = format!(
+            "SELECT 1 AS one FROM quota WHERE tenant IN (SELECT tenant FROM quota_use WHERE holder IN {list}) \
+             ORDER BY tenant, quantity FOR NO KEY UPDATE"
+        );
+        tx.rows(&sql, &holders).await?;
+    }
     Ok(())
 }
 
 /// Gives back all that an object uses; also what a tenant was allowed, when it is the tenant that goes.
 pub(super) async fn release(tx: &mut Tx, holder: &str) -> Result<(), Error> {
+    take_in_hand(tx, &[holder.to_owned()]).await?;
     let sql = "DELETE FROM quota_use WHERE holder = $1 RETURNING quantity, tenant, amount";
     let mut rows = Vec::new();
     for row in tx.rows(sql, values![holder]).await? {
-        rows.push((row.text("quantity")?, row.text("tenant")?, natural(row.int("amount")?)));
+        rows.push(row![row.text("tenant")?, row.text("quantity")?, row.int("amount")?]);
     }
-    rows.sort();
-    for (quantity, tenant, amount) in rows {
-        lower(tx, &tenant, &quantity, amount).await?;
+    if !rows.is_empty() {
+        let rows = padded(&rows);
+        let sql = format!(
+            "UPDATE quota SET used = used - v.column3 FROM (VALUES {}) AS v \
+             WHERE tenant = v.column1 AND quantity = v.column2",
+            places(rows.len(), 3, 1)
+        );
+        tx.run(&sql, &rows.concat()).await?;
     }
     // What the tenant's last objects still use is given back to a row that nobody reads any more.
     tx.run("DELETE FROM quota WHERE tenant = $1 AND used = 0", values![holder]).await?;

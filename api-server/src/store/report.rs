@@ -145,10 +145,12 @@ impl Store {
 
 async fn keep(tx: &mut Tx, context: &Context, node: &str, report: NodeReport) -> Result<(), Error> {
     let id = &report.object_id;
+    // The object first, as every write does: who has it in hand looks at its orders and jobs next.
+    let lock = if tx.is_postgres() { " FOR NO KEY UPDATE OF r FOR NO KEY UPDATE OF a" } else { "" };
     let sql = format!(
-        "SELECT generation, placement_epoch, sequence, remove, state, message, progress, reported_generation, \
-         applied_generation, rendered FROM assignment WHERE node = $1 AND object = $2{}",
-        tx.for_update()
+        "SELECT a.generation, a.placement_epoch, a.sequence, a.remove, a.state, a.message, a.progress, \
+         a.reported_generation, a.applied_generation, a.rendered FROM assignment a \
+         JOIN resource r ON r.id = a.object WHERE a.node = $1 AND a.object = $2{lock}"
     );
     let Some(row) = tx.row(&sql, values![node, id]).await? else { return Ok(()) };
     let old_order = report.placement_epoch < row.int("placement_epoch")?;
@@ -159,8 +161,9 @@ async fn keep(tx: &mut Tx, context: &Context, node: &str, report: NodeReport) ->
         // One that speaks of an earlier removal says nothing of what was ordered, and brought back, since.
         let late = report.sequence > 0 && report.sequence < row.int("sequence")?;
         if row.truth("remove")? && !late {
-            assign::gone(tx, context, node, id).await?;
+            // Who has such a job in hand has it before what is ordered of the node.
             advance::wake(tx, context, id).await?;
+            assign::gone(tx, context, node, id).await?;
             tx.ring(Bell::Resource(id.clone()));
         }
         return Ok(());

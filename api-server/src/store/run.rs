@@ -80,13 +80,23 @@ pub(super) async fn take(tx: &mut Tx, ids: &[String], wait: bool) -> Result<Vec<
     if ids.is_empty() {
         return Ok(Vec::new());
     }
-    let lock = if wait || !tx.is_postgres() { tx.for_update() } else { " FOR UPDATE SKIP LOCKED" };
     let (list, values) = list(ids);
-    let sql = format!("SELECT {COLUMNS} FROM job WHERE id IN {list} ORDER BY id{lock}");
+    let columns: Vec<String> = COLUMNS.split(", ").map(|column| format!("j.{column}")).collect();
+    let sql = format!(
+        "SELECT {} FROM job j JOIN resource r ON r.id = j.resource WHERE j.id IN {list} ORDER BY r.id, j.id{}",
+        columns.join(", "),
+        match (tx.is_postgres(), wait) {
+            (false, _) => "",
+            // A write has its object in hand before it looks at the object's jobs: so must whoever has a job in hand.
+            (true, true) => " FOR NO KEY UPDATE OF r FOR NO KEY UPDATE OF j",
+            (true, false) => " FOR NO KEY UPDATE OF r FOR NO KEY UPDATE OF j SKIP LOCKED",
+        }
+    );
     let mut runs = Vec::new();
     for row in tx.rows(&sql, &values).await? {
         runs.push(Run::of(job(&row)?, Vec::new(), None));
     }
+    runs.sort_by(|one, other| one.job.id.cmp(&other.job.id));
     let sql = format!(
         "SELECT job, step, state, message, progress, made, started_at, finished_at FROM job_step \
          WHERE job IN {list} ORDER BY job, idx"
@@ -172,6 +182,13 @@ impl Run {
     pub(super) fn ahead(&self) -> impl Iterator<Item = (&StepRow, i64)> {
         let first = usize::try_from(self.job.step).unwrap_or(usize::MAX);
         self.steps.iter().skip(first).zip(self.job.step..)
+    }
+
+    /// Whether it may get to where all that the object holds is given back.
+    pub(super) fn may_give_back(&self) -> bool {
+        let at = self.ahead().next().map(|(row, _)| &row.step);
+        self.job.state == JobState::Undoing
+            || self.job.verb == Verb::Remove && matches!(at, Some(Step::AwaitGone { .. } | Step::Release))
     }
 
     /// The step that it is at is done. `made`: it made what it ordered.
