@@ -6,6 +6,10 @@
 #[path = "../../tests/src/postgres.rs"]
 #[allow(dead_code, missing_docs)]
 mod postgres;
+#[allow(dead_code)]
+#[path = "../../tests/src/quick.rs"]
+#[allow(missing_docs)]
+mod quick;
 
 use std::str::FromStr;
 

@@ -200,7 +200,7 @@ impl Run {
         let time = Time::begin();
         let strikes = Arc::new(Strikes::default());
         let env = time.env(7).with_faults(strikes.clone());
-        let world = World::with_env_quick(engine, env.clone()).await;
+        let world = World::with_env(engine, env.clone()).await;
         let node = world.make_node("n1", 1 << 40).await;
         world.make_image("", "tiny").await;
         let mut needed = vec!["tiny".to_owned()];

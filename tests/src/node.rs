@@ -22,6 +22,7 @@ use rhyzome_proto::v1::order_body::Body;
 use rhyzome_proto::v1::{Order, OrderBody, Report, ReportState};
 
 use crate::given::Time;
+use crate::quick;
 
 /// How many actions in a row are a loop without an end.
 const TOO_MANY: usize = 10_000;
@@ -53,16 +54,10 @@ pub struct SimNode {
     boots: u32,
 }
 
-/// A folder whose syncs cost nothing, where the machine has one.
-pub fn quick_folder() -> tempfile::TempDir {
-    let shm = Path::new("/dev/shm");
-    if shm.is_dir() { tempfile::tempdir_in(shm).unwrap() } else { tempfile::tempdir().unwrap() }
-}
-
 impl SimNode {
     /// A node that holds nothing.
     pub fn new(id: &str, time: &Time) -> SimNode {
-        let folder = quick_folder();
+        let folder = quick::folder();
         let ledger = Ledger::open(folder.path()).unwrap();
         let world = World { accelerator: "tcg".into(), host_boot_id: "boot-0".into(), ..World::default() };
         let mut node = SimNode {

@@ -11,6 +11,8 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::quick;
+
 /// The account that owns the cluster when the tests run as root: PostgreSQL refuses root.
 const NOBODY: u32 = 65534;
 
@@ -45,7 +47,12 @@ pub struct Database {
 impl Database {
     /// A new, empty one.
     pub fn new() -> Database {
-        Database::on(CLUSTER.get_or_init(|| start(&std::env::temp_dir(), QUICK)))
+        Database::on(CLUSTER.get_or_init(|| start(&quick::below(), QUICK)))
+    }
+
+    /// A new one in the same cluster, with all that is in this one, to which nobody is connected.
+    pub fn copy(&self) -> Database {
+        Database::made(self.host.clone(), Some(&self.name))
     }
 
     /// A new, empty one in a cluster on the disk, which waits for it at each commit, and counts statements.
@@ -59,9 +66,15 @@ impl Database {
     }
 
     fn on(cluster: &Cluster) -> Database {
+        Database::made(cluster.folder.display().to_string(), None)
+    }
+
+    fn made(host: String, like: Option<&str>) -> Database {
         let name = format!("t{}", NUMBER.fetch_add(1, Ordering::Relaxed));
-        let database = Database { name, host: cluster.folder.display().to_string() };
-        let made = database.tool("createdb").output().expect("createdb can be run");
+        let database = Database { name, host };
+        let made =
+            database.tool("createdb").args(like.map(|like| ["-T", like]).into_iter().flatten()).output();
+        let made = made.expect("createdb can be run");
         assert!(made.status.success(), "createdb: {}", String::from_utf8_lossy(&made.stderr));
         database
     }

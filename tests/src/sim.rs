@@ -72,7 +72,7 @@ fn env(seed: u64, comebacks: u64, time: &Time, strikes: &Arc<Strikes>) -> Env {
 impl Sim {
     async fn new(engine: Engine, seed: u64) -> Sim {
         let (time, strikes) = (Time::begin(), Arc::new(Strikes::default()));
-        let world = World::with_env_quick(engine, env(seed, 0, &time, &strikes)).await;
+        let world = World::with_env(engine, env(seed, 0, &time, &strikes)).await;
         let mut nodes = Vec::new();
         for index in 0..NODES {
             let id = world.make_node(&format!("n{index}"), 8 << 30).await;

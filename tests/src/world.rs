@@ -12,12 +12,15 @@ use serde_json::{Value, json};
 use sqlx::{Connection as _, Row as _};
 
 use crate::given::Time;
-use crate::node::quick_folder;
+use crate::model;
 use crate::postgres::{Database, ON_DISK};
+use crate::quick;
 use crate::tables::{self, Tables, postgres};
 
 /// What seals a world's secrets, in its folder.
 const KEYS: &str = "sealing.keys";
+/// Its database on SQLite, there too.
+const FILE: &str = "t.db";
 
 /// The two databases.
 #[derive(Clone, Copy, Debug)]
@@ -62,22 +65,12 @@ impl World {
 
     /// A new world on this engine, with a clock and random numbers of its own.
     pub async fn with_env(engine: Engine, env: Env) -> World {
-        World::in_folder(engine, env, resources::registry(), tempfile::tempdir().unwrap()).await
+        World::with_kinds(engine, env, resources::registry()).await
     }
 
-    /// A new world on this engine, of these kinds.
-    pub async fn with_kinds(engine: Engine, env: Env, kinds: Registry) -> World {
-        World::in_folder(engine, env, kinds, tempfile::tempdir().unwrap()).await
-    }
-
-    /// A world whose clock the test moves, on a disk that costs nothing.
+    /// A world whose clock the test moves.
     pub async fn with_time(engine: Engine, time: &Time, seed: u64) -> World {
-        World::with_env_quick(engine, time.env(seed)).await
-    }
-
-    /// A world with a clock and random numbers of its own, on a disk that costs nothing.
-    pub async fn with_env_quick(engine: Engine, env: Env) -> World {
-        World::in_folder(engine, env, resources::registry(), quick_folder()).await
+        World::with_env(engine, time.env(seed)).await
     }
 
     /// A world on the disk, where each commit waits for it: as a server has it.
@@ -91,8 +84,17 @@ impl World {
         World::furnished(folder, db, database, environment::system_env(), resources::registry()).await
     }
 
-    async fn in_folder(engine: Engine, env: Env, kinds: Registry, folder: tempfile::TempDir) -> World {
-        let (db, database) = World::database(engine, &folder).await;
+    /// A new world on this engine, of these kinds.
+    pub async fn with_kinds(engine: Engine, env: Env, kinds: Registry) -> World {
+        let folder = quick::folder();
+        let database = match engine {
+            Engine::Sqlite => None,
+            Engine::Postgres => Some(model::in_cluster().await),
+        };
+        if database.is_none() {
+            model::in_file(&folder.path().join(FILE)).await;
+        }
+        let db = World::url(&folder, database.as_ref());
         World::furnished(folder, db, database, env, kinds).await
     }
 
@@ -109,18 +111,9 @@ impl World {
         world
     }
 
-    /// An empty database of this engine, and how to open it.
-    async fn database(engine: Engine, folder: &tempfile::TempDir) -> (String, Option<Database>) {
-        let database = match engine {
-            Engine::Sqlite => None,
-            Engine::Postgres => Some(tokio::task::spawn_blocking(Database::new).await.unwrap()),
-        };
-        (World::url(folder, database.as_ref()), database)
-    }
-
     fn url(folder: &tempfile::TempDir, database: Option<&Database>) -> String {
         match database {
-            None => format!("sqlite:{}", folder.path().join("t.db").display()),
+            None => format!("sqlite:{}", folder.path().join(FILE).display()),
             Some(database) => database.url(),
         }
     }
@@ -137,8 +130,12 @@ impl World {
         let mut file = tempfile::tempfile().unwrap();
         let env = environment::system_env();
         admin::backup(&self.db.parse().unwrap(), self.home.folder.path(), &file, &env).await.unwrap();
-        let folder = tempfile::tempdir().unwrap();
-        let (db, database) = World::database(engine, &folder).await;
+        let folder = quick::folder();
+        let database = match engine {
+            Engine::Sqlite => None,
+            Engine::Postgres => Some(tokio::task::spawn_blocking(Database::new).await.unwrap()),
+        };
+        let db = World::url(&folder, database.as_ref());
         admin::restore(&db.parse().unwrap(), folder.path(), &mut file, &env).await.unwrap();
         World::opened(Home::of(folder, &db, database), db, env, resources::registry()).await
     }

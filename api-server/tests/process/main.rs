@@ -12,5 +12,9 @@ mod place;
 #[path = "../../../tests/src/postgres.rs"]
 #[allow(missing_docs)]
 mod postgres;
+#[allow(dead_code)]
+#[path = "../../../tests/src/quick.rs"]
+#[allow(missing_docs)]
+mod quick;
 mod schema;
 mod start;
