@@ -1,7 +1,7 @@
 //! The benches of `cargo xtask bench` that need the control plane's own library.
 //!
 //! - `served`: the API on a port. `clients`: many of them, who keep every time. `fill`: how rows get there.
-//! - `counts`: what PostgreSQL was asked to do. `disk`: how fast the disk is by itself.
+//! - `counts`: what PostgreSQL was asked to do. `indexes`: how high they are, and how often passed. `disk`: how fast the disk is by itself.
 //! - `get`: one object. `list`: pages. `streams`: readers of the event log. `sqlite`: writes; `keys` are what they make.
 //! - `create_rate`: instances. `jobs`: the queue.
 
@@ -11,6 +11,7 @@ mod create_rate;
 mod disk;
 mod fill;
 mod get;
+mod indexes;
 mod jobs;
 mod keys;
 mod list;
