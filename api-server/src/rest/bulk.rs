@@ -126,14 +126,24 @@ async fn all(
     }
     let whole = items.iter().all(|item| item["status"].as_u64().is_none_or(|status| status < 500));
     let next = found.next.as_ref().map(|next| page::cursor(next, page::order(query)));
-    let mut answer = KeptAnswer {
+    let body = |items: &[Value]| json!({ "items": items, "next": next }).to_string().into_bytes();
+    let shown = body(&items);
+    // What is kept for a retry has no secrets.
+    for item in items.iter_mut().filter_map(Value::as_object_mut) {
+        item.remove("secrets");
+    }
+    let ours = KeptAnswer {
         status: 200,
         headers: vec![("content-type".into(), "application/json".into())],
-        body: json!({ "items": items, "next": next }).to_string().into_bytes(),
+        body: body(&items),
     };
+    let mut answer = ours.clone();
     // A retry may still finish what failed by our own fault.
     if let Some(key) = key.filter(|_| whole) {
         answer = ask.ctx.store.settle(right, &key, answer).await?;
+    }
+    if answer == ours {
+        answer.body = shown;
     }
     Ok(respond(&answer, before))
 }
@@ -174,7 +184,13 @@ async fn one(
     let outcome = ask.ctx.store.perform(right, write, ask.asked(), &Terms { plan, once }).await;
     let read = |answer: KeptAnswer| serde_json::from_slice(&answer.body).unwrap_or_else(|_| item(500));
     match outcome {
-        Ok(Outcome::Done(did)) => read(done(&did)),
+        Ok(Outcome::Done(did)) => {
+            let (mut item, made) = (read(done(&did)), did.made());
+            if !made.is_empty() {
+                item["secrets"] = Value::Object(made);
+            }
+            item
+        }
         Ok(Outcome::Before(kept)) => read(kept.answer),
         Ok(Outcome::Planned(planned)) => {
             let plan = plan::body(ask, manner, *planned);
@@ -244,6 +260,10 @@ pub fn schemas() -> [(&'static str, Value); 2] {
             "job": { "type": ["string", "null"], "description": "The job at work on it." },
             "problem": { "oneOf": [{ "type": "null" }, reference("Problem")], "description": "Why it was not done." },
             "plan": reference("Plan"),
+            "secrets": {
+                "type": "object", "additionalProperties": { "type": "string" }, "readOnly": true,
+                "description": "Secrets that the server made because none was given, by field: in the one answer that made them.",
+            },
         },
     });
     let about = "Send it as `page` with the same filter to go on; null when there are no more.";

@@ -271,6 +271,15 @@ async fn what_nobody_gave_is_made_and_shown_once(world: World) {
     let other = face.call("PATCH", &path, json!({ "spec": { "token": null } })).await.is(200).json;
     assert_ne!(other["secrets"]["spec.token"], json!(shown));
     assert!(other["secrets"]["spec.token"].is_string(), "{other:#}");
+    // Of many at once too: each is shown, and not to whoever asks again.
+    let (many, key) = (format!("{SAFES}?name=one"), [("idempotency-key", "many")]);
+    let body = json!({ "spec": { "token": null } });
+    let did = face.with("PATCH", &many, &key, body.clone()).await.is(200).json;
+    let object = world.store.get(&world.right("default"), world.kind("safe"), "one").await.unwrap();
+    let plain = world.store.secret(&object, "spec.token").await.unwrap().unwrap();
+    assert_eq!(did["items"][0]["secrets"]["spec.token"], plain.reveal(), "{did:#}");
+    let again = face.with("PATCH", &many, &key, body).await.is(200).json;
+    assert_eq!((&again["items"][0]["id"], &again["items"][0]["secrets"]), (&made["id"], &Value::Null));
     assert!(!holds(&world.written().await, PLANTED));
 }
 
