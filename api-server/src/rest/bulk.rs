@@ -16,7 +16,7 @@ use super::action::read;
 use super::crud::tenant_is_there;
 use super::extract::Ask;
 use super::problem::{Answer, Problem};
-use super::schemas::reference;
+use super::schemas::{made_secrets, reference};
 use super::shape::respond;
 use super::write::{How, Manner, end_of, failed, the_job};
 use super::{envelope, page, plan};
@@ -260,10 +260,7 @@ pub fn schemas() -> [(&'static str, Value); 2] {
             "job": { "type": ["string", "null"], "description": "The job at work on it." },
             "problem": { "oneOf": [{ "type": "null" }, reference("Problem")], "description": "Why it was not done." },
             "plan": reference("Plan"),
-            "secrets": {
-                "type": "object", "additionalProperties": { "type": "string" }, "readOnly": true,
-                "description": "Secrets that the server made because none was given, by field: in the one answer that made them.",
-            },
+            "secrets": made_secrets(),
         },
     });
     let about = "Send it as `page` with the same filter to go on; null when there are no more.";

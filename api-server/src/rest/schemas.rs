@@ -77,12 +77,17 @@ fn object(meta: &Meta, spec: &str, status: &str, makes_secrets: bool) -> Value {
     let required: Vec<String> = properties.as_object().into_iter().flat_map(Map::keys).cloned().collect();
     let mut properties = properties;
     if makes_secrets {
-        properties["secrets"] = json!({
-            "type": "object", "additionalProperties": { "type": "string" }, "readOnly": true,
-            "description": "Secrets that the server made because none was given, by field: in the one answer that made them.",
-        });
+        properties["secrets"] = made_secrets();
     }
     json!({ "type": "object", "description": format!("{}.", meta.about), "required": required, "properties": properties })
+}
+
+/// Secrets in the answer that made them.
+pub fn made_secrets() -> Value {
+    json!({
+        "type": "object", "additionalProperties": { "type": "string" }, "readOnly": true,
+        "description": "Secrets that the server made because none was given, by field: in the one answer that made them.",
+    })
 }
 
 fn envelope(meta: &Meta, spec: Value, nullable: bool) -> Value {

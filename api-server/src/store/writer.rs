@@ -114,9 +114,22 @@ where
                 if tries < TRIES && is_retry(&error) {
                     continue;
                 }
-                return Err(error);
+                return Err(given_up(error));
             }
         }
+    }
+}
+
+/// What a caller is told of others who were in the way each time: the database's own words are for the log.
+fn given_up(error: Error) -> Error {
+    match error {
+        Error::Unavailable(text) if text.starts_with(RETRY_MARK) => {
+            tracing::warn!(tries = TRIES, "a write was given up: {text}");
+            Error::Unavailable(
+                "others were in the way each time; nothing was changed; try again in a moment".to_owned(),
+            )
+        }
+        error => error,
     }
 }
 
