@@ -8,6 +8,7 @@ use crate::drivers::instance::process::host_boot_id;
 use crate::drivers::instance::{InstanceDriver, argv, program};
 use crate::drivers::network::NetworkDriver;
 use crate::drivers::{self, DriverError};
+use crate::env::Env;
 use crate::host::tools::{self, Tool};
 use crate::identity::IdentityFolder;
 use crate::ledger::Ledger;
@@ -24,15 +25,13 @@ use tokio_util::sync::CancellationToken;
 /// Between two words on the node's own status.
 const STATUS_EVERY: Duration = Duration::from_secs(60);
 
-struct SharedLedger(Arc<Mutex<Ledger>>);
-
-impl LedgerView for SharedLedger {
+impl LedgerView for Mutex<Ledger> {
     fn cursor(&self) -> u64 {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).cursor()
+        self.lock().unwrap_or_else(PoisonError::into_inner).cursor()
     }
 
     fn db_epoch(&self) -> u64 {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).db_epoch()
+        self.lock().unwrap_or_else(PoisonError::into_inner).db_epoch()
     }
 }
 
@@ -45,7 +44,7 @@ struct Machine {
 
 /// Runs the agent until `shutdown`. Guests go on.
 pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
-    let state = config.state_dir.clone();
+    let (state, env) = (config.state_dir.clone(), Env::system());
     // The rooms of its folder are there from the start, so that nothing is left that was not there before.
     for room in ["instances", "disks", "images", "networks", "run"] {
         std::fs::create_dir_all(state.join(room))?;
@@ -60,9 +59,10 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
         agent_version: env!("CARGO_PKG_VERSION").to_owned(),
         boot_id: host_boot_id(),
         socket_of: socket_of(&state),
+        env: env.clone(),
     };
     tracing::info!(node = record.node_name, server = link_config.server, state = %state.display(), "agent starts");
-    let (link, handle, link_events) = Link::new(link_config, Arc::new(SharedLedger(ledger.clone())))?;
+    let (link, handle, link_events) = Link::new(link_config, ledger.clone())?;
 
     let (ring, bell) = mpsc::unbounded_channel();
     let (events, heard) = mpsc::unbounded_channel();
@@ -79,7 +79,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
         Arc::new(move |report| handle.report(report))
     };
     let wires = Wires { link: link_events, teller, session: session.clone(), events: heard, bell };
-    let owner = tokio::spawn(Owner::new(ledger, drivers, wires, host_boot_id()).run());
+    let owner = tokio::spawn(Owner::new(ledger, Arc::new(drivers), wires, host_boot_id(), env).run());
     let (found, machine) = watch::channel(Machine::default());
     tokio::spawn(tell_status(state, handle, session, machine));
     tokio::spawn(find_out(config, events, found));

@@ -5,6 +5,7 @@ pub mod agent;
 pub mod config;
 pub mod drivers;
 pub mod enroll;
+pub mod env;
 pub mod files;
 pub mod host;
 pub mod identity;

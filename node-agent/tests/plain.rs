@@ -9,6 +9,7 @@ use rhyzome_agent::drivers::disk::DiskDriver;
 use rhyzome_agent::drivers::image::{BlobSource, ImageDriver};
 use rhyzome_agent::drivers::instance::InstanceDriver;
 use rhyzome_agent::drivers::network::NetworkDriver;
+use rhyzome_agent::env::Env;
 use rhyzome_agent::ledger::Ledger;
 use rhyzome_agent::link::LinkEvent;
 use rhyzome_agent::owner::{Drivers, Owner, Wires};
@@ -107,7 +108,8 @@ impl Agent {
         let ledger = Arc::new(Mutex::new(Ledger::open(state).unwrap()));
         let teller = Arc::new(move |report| drop(reports_out.send(report)));
         let wires = Wires { link: link_in, teller, session: Arc::default(), events, bell };
-        let owner = tokio::spawn(Owner::new(ledger, drivers, wires, "boot".into()).run());
+        let owner =
+            tokio::spawn(Owner::new(ledger, Arc::new(drivers), wires, "boot".into(), Env::system()).run());
         Agent { owner, link, reports }
     }
 

@@ -8,11 +8,16 @@ use std::process::ExitCode;
 
 use rhyzome_tests::sim;
 use rhyzome_tests::world::Engine;
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
 
 const USAGE: &str = "sim [--seeds N] [--first SEED] [--steps N] [--database sqlite|postgres]";
 
-#[tokio::main(flavor = "current_thread")]
-async fn main() -> ExitCode {
+fn main() -> ExitCode {
+    // `RUST_LOG=rhyzome::sql=trace`: each statement. Without times, so that two runs of a seed can be compared.
+    let silent = LevelFilter::OFF.into();
+    let wanted = EnvFilter::builder().with_default_directive(silent).from_env_lossy();
+    tracing_subscriber::fmt().without_time().with_env_filter(wanted).with_ansi(false).init();
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let number = |name: &str, usual: u64| {
         let at = arguments.iter().position(|argument| argument == name);
@@ -36,7 +41,7 @@ async fn main() -> ExitCode {
     let mut faults: BTreeMap<&str, u64> = BTreeMap::new();
     let mut failed = Vec::new();
     for seed in first..first + seeds {
-        let story = sim::run(engine, seed, u32::try_from(steps).unwrap_or(u32::MAX)).await;
+        let story = sim::run(engine, seed, u32::try_from(steps).unwrap_or(u32::MAX));
         for (what, times) in &story.faults {
             *faults.entry(what).or_default() += times;
         }

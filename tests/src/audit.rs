@@ -4,11 +4,39 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
+use rhyzome_agent::reconcile::World as Held;
+use rhyzome_proto::v1::Order;
 use serde_json::Value;
 
-use crate::node::SimNode;
 use crate::tables::Tables;
 use crate::world::World;
+
+/// What a node was told, and what it holds.
+#[derive(Clone)]
+pub struct Side {
+    /// Its id.
+    pub node: String,
+    /// Its ledger.
+    pub orders: BTreeMap<String, Order>,
+    /// What is there.
+    pub world: Held,
+}
+
+impl Side {
+    /// Ids of all that is there, but of images: those are there by their digest.
+    pub fn holds(&self) -> BTreeSet<String> {
+        let world = &self.world;
+        let plain = world.plain.values().flat_map(BTreeMap::keys);
+        let made = world.instances.keys().chain(world.disks.keys()).chain(&world.networks);
+        made.chain(plain).cloned().collect()
+    }
+}
+
+impl From<&Side> for Side {
+    fn from(side: &Side) -> Side {
+        side.clone()
+    }
+}
 
 /// What can be wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -115,11 +143,15 @@ const NEVER: [(Wrong, &str); 17] = [
 ];
 
 /// Looks at everything, when all is quiet.
-pub async fn audit(world: &World, nodes: &[SimNode]) -> Vec<Finding> {
+pub async fn audit<'a, N>(world: &World, nodes: &'a [N]) -> Vec<Finding>
+where
+    Side: From<&'a N>,
+{
+    let nodes: Vec<Side> = nodes.iter().map(Side::from).collect();
     let mut found = BTreeSet::new();
     rows(world.tables(), &mut found).await;
-    sides(world, nodes, &mut found).await;
-    guests(nodes, &mut found);
+    sides(world, &nodes, &mut found).await;
+    guests(&nodes, &mut found);
     found.into_iter().collect()
 }
 
@@ -134,22 +166,22 @@ pub async fn rows(tables: &Tables, found: &mut BTreeSet<Finding>) {
 }
 
 /// What each node was ordered to hold, its ledger, and what is there.
-async fn sides(world: &World, nodes: &[SimNode], found: &mut BTreeSet<Finding>) {
+async fn sides(world: &World, nodes: &[Side], found: &mut BTreeSet<Finding>) {
     let sql = "SELECT a.node, a.object, r.kind, r.status, r.spec, coalesce(j.state, 'done') FROM assignment a \
                JOIN resource r ON r.id = a.object LEFT JOIN job j ON j.id = r.job WHERE a.remove = 0";
     let rows = world.ask(sql).await;
     for node in nodes {
-        let mine: Vec<_> = rows.iter().filter(|row| row[0] == node.id).collect();
+        let mine: Vec<_> = rows.iter().filter(|row| row[0] == node.node).collect();
         let ordered: BTreeSet<&str> = mine.iter().map(|row| row[1].as_str()).collect();
         let holds = node.holds();
         let mut say =
-            |wrong, what: String| found.insert(Finding { wrong, what: format!("{what} on {}", node.id) });
+            |wrong, what: String| found.insert(Finding { wrong, what: format!("{what} on {}", node.node) });
         for id in &holds {
             if !ordered.contains(id.as_str()) {
                 say(Wrong::Orphan, format!("{id} is"));
             }
         }
-        for id in node.orders().keys() {
+        for id in node.orders.keys() {
             if !ordered.contains(id.as_str()) {
                 say(Wrong::Orphan, format!("an order for {id} is in the ledger"));
             }
@@ -159,7 +191,7 @@ async fn sides(world: &World, nodes: &[SimNode], found: &mut BTreeSet<Finding>) 
             let (id, kind) = (&row[1], row[2].as_str());
             let json = |text: &str| serde_json::from_str::<Value>(text).unwrap_or_default();
             let (status, spec) = (json(&row[3]), json(&row[4]));
-            if !node.orders().contains_key(id) {
+            if !node.orders.contains_key(id) {
                 say(Wrong::Ghost, format!("{id} was never heard of"));
             }
             let there = match kind {
@@ -221,15 +253,15 @@ async fn leases(tables: &Tables, found: &mut BTreeSet<Finding>) {
 }
 
 /// No guest runs twice, and no two have one address.
-fn guests(nodes: &[SimNode], found: &mut BTreeSet<Finding>) {
+fn guests(nodes: &[Side], found: &mut BTreeSet<Finding>) {
     let mut seen: BTreeMap<String, String> = BTreeMap::new();
     for node in nodes {
         for (id, instance) in &node.world.instances {
             let (Some(_), Some(boot)) = (&instance.process, &instance.boot) else { continue };
             let addresses = boot.order.nics.iter().map(|nic| format!("{} {}", nic.network_id, nic.address));
             for thing in addresses.chain([format!("guest {id}")]) {
-                if let Some(other) = seen.insert(thing.clone(), format!("{id} on {}", node.id)) {
-                    let what = format!("{thing}: {other}, and {id} on {}", node.id);
+                if let Some(other) = seen.insert(thing.clone(), format!("{id} on {}", node.node)) {
+                    let what = format!("{thing}: {other}, and {id} on {}", node.node);
                     found.insert(Finding { wrong: Wrong::Duplicate, what });
                 }
             }

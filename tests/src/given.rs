@@ -2,10 +2,11 @@
 //! given in the place of the system's own.
 
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use rhyzome_api::kernel::env::{Clock, Random};
 use rhyzome_api::kernel::{Env, Timestamp};
+use tokio::time::Instant;
 
 /// Numbers from a seed (splitmix64): the same seed, the same numbers.
 #[derive(Clone, Debug)]
@@ -39,7 +40,11 @@ impl Dice {
 
 /// Time as the test has it.
 #[derive(Clone)]
-pub struct Time(Arc<AtomicI64>);
+pub struct Time {
+    micros: Arc<AtomicI64>,
+    /// Since when it goes on with the clock of tokio, if it does.
+    runs: Arc<OnceLock<Instant>>,
+}
 
 struct Given {
     time: Time,
@@ -64,12 +69,18 @@ impl Random for Given {
 impl Time {
     /// Begins at some moment of 2026.
     pub fn begin() -> Time {
-        Time(Arc::new(AtomicI64::new(1_790_000_000_000_000)))
+        Time { micros: Arc::new(AtomicI64::new(1_790_000_000_000_000)), runs: Arc::default() }
+    }
+
+    /// From now on it goes on with the clock of tokio, which a simulation has paused.
+    pub fn run(&self) {
+        self.runs.get_or_init(Instant::now);
     }
 
     /// Now.
     pub fn now(&self) -> Timestamp {
-        Timestamp(self.0.load(Ordering::SeqCst))
+        let since = self.runs.get().map(Instant::elapsed).unwrap_or_default();
+        Timestamp(self.micros.load(Ordering::SeqCst) + i64::try_from(since.as_micros()).unwrap())
     }
 
     /// Now, in milliseconds since 1970.
@@ -79,7 +90,7 @@ impl Time {
 
     /// Goes on by so many milliseconds; back, if they are negative.
     pub fn pass_ms(&self, millis: i64) {
-        self.0.fetch_add(millis * 1000, Ordering::SeqCst);
+        self.micros.fetch_add(millis * 1000, Ordering::SeqCst);
     }
 
     /// Goes on by so many seconds.

@@ -8,9 +8,6 @@ use std::sync::Arc;
 
 use prost::Message as _;
 use rhyzome_agent::drivers;
-use rhyzome_agent::drivers::disk::ObservedDisk;
-use rhyzome_agent::drivers::image::ObservedImage;
-use rhyzome_agent::drivers::instance::{ObservedInstance, ObservedProcess};
 use rhyzome_agent::ledger::Ledger;
 use rhyzome_agent::owner::Intake;
 use rhyzome_agent::plain::{Plain, Plains, look_at_all};
@@ -21,6 +18,8 @@ use rhyzome_api::store::{AssignmentRow, NodeReport, Store};
 use rhyzome_proto::v1::order_body::Body;
 use rhyzome_proto::v1::{Order, OrderBody, Report, ReportState};
 
+use crate::audit::Side;
+use crate::drivers as fake;
 use crate::given::Time;
 use crate::quick;
 
@@ -241,16 +240,7 @@ impl SimNode {
     /// Nothing that must be written can be done on a full disk. What is to be forgotten is tried once.
     fn in_vain(&self, id: &str, action: &Action) -> bool {
         let Some(tried) = &self.full else { return false };
-        match action {
-            Action::FetchImage(_)
-            | Action::ApplyDisk(..)
-            | Action::GrowOpenDisk { .. }
-            | Action::ApplyNetwork(_)
-            | Action::ApplyPlain(..)
-            | Action::Start { .. } => true,
-            Action::Forget => tried.contains(id),
-            _ => false,
-        }
+        fake::writes(action) || (*action == Action::Forget && tried.contains(id))
     }
 
     /// Nothing is ever so wrong that it could not be removed.
@@ -309,41 +299,7 @@ impl SimNode {
     // === the drivers ===
 
     fn act(&mut self, id: &str, action: Action) {
-        let now = self.time.now_ms();
-        let world = &mut self.world;
         match action {
-            Action::FetchImage(order) => {
-                let seen = ObservedImage { bytes_on_disk: order.size_bytes, is_whole: true };
-                world.images.insert(order.sha256, seen);
-            }
-            Action::RemoveImage(sha256) => drop(world.images.remove(&sha256)),
-            Action::ApplyDisk(order, _) | Action::GrowOpenDisk { order, .. } => {
-                let seen = ObservedDisk { virtual_size_bytes: order.size_bytes, allocated_bytes: 0 };
-                world.disks.insert(id.to_owned(), seen);
-            }
-            Action::RemoveDisk(_) => drop(world.disks.remove(id)),
-            Action::ApplyNetwork(network) => {
-                world.networks.insert(id.to_owned());
-                world.in_force.insert(id.to_owned(), network);
-            }
-            Action::RemoveNetwork => {
-                world.networks.remove(id);
-                world.in_force.remove(id);
-            }
-            Action::Start { boot, paused } => {
-                self.pids += 1;
-                let process = Some(ObservedProcess { pid: self.pids, paused });
-                let seen = ObservedInstance { id: id.to_owned(), boot: Some(*boot), process };
-                world.instances.insert(id.to_owned(), seen);
-            }
-            Action::PressPower => {
-                world.pressed_ms.insert(id.to_owned(), now);
-                stopped(world, id, now, !self.deaf);
-            }
-            Action::Kill => stopped(world, id, now, true),
-            Action::Pause => pause(world, id, true),
-            Action::Resume => pause(world, id, false),
-            Action::RemoveInstance => drop(world.instances.remove(id)),
             Action::ApplyPlain(kind, body) => {
                 self.driver(kind).make(id, &body).unwrap();
                 self.look_at_plain();
@@ -358,6 +314,10 @@ impl SimNode {
                 if let Some(tried) = &mut self.full {
                     tried.insert(id.to_owned());
                 }
+            }
+            action => {
+                let now = self.time.now_ms();
+                fake::act(&mut self.world, id, action, now, self.deaf, &mut self.pids);
             }
         }
     }
@@ -378,34 +338,13 @@ impl SimNode {
 
     /// Ids of all that is there, but of images: those are there by their digest.
     pub fn holds(&self) -> BTreeSet<String> {
-        let world = &self.world;
-        let plain = world.plain.values().flat_map(BTreeMap::keys);
-        world
-            .instances
-            .keys()
-            .chain(world.disks.keys())
-            .chain(&world.networks)
-            .chain(plain)
-            .cloned()
-            .collect()
+        Side::from(self).holds()
     }
 }
 
-fn stopped(world: &mut World, id: &str, now: u64, dies: bool) {
-    let Some(instance) = world.instances.get_mut(id) else { return };
-    if let Some(boot) = &mut instance.boot
-        && boot.stop_asked_at_ms == 0
-    {
-        boot.stop_asked_at_ms = now;
-    }
-    if dies {
-        instance.process = None;
-    }
-}
-
-fn pause(world: &mut World, id: &str, paused: bool) {
-    if let Some(process) = world.instances.get_mut(id).and_then(|instance| instance.process.as_mut()) {
-        process.paused = paused;
+impl From<&SimNode> for Side {
+    fn from(node: &SimNode) -> Side {
+        Side { node: node.id.clone(), orders: node.orders().clone(), world: node.world.clone() }
     }
 }
 

@@ -30,8 +30,8 @@ static NUMBER: AtomicU32 = AtomicU32::new(0);
 /// Where the disk is not memory, on any machine.
 pub const ON_DISK: &str = "/var/tmp";
 
-/// As tests have it.
-const QUICK: &str = "-F";
+/// As tests have it. Servers that come and go in one process have more connections than one server would.
+const QUICK: &str = "-F -c max_connections=300";
 /// As a server has it that loses nothing; and what counts must not be disturbed by what is done in the background.
 const COUNTING: &str = "-c shared_buffers=1GB -c max_wal_size=8GB -c checkpoint_timeout=1h -c max_connections=100 \
                         -c shared_preload_libraries=pg_stat_statements -c pg_stat_statements.max=10000 \

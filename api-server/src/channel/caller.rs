@@ -2,6 +2,7 @@
 use super::ChannelContext;
 use crate::kernel::Error;
 use rhyzome_pki::{certificate_times, peer_identity};
+use rustls::pki_types::CertificateDer;
 use std::time::SystemTime;
 use tonic::{Request, Status};
 
@@ -28,10 +29,19 @@ pub(super) async fn caller<T>(context: &ChannelContext, request: &Request<T>) ->
         tracing::info!(who = from, "a call without a certificate was refused");
         return Err(Status::unauthenticated("a node's certificate is needed; join first"));
     };
-    let who = peer_identity(&certificates[0]).map_err(|error| refuse(&error.to_string(), &from))?;
-    let times = certificate_times(&certificates[0]).map_err(|error| refuse(&error.to_string(), &from))?;
+    who_shows(context, &certificates[0], &from).await
+}
+
+/// The node that shows this certificate, of which it is known that it is the cluster's.
+pub(super) async fn who_shows(
+    context: &ChannelContext,
+    certificate: &CertificateDer<'_>,
+    from: &str,
+) -> Result<Caller, Status> {
+    let who = peer_identity(certificate).map_err(|error| refuse(&error.to_string(), from))?;
+    let times = certificate_times(certificate).map_err(|error| refuse(&error.to_string(), from))?;
     if who.cluster_id != context.authority.cluster_id() {
-        return Err(refuse("it is of another cluster", &from));
+        return Err(refuse("it is of another cluster", from));
     }
     if context.now() > times.not_after {
         return Err(refuse("it has expired", &who.node_id));

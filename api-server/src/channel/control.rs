@@ -1,28 +1,25 @@
 //! The calls of nodes. Each begins by asking who calls.
 use super::caller::caller;
-use super::{ChannelContext, blobs, session};
+use super::door::{SessionDoor, ToAgent};
+use super::{ChannelContext, blobs};
 use rhyzome_proto::v1::control_server::Control as ControlService;
 use rhyzome_proto::v1::{
-    AgentMessage, BlobChunk, FetchBlobRequest, ServerMessage, StreamFrame, WhoAmIRequest, WhoAmIResponse,
+    AgentMessage, BlobChunk, FetchBlobRequest, StreamFrame, WhoAmIRequest, WhoAmIResponse,
 };
 use std::sync::Arc;
-use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-/// Messages to one agent that may wait for the network; a slow agent then waits for itself alone.
-const OUTGOING: usize = 32;
-
 pub(super) struct Control {
     pub(super) context: Arc<ChannelContext>,
-    pub(super) db_epoch: i64,
+    pub(super) sessions: SessionDoor,
 }
 
 pub(super) const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 #[tonic::async_trait]
 impl ControlService for Control {
-    type SessionStream = ReceiverStream<Result<ServerMessage, Status>>;
+    type SessionStream = ToAgent;
     type FetchBlobStream = ReceiverStream<Result<BlobChunk, Status>>;
     type AttachStream = ReceiverStream<Result<StreamFrame, Status>>;
 
@@ -40,10 +37,7 @@ impl ControlService for Control {
         request: Request<Streaming<AgentMessage>>,
     ) -> Result<Response<Self::SessionStream>, Status> {
         let caller = caller(&self.context, &request).await?;
-        let (outgoing, messages) = mpsc::channel(OUTGOING);
-        let context = self.context.clone();
-        tokio::spawn(session::run(context, self.db_epoch, caller, request.into_inner(), outgoing));
-        Ok(Response::new(ReceiverStream::new(messages)))
+        Ok(Response::new(self.sessions.begin(caller, request.into_inner())))
     }
 
     async fn fetch_blob(

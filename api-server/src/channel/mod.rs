@@ -2,7 +2,7 @@
 //!
 //! - `accept`: TLS, one task per connection. `caller`: who calls, from the certificate.
 //! - `enroll`: the one service without a certificate. `control`: all other calls.
-//! - `session`: orders out, reports in, for one node. `sessions`: all that this server holds, and their bells.
+//! - `door`: where sessions begin. `session`: orders out, reports in, for one node. `sessions`: all that this server holds, and their bells.
 //! - `blobs`: an image's bytes. `streams`: consoles, lent by agents, for whoever asks.
 //!
 //! Nobody calls it to say that there is something to send: it hears bells, looks into the store, and looks
@@ -13,6 +13,7 @@ mod accept;
 mod blobs;
 mod caller;
 mod control;
+mod door;
 mod enroll;
 mod flood;
 mod report;
@@ -23,6 +24,7 @@ mod streams;
 use crate::kernel::Timestamp;
 use crate::store::Store;
 use anyhow::Context;
+pub use door::{SessionDoor, ToAgent};
 use rhyzome_pki::{Authority, ServerCertificate, grpc_server_config};
 use rhyzome_proto::v1::control_server::ControlServer;
 use rhyzome_proto::v1::enrollment_server::EnrollmentServer;
@@ -91,11 +93,12 @@ impl Channel {
         let context = Arc::new(context);
         let shown = ServerCertificate::new(&context.authority.issue_server(&context.names, context.now())?)?;
         let tls = grpc_server_config(shown.clone(), &context.authority.trust_pem())?;
-        let db_epoch = context.store.db_epoch().await?;
+        let sessions = SessionDoor::open(context.clone()).await?;
         let incoming = accept::incoming(listener, tls, shutdown.clone());
         let _renewing = AbortOnDropHandle::new(tokio::spawn(renew(context.clone(), shown)));
-        let _bells = AbortOnDropHandle::new(tokio::spawn(sessions::hear(context.clone())));
-        let control = control::Control { context: context.clone(), db_epoch };
+        let ears = sessions.clone();
+        let _bells = AbortOnDropHandle::new(tokio::spawn(async move { ears.hear().await }));
+        let control = control::Control { context: context.clone(), sessions };
         let server = Server::builder()
             .http2_keepalive_interval(Some(Duration::from_secs(30)))
             .max_concurrent_streams(Some(64))

@@ -15,7 +15,8 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
-use tonic::{Status, Streaming};
+use tokio_stream::{Stream, StreamExt as _};
+use tonic::Status;
 
 const HEARTBEAT: Duration = Duration::from_secs(10);
 /// For the agent's Hello.
@@ -28,6 +29,10 @@ const PAGE: i64 = 64;
 const COME_BACK_LATE_MS: u32 = 15_000;
 
 type Outgoing = mpsc::Sender<Result<ServerMessage, Status>>;
+
+/// What an agent says in a session.
+pub(super) trait FromAgent: Stream<Item = Result<AgentMessage, Status>> + Unpin + Send {}
+impl<S: Stream<Item = Result<AgentMessage, Status>> + Unpin + Send> FromAgent for S {}
 
 /// How a session ends: with a word to the agent, or without, as it is gone.
 enum End {
@@ -52,13 +57,14 @@ pub(super) async fn run(
     context: Arc<ChannelContext>,
     db_epoch: i64,
     caller: Caller,
-    mut incoming: Streaming<AgentMessage>,
+    mut incoming: impl FromAgent,
     outgoing: Outgoing,
 ) {
     let Some(hello) = first(&mut incoming).await else {
         return farewell(&outgoing, goodbye("the first message must be Hello, within 10 s", 1_000)).await;
     };
     let opened = tokio::select! {
+        biased;
         opened = insist("session", || context.store.open_session(&caller.node, &context.server_id)) => opened,
         // An agent that has gone while the database was away must not take the place of its next session.
         () = outgoing.closed() => return,
@@ -82,9 +88,9 @@ pub(super) async fn run(
     insist("end of session", || store.close_session(node, number)).await;
 }
 
-async fn first(incoming: &mut Streaming<AgentMessage>) -> Option<Hello> {
-    match tokio::time::timeout(FIRST, incoming.message()).await {
-        Ok(Ok(Some(AgentMessage { message: Some(agent_message::Message::Hello(hello)) }))) => Some(hello),
+async fn first(incoming: &mut impl FromAgent) -> Option<Hello> {
+    match tokio::time::timeout(FIRST, incoming.next()).await {
+        Ok(Some(Ok(AgentMessage { message: Some(agent_message::Message::Hello(hello)) }))) => Some(hello),
         _ => None,
     }
 }
@@ -102,7 +108,7 @@ impl Session {
         self.outgoing.send(Ok(ServerMessage { message: Some(message) })).await.map_err(|_| End::Gone)
     }
 
-    async fn hold(&self, mut place: Place, hello: Hello, incoming: Streaming<AgentMessage>) -> End {
+    async fn hold(&self, mut place: Place, hello: Hello, incoming: impl FromAgent) -> End {
         tracing::info!(
             node = self.caller.node,
             session = self.number,
@@ -124,11 +130,13 @@ impl Session {
         let (_, nobody) = mpsc::channel(1);
         let openings = std::mem::replace(&mut place.openings, nobody);
         tokio::select! {
-            end = self.order(&place, cursor) => end,
-            end = self.listen(incoming) => end,
-            end = self.lend(openings) => end,
+            // In this order, so that a simulation does the same each time.
+            biased;
             goodbye = place.ended() => End::Say(goodbye),
             () = self.outgoing.closed() => End::Gone,
+            end = self.lend(openings) => end,
+            end = self.listen(incoming) => end,
+            end = self.order(&place, cursor) => end,
         }
     }
 
@@ -211,15 +219,15 @@ impl Session {
         std::future::pending().await
     }
 
-    async fn listen(&self, mut incoming: Streaming<AgentMessage>) -> End {
+    async fn listen(&self, mut incoming: impl FromAgent) -> End {
         let patience = HEARTBEAT * 3;
         let began = Instant::now();
         let mut allowance = Allowance::new();
         let mut not_after = self.caller.not_after;
         loop {
-            let message = match tokio::time::timeout(patience, incoming.message()).await {
-                Ok(Ok(Some(message))) => message.message,
-                Ok(Ok(None) | Err(_)) => return End::Gone,
+            let message = match tokio::time::timeout(patience, incoming.next()).await {
+                Ok(Some(Ok(message))) => message.message,
+                Ok(None | Some(Err(_))) => return End::Gone,
                 Err(_) => return goodbye("nothing was heard for three heartbeats", 1_000),
             };
             if !allowance.take(began.elapsed()) {

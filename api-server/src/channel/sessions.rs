@@ -3,7 +3,7 @@ use super::ChannelContext;
 use crate::kernel::Env;
 use crate::store::Bell;
 use rhyzome_proto::v1::{Goodbye, OpenStream};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::broadcast::error::RecvError;
@@ -16,9 +16,9 @@ const AFTER_NEWER_MS: u32 = 5_000;
 /// After a restart nodes come back spread over so long.
 const SPREAD_MS: u64 = 2_000;
 
-/// The sessions of this server.
+/// The sessions of this server, in order: whatever goes through all of them does so the same way each time.
 #[derive(Clone, Default)]
-pub(super) struct Sessions(Arc<Mutex<HashMap<String, Handle>>>);
+pub(super) struct Sessions(Arc<Mutex<BTreeMap<String, Handle>>>);
 
 /// How others reach one session.
 #[derive(Clone)]
@@ -49,7 +49,7 @@ pub(super) fn superseded() -> Goodbye {
 }
 
 impl Sessions {
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, Handle>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Handle>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -135,13 +135,14 @@ pub(super) async fn hear(context: Arc<ChannelContext>) {
     net.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tokio::select! {
+            biased;
+            _ = net.tick() => compare(&context, &sessions).await,
             bell = bells.recv() => match bell {
                 Ok(Bell::Node(node)) => sessions.ring(&node),
                 Ok(_) => {}
                 Err(RecvError::Lagged(_)) => sessions.ring_all(),
                 Err(RecvError::Closed) => return,
             },
-            _ = net.tick() => compare(&context, &sessions).await,
         }
     }
 }

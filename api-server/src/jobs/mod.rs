@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use crate::kernel::{Error, Timestamp};
 use crate::store::{Bell, Bells, Store};
 
-pub use sweep::{SweepDuty, sweep};
+pub use sweep::{SweepDuty, heartbeat, sweep};
 
 /// How long the runner sleeps when no bell rings.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
@@ -41,6 +41,7 @@ pub async fn run(store: Store, stop: CancellationToken) {
             tracing::warn!(%error, "jobs were not looked at; trying again");
         }
         tokio::select! {
+            biased;
             () = stop.cancelled() => return,
             () = Bells::heard(&mut bells, |bell| *bell == Bell::Jobs) => {}
             () = tokio::time::sleep(LOOK_AGAIN) => {}

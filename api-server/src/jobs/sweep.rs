@@ -72,6 +72,7 @@ pub async fn sweep(store: Store, duty: SweepDuty, stop: CancellationToken) {
         }
         round = round.wrapping_add(1);
         tokio::select! {
+            biased;
             () = stop.cancelled() => return,
             () = tokio::time::sleep(HEARTBEAT) => {}
         }
@@ -92,7 +93,8 @@ fn heard_of_images(bells: &mut Receiver<Bell>) -> bool {
     }
 }
 
-async fn heartbeat(store: &Store, server: &str) -> Result<(), Error> {
+/// Says that this server is there, and takes down what dead ones have left.
+pub async fn heartbeat(store: &Store, server: &str) -> Result<(), Error> {
     store.server_heartbeat(server).await?;
     let lost = store.bury_servers(server, false).await?;
     if lost > 0 {

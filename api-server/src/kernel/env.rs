@@ -52,9 +52,23 @@ pub trait Faults: Send + Sync {
     }
 }
 
+/// How to wait for the database.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Outside {
+    /// As for anything else.
+    #[default]
+    Await,
+    /// Where one stands: nothing else of this process goes on in the meantime, so that in simulation nothing depends on
+    /// how fast a database is. For one that is inside the process.
+    InPlace,
+    /// While the paused clock of tokio stands still, for simulation on any database.
+    TimeStandsStill,
+}
+
 /// Clock and random numbers, handed to whoever needs them.
 #[derive(Clone)]
 pub struct Env {
+    outside: Outside,
     clock: Arc<dyn Clock>,
     random: Arc<dyn Random>,
     faults: Option<Arc<dyn Faults>>,
@@ -104,12 +118,22 @@ impl<'de> Deserialize<'de> for Timestamp {
 impl Env {
     /// An environment made of these two.
     pub fn new(clock: Arc<dyn Clock>, random: Arc<dyn Random>) -> Env {
-        Env { clock, random, faults: None, last: Arc::default() }
+        Env { outside: Outside::default(), clock, random, faults: None, last: Arc::default() }
     }
 
     /// The same, with faults.
     pub fn with_faults(self, faults: Arc<dyn Faults>) -> Env {
         Env { faults: Some(faults), ..self }
+    }
+
+    /// The same, waiting like this for the database.
+    pub fn waiting(self, outside: Outside) -> Env {
+        Env { outside, ..self }
+    }
+
+    /// How to wait for the database.
+    pub fn outside(&self) -> Outside {
+        self.outside
     }
 
     /// True: the process ends here. Never, where a real server runs.

@@ -82,6 +82,7 @@ pub async fn run(store: Store, duty: LogDuty, stop: CancellationToken) {
             tracing::warn!(%error, "the event log was not appended to; trying again");
         }
         tokio::select! {
+            biased;
             () = stop.cancelled() => break,
             () = Bells::heard(&mut bells, |bell| *bell == Bell::Events) => tokio::time::sleep(GATHER).await,
             () = tokio::time::sleep(LOOK_AGAIN) => {}

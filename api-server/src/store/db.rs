@@ -6,8 +6,10 @@ use std::sync::Arc;
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::PgRow;
 use sqlx::sqlite::SqliteRow;
-use sqlx::{AssertSqlSafe, Postgres, Row as _, Sqlite};
+use sqlx::{AssertSqlSafe, Postgres, Row as _};
 
+use super::lite::Lent;
+use crate::kernel::env::Outside;
 use crate::kernel::{Error, Timestamp};
 
 /// A value for a placeholder.
@@ -27,11 +29,12 @@ pub struct Conn {
     /// What went wrong first. PostgreSQL refuses whatever follows in the same transaction, and answers its COMMIT by
     /// undoing it without an error: so whatever follows is answered with this, on either database.
     failed: Option<DbError>,
+    outside: Outside,
 }
 
 enum To {
     /// SQLite, inside the process.
-    Lite(PoolConnection<Sqlite>),
+    Lite(Lent),
     /// PostgreSQL.
     Pg(PoolConnection<Postgres>),
 }
@@ -148,43 +151,63 @@ macro_rules! bound {
     }};
 }
 
-impl From<PoolConnection<Sqlite>> for Conn {
-    fn from(conn: PoolConnection<Sqlite>) -> Conn {
-        Conn { to: To::Lite(conn), failed: None }
-    }
-}
-
-impl From<PoolConnection<Postgres>> for Conn {
-    fn from(conn: PoolConnection<Postgres>) -> Conn {
-        Conn { to: To::Pg(conn), failed: None }
+/// Waits for what happens outside of this process: a database's answer.
+pub async fn outside<F: Future>(how: Outside, what: F) -> F::Output {
+    match how {
+        Outside::Await => what.await,
+        Outside::InPlace => futures_executor::block_on(what),
+        Outside::TimeStandsStill => {
+            // While a blocking task is at work, tokio's paused clock does not go on by itself.
+            let (over, until) = std::sync::mpsc::channel::<()>();
+            tokio::task::spawn_blocking(move || until.recv());
+            let done = what.await;
+            drop(over);
+            done
+        }
     }
 }
 
 impl Conn {
+    /// One to SQLite.
+    pub(super) fn lite(lent: Lent, outside: Outside) -> Conn {
+        Conn { to: To::Lite(lent), failed: None, outside }
+    }
+
+    /// One to PostgreSQL.
+    pub(super) fn pg(conn: PoolConnection<Postgres>, outside: Outside) -> Conn {
+        Conn { to: To::Pg(conn), failed: None, outside }
+    }
+
     /// Runs a statement; how many rows it touched.
     pub async fn run(&mut self, sql: &str, values: &[Value]) -> Result<u64, DbError> {
         self.as_before()?;
-        let done = match &mut self.to {
-            To::Lite(conn) => bound!(sql, values).execute(&mut **conn).await.map(|done| done.rows_affected()),
-            To::Pg(conn) => bound!(sql, values).execute(&mut **conn).await.map(|done| done.rows_affected()),
-        };
-        done.map_err(|source| self.fails(sql, source))
+        let to = &mut self.to;
+        let done = outside(self.outside, async {
+            match to {
+                To::Lite(lent) => Ok(bound!(sql, values).execute(lent.conn()?).await?.rows_affected()),
+                To::Pg(conn) => Ok(bound!(sql, values).execute(&mut **conn).await?.rows_affected()),
+            }
+        });
+        done.await.map_err(|source| self.fails(sql, source))
     }
 
     /// All rows of a query.
     pub async fn rows(&mut self, sql: &str, values: &[Value]) -> Result<Vec<Row>, DbError> {
         self.as_before()?;
-        let rows = match &mut self.to {
-            To::Lite(conn) => {
-                let rows = bound!(sql, values).fetch_all(&mut **conn).await;
-                rows.map(|rows| rows.into_iter().map(Row::Lite).collect())
+        let to = &mut self.to;
+        let rows = outside(self.outside, async {
+            match to {
+                To::Lite(lent) => {
+                    let rows = bound!(sql, values).fetch_all(lent.conn()?).await?;
+                    Ok(rows.into_iter().map(Row::Lite).collect())
+                }
+                To::Pg(conn) => {
+                    let rows = bound!(sql, values).fetch_all(&mut **conn).await?;
+                    Ok(rows.into_iter().map(Row::Pg).collect())
+                }
             }
-            To::Pg(conn) => {
-                let rows = bound!(sql, values).fetch_all(&mut **conn).await;
-                rows.map(|rows| rows.into_iter().map(Row::Pg).collect())
-            }
-        };
-        rows.map_err(|source| self.fails(sql, source))
+        });
+        rows.await.map_err(|source| self.fails(sql, source))
     }
 
     /// The first row of a query, if there is one.

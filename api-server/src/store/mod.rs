@@ -24,6 +24,7 @@ mod history;
 mod jobs;
 mod keys;
 mod letters;
+mod lite;
 mod log;
 mod nodes;
 mod notes;
@@ -60,6 +61,7 @@ use std::sync::{Arc, OnceLock};
 pub use audit::AuditQuery;
 pub use bells::{Bell, Bells};
 pub use change::{Asked, NewObject, Written};
+pub use db::outside;
 pub use denials::Denial;
 pub use keys::{Kept, KeptAnswer, Key};
 pub use log::{Event, LOG_LEASE_SECONDS, LogHead, LogLease, MOST_APPENDED, Seal};
@@ -131,7 +133,7 @@ impl Store {
         registry: Registry,
         quota: BTreeMap<String, u64>,
     ) -> Result<Store, OpenError> {
-        let opened = open::open(url).await?;
+        let opened = open::open(url, env.outside()).await?;
         let context = Arc::new(Context {
             env,
             registry,
@@ -171,6 +173,12 @@ impl Store {
     /// Seals secrets with this from now on; without it none can be kept. Once is enough: a later one is ignored.
     pub fn seal_with(&self, vault: Arc<dyn Vault>) {
         let _ = self.context.vault.set(vault);
+    }
+
+    /// Closes the connections to the database, for whoever opens many stores in one process: what is under way comes to
+    /// its end, and nothing more is done.
+    pub async fn close(&self) {
+        self.readers.close().await;
     }
 
     /// Where to listen for "look again".

@@ -57,11 +57,14 @@ async fn notify(pool: &PgPool, payload: &str) {
     }
 }
 
-/// Rings here what was rung at the other servers, for ever.
+/// Rings here what was rung at the other servers, until the store is closed.
 pub(super) async fn receive(pool: PgPool, bells: Bells, own: Own) {
+    let mut closed = pool.close_event();
     loop {
-        if let Err(error) = listen(&pool, &bells, &own).await {
-            tracing::warn!(%error, "not listening to the other servers; trying again");
+        match closed.do_until(listen(&pool, &bells, &own)).await {
+            Err(_) => return,
+            Ok(Err(error)) => tracing::warn!(%error, "not listening to the other servers; trying again"),
+            Ok(Ok(())) => {}
         }
         tokio::time::sleep(Duration::from_secs(1)).await;
     }

@@ -5,16 +5,18 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use rhyzome_sql::Link;
+use sqlx::PgPool;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{PgPool, SqlitePool};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
 use tokio::sync::mpsc;
 
 use super::bells::Bells;
-use super::db::{Conn, DbError};
+use super::db::{Conn, DbError, outside};
+use super::lite::Lite;
 use super::notify;
 use super::writer::Writer;
 use crate::kernel::Error;
+use crate::kernel::env::Outside;
 
 /// Where the control plane's state is.
 #[derive(Clone, Debug)]
@@ -58,8 +60,8 @@ pub enum OpenError {
 
 #[derive(Clone)]
 pub(super) enum Readers {
-    Lite(SqlitePool),
-    Pg(PgPool),
+    Lite(Lite),
+    Pg(PgPool, Outside),
 }
 
 pub(super) struct Opened {
@@ -73,10 +75,17 @@ pub(super) struct Opened {
 impl Readers {
     pub(super) async fn acquire(&self) -> Result<Conn, Error> {
         let conn = match self {
-            Readers::Lite(pool) => pool.acquire().await.map(Conn::from),
-            Readers::Pg(pool) => pool.acquire().await.map(Conn::from),
+            Readers::Lite(pool) => pool.acquire().await.map(|lent| Conn::lite(lent, pool.outside())),
+            Readers::Pg(pool, how) => outside(*how, pool.acquire()).await.map(|conn| Conn::pg(conn, *how)),
         };
         conn.map_err(|e| DbError::new("acquire", e).into())
+    }
+
+    /// Those within the process close with the last who holds them.
+    pub(super) async fn close(&self) {
+        if let Readers::Pg(pool, _) = self {
+            pool.close().await;
+        }
     }
 }
 
@@ -171,10 +180,10 @@ impl DbUrl {
 
 // === opening ===
 
-pub(super) async fn open(url: &DbUrl) -> Result<Opened, OpenError> {
+pub(super) async fn open(url: &DbUrl, outside: Outside) -> Result<Opened, OpenError> {
     match url {
-        DbUrl::Sqlite(path) => sqlite(path).await,
-        DbUrl::Postgres(options) => postgres(options).await,
+        DbUrl::Sqlite(path) => sqlite(path, outside).await,
+        DbUrl::Postgres(options) => postgres(options, outside).await,
     }
 }
 
@@ -193,37 +202,37 @@ fn sqlite_options(path: &Path) -> SqliteConnectOptions {
         .busy_timeout(Duration::from_secs(5))
 }
 
-async fn sqlite(path: &Path) -> Result<Opened, OpenError> {
+/// How many may read at once.
+const READERS: usize = 4;
+
+async fn sqlite(path: &Path, how: Outside) -> Result<Opened, OpenError> {
     let options = sqlite_options(path);
-    let one = SqlitePoolOptions::new().max_connections(1).min_connections(1);
-    let writer = one.connect_with(options.clone()).await.map_err(OpenError::Connect)?;
-    let mut conn = writer.acquire().await.map_err(OpenError::Connect)?;
-    rhyzome_sql::migrate_sqlite(&mut conn).await?;
-    drop(conn);
-    let four = SqlitePoolOptions::new().max_connections(4);
+    let writer = Lite::new(options.clone(), 1, how);
+    let mut lent = writer.acquire().await.map_err(OpenError::Connect)?;
+    let conn = lent.conn().map_err(OpenError::Connect)?;
+    outside(how, rhyzome_sql::migrate_sqlite(conn)).await?;
+    drop(lent);
     // In KiB. Each reader has a cache of its own, and beneath all of them is the kernel's.
-    let options = options.read_only(true).pragma("cache_size", "-512");
-    let readers = four.connect_with(options).await.map_err(OpenError::Connect)?;
+    let readers = Lite::new(options.read_only(true).pragma("cache_size", "-512"), READERS, how);
     let bells = Bells::new(None);
     Ok(Opened { readers: Readers::Lite(readers), writer: Writer::sqlite(writer, bells.clone()), bells })
 }
 
-async fn postgres(options: &PgConnectOptions) -> Result<Opened, OpenError> {
+async fn postgres(options: &PgConnectOptions, how: Outside) -> Result<Opened, OpenError> {
     let pool = PgPoolOptions::new()
         .max_connections(16)
         .acquire_timeout(Duration::from_secs(30))
-        .connect_with(options.clone().statement_cache_capacity(STATEMENTS))
-        .await
-        .map_err(OpenError::Connect)?;
-    let mut conn = pool.acquire().await.map_err(OpenError::Connect)?;
-    rhyzome_sql::migrate_postgres(&mut conn).await?;
+        .connect_with(options.clone().statement_cache_capacity(STATEMENTS));
+    let pool = outside(how, pool).await.map_err(OpenError::Connect)?;
+    let mut conn = outside(how, pool.acquire()).await.map_err(OpenError::Connect)?;
+    outside(how, rhyzome_sql::migrate_postgres(&mut conn)).await?;
     drop(conn);
     let (sender, receiver) = mpsc::unbounded_channel();
     let bells = Bells::new(Some(sender));
     let own = notify::Own::default();
     tokio::spawn(notify::send(pool.clone(), receiver, own.clone()));
     tokio::spawn(notify::receive(pool.clone(), bells.clone(), own));
-    Ok(Opened { readers: Readers::Pg(pool.clone()), writer: Writer::Pg(pool), bells })
+    Ok(Opened { readers: Readers::Pg(pool.clone(), how), writer: Writer::Pg(pool, how), bells })
 }
 
 #[cfg(test)]

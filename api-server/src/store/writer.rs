@@ -11,13 +11,15 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use futures_util::FutureExt as _;
-use sqlx::{PgPool, SqlitePool};
+use sqlx::PgPool;
 use tokio::sync::{mpsc, oneshot};
 
 use super::bells::Bells;
-use super::db::{Conn, DbError, RETRY_MARK};
+use super::db::{Conn, DbError, RETRY_MARK, outside};
+use super::lite::Lite;
 use super::tx::Tx;
 use crate::kernel::Error;
+use crate::kernel::env::Outside;
 
 /// The future of a closure that runs in a transaction.
 pub type TxFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, Error>> + Send + 'a>>;
@@ -36,11 +38,11 @@ type Task = Box<dyn for<'a> FnOnce(&'a mut Tx) -> Ran<'a> + Send>;
 #[derive(Clone)]
 pub(super) enum Writer {
     Lite(mpsc::Sender<Task>),
-    Pg(PgPool),
+    Pg(PgPool, Outside),
 }
 
 impl Writer {
-    pub(super) fn sqlite(pool: SqlitePool, bells: Bells) -> Writer {
+    pub(super) fn sqlite(pool: Lite, bells: Bells) -> Writer {
         let (sender, receiver) = mpsc::channel(1024);
         tokio::spawn(run(pool, receiver, bells));
         Writer::Lite(sender)
@@ -63,11 +65,11 @@ impl Writer {
                     |_| Error::Unavailable("the database is busy or away; nothing was changed".to_owned());
                 answer.await.map_err(dropped)?
             }
-            Writer::Pg(pool) => {
-                let (pool, bells) = (pool.clone(), bells.clone());
+            Writer::Pg(pool, outside) => {
+                let (pool, bells, outside) = (pool.clone(), bells.clone(), *outside);
                 // In a task of its own: a caller who breaks off must not leave a connection in the middle of a
                 // transaction, which whoever gets it next would commit.
-                let task = tokio::spawn(async move { postgres(&pool, &bells, work).await });
+                let task = tokio::spawn(async move { postgres(&pool, &bells, outside, work).await });
                 task.await.map_err(|e| Error::Internal(format!("a write came to no end: {e}")))?
             }
         }
@@ -87,15 +89,15 @@ async fn caught<T>(work: impl Future<Output = Result<T, Error>>) -> Result<T, Er
 
 // === PostgreSQL ===
 
-async fn postgres<T, F>(pool: &PgPool, bells: &Bells, work: F) -> Result<T, Error>
+async fn postgres<T, F>(pool: &PgPool, bells: &Bells, how: Outside, work: F) -> Result<T, Error>
 where
     F: for<'a> Fn(&'a mut Tx) -> TxFuture<'a, T>,
 {
     let mut tries = 0;
     loop {
         tries += 1;
-        let conn = pool.acquire().await.map_err(|e| DbError::new("acquire", e))?;
-        let mut tx = Tx::new(Conn::from(conn));
+        let conn = outside(how, pool.acquire()).await.map_err(|e| DbError::new("acquire", e))?;
+        let mut tx = Tx::new(Conn::pg(conn, how));
         tx.run("BEGIN", &[]).await?;
         let mut outcome = caught(async { work(&mut tx).await }).await;
         if outcome.is_ok()
@@ -154,7 +156,7 @@ where
     (good, finish)
 }
 
-async fn run(pool: SqlitePool, mut tasks: mpsc::Receiver<Task>, bells: Bells) {
+async fn run(pool: Lite, mut tasks: mpsc::Receiver<Task>, bells: Bells) {
     while let Some(first) = tasks.recv().await {
         let mut batch = vec![first];
         while batch.len() < MOST_IN_ONE_COMMIT {
@@ -167,13 +169,13 @@ async fn run(pool: SqlitePool, mut tasks: mpsc::Receiver<Task>, bells: Bells) {
     }
 }
 
-async fn commit_together(pool: &SqlitePool, batch: Vec<Task>, bells: &Bells) {
+async fn commit_together(pool: &Lite, batch: Vec<Task>, bells: &Bells) {
     let conn = match pool.acquire().await {
         Ok(conn) => conn,
         // Dropping the tasks drops their reply channels: each caller hears that the store is not there.
         Err(error) => return tracing::error!(%error, "no connection to the database"),
     };
-    let mut tx = Tx::new(Conn::from(conn));
+    let mut tx = Tx::new(Conn::lite(conn, pool.outside()));
     // Each statement is a way to the connection's thread and back: these two go it together.
     if let Err(error) = tx.run("BEGIN IMMEDIATE; SAVEPOINT one", &[]).await {
         return tracing::error!(?error, "no transaction could be begun");

@@ -29,12 +29,6 @@ impl Backoff {
     }
 }
 
-/// A random number in 0..1, for jitter.
-pub(crate) fn chance() -> f64 {
-    let word = rhyzome_pki::random_hex().ok().and_then(|hex| u32::from_str_radix(&hex[..8], 16).ok());
-    word.map_or(0.5, |word| f64::from(word) / f64::from(u32::MAX))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -28,13 +28,17 @@ mod backoff;
 mod blob;
 pub(crate) mod dial;
 mod outbox;
+mod reach;
 mod renewal;
 mod session;
 
+use crate::env::Env;
 use crate::identity::{IdentityError, IdentityFolder, LoadedIdentity};
 use backoff::Backoff;
 pub use blob::Blob;
 use outbox::Outbox;
+use reach::Network;
+pub use reach::{Begin, FromServer, Reach, Reached};
 use rhyzome_proto::v1::{NodeStatus, Order, Report};
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -68,6 +72,8 @@ pub struct LinkConfig {
     pub boot_id: String,
     /// Where the streams are that the server may want lent.
     pub socket_of: SocketOf,
+    /// Clock and jitter.
+    pub env: Env,
 }
 
 /// What the link asks of the ledger before each session.
@@ -158,6 +164,7 @@ pub struct LinkHandle(Arc<Shared>);
 pub struct Link {
     shared: Arc<Shared>,
     ledger: Arc<dyn LedgerView>,
+    reach: Arc<dyn Reach>,
     events: mpsc::Sender<LinkEvent>,
 }
 
@@ -177,12 +184,22 @@ impl Link {
         config: LinkConfig,
         ledger: Arc<dyn LedgerView>,
     ) -> Result<(Link, LinkHandle, mpsc::Receiver<LinkEvent>), LinkError> {
+        let network = Arc::new(Network { server: config.server.clone() });
+        Link::over(config, ledger, network)
+    }
+
+    /// The same, with sessions that take another way than the network.
+    pub fn over(
+        config: LinkConfig,
+        ledger: Arc<dyn LedgerView>,
+        reach: Arc<dyn Reach>,
+    ) -> Result<(Link, LinkHandle, mpsc::Receiver<LinkEvent>), LinkError> {
         let folder = IdentityFolder::new(&config.state_dir);
         let current = RwLock::new(Arc::new(folder.load()?));
         let shared = Arc::new(Shared { config, folder, current, outbox: Outbox::default() });
         let (events, received) = mpsc::channel(EVENTS);
         let handle = LinkHandle(shared.clone());
-        Ok((Link { shared, ledger, events }, handle, received))
+        Ok((Link { shared, ledger, reach, events }, handle, received))
     }
 
     /// Dials, holds the session, dials again; until `shutdown`.
@@ -200,7 +217,7 @@ impl Link {
                 LinkError::Goodbye { after, .. } => Some(*after),
                 _ => None,
             };
-            let wait = backoff.next(began.elapsed(), asked, backoff::chance());
+            let wait = backoff.next(began.elapsed(), asked, self.shared.config.env.chance());
             tracing::warn!(reason = %error, wait_ms = wait.as_millis(), "no session with the server; dialing again");
             if self.events.send(LinkEvent::Disconnected { reason: error.to_string() }).await.is_err() {
                 return;
@@ -250,9 +267,6 @@ impl Shared {
 
     /// A new connection that shows the present certificate.
     async fn dial(&self) -> Result<tonic::transport::Channel, LinkError> {
-        let current = self.identity();
-        let tls = rhyzome_pki::agent_client_config(&current.trust_pem, &current.identity)
-            .map_err(IdentityError::from)?;
-        dial::dial(&self.config.server, tls).await.map_err(LinkError::Connection)
+        Network { server: self.config.server.clone() }.dial(&self.identity()).await
     }
 }

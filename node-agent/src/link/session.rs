@@ -1,22 +1,18 @@
 //! One session: from dialing to its end.
+use super::reach::{FromServer, answer};
 use super::renewal::Renewal;
-use super::{Link, LinkError, LinkEvent, attach, backoff, dial};
-use rhyzome_proto::v1::control_client::ControlClient;
+use super::{Link, LinkError, LinkEvent, attach, dial};
 use rhyzome_proto::v1::{
-    AgentMessage, Goodbye, Heartbeat, Hello, RenewRequest, RenewResponse, ServerMessage, Welcome,
-    WhoAmIRequest, agent_message, server_message,
+    AgentMessage, Goodbye, Heartbeat, Hello, RenewRequest, RenewResponse, Welcome, agent_message,
+    server_message,
 };
 use std::sync::Mutex;
 use std::sync::PoisonError;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
+use tokio_stream::StreamExt as _;
 use tokio_util::task::AbortOnDropHandle;
-use tonic::Streaming;
-use tonic::transport::Channel;
 
-/// For each answer while a session begins.
-const ANSWER: Duration = Duration::from_secs(10);
 /// Messages that may wait for the network.
 const OUTGOING: usize = 32;
 /// Heartbeats outside this are the server's mistake.
@@ -32,25 +28,14 @@ pub(super) async fn hold(link: &Link) -> LinkError {
 
 struct Session {
     outgoing: mpsc::Sender<AgentMessage>,
-    incoming: Streaming<ServerMessage>,
+    incoming: FromServer,
     heartbeat: Duration,
-}
-
-async fn answer<T>(
-    call: impl Future<Output = Result<T, tonic::Status>>,
-    server: &str,
-) -> Result<T, LinkError> {
-    match tokio::time::timeout(ANSWER, call).await {
-        Ok(Ok(answer)) => Ok(answer),
-        Ok(Err(status)) => Err(LinkError::Refused(dial::refusal(&status))),
-        Err(_) => Err(LinkError::Connection(format!("{server} does not answer"))),
-    }
 }
 
 async fn begin(link: &Link) -> Result<Session, LinkError> {
     let config = &link.shared.config;
-    let mut client = ControlClient::new(link.shared.dial().await?);
-    check_cluster(link, &mut client).await?;
+    let reached = link.reach.reach(link.shared.identity()).await?;
+    same_cluster(link, reached.cluster_id)?;
     let (outgoing, messages) = mpsc::channel(OUTGOING);
     let hello = Hello {
         agent_version: config.agent_version.clone(),
@@ -59,9 +44,9 @@ async fn begin(link: &Link) -> Result<Session, LinkError> {
         cursor: link.ledger.cursor(),
     };
     send(&outgoing, agent_message::Message::Hello(hello)).await?;
-    let response = answer(client.session(ReceiverStream::new(messages)), &config.server).await?;
-    let mut incoming = response.into_inner();
-    let first = answer(incoming.message(), &config.server).await?.and_then(|first| first.message);
+    let mut incoming = (reached.begin)(messages).await?;
+    let first = async { incoming.next().await.transpose() };
+    let first = answer(first, &config.server).await?.and_then(|first| first.message);
     let welcome = match first {
         Some(server_message::Message::Welcome(welcome)) => welcome,
         Some(server_message::Message::Goodbye(goodbye)) => return Err(farewell(goodbye)),
@@ -75,12 +60,6 @@ async fn begin(link: &Link) -> Result<Session, LinkError> {
     );
     link.tell(LinkEvent::Connected { db_epoch: welcome.db_epoch, session: welcome.session }).await?;
     Ok(Session { outgoing, incoming, heartbeat: Duration::from_secs(welcome.heartbeat_seconds.into()) })
-}
-
-/// The first call: under TLS 1.3 only now does a refused certificate show.
-async fn check_cluster(link: &Link, client: &mut ControlClient<Channel>) -> Result<(), LinkError> {
-    let who = answer(client.who_am_i(WhoAmIRequest {}), &link.shared.config.server).await?.into_inner();
-    same_cluster(link, who.cluster_id)
 }
 
 fn same_cluster(link: &Link, offered: String) -> Result<(), LinkError> {
@@ -116,10 +95,11 @@ async fn send(
 impl Session {
     async fn run(self, link: &Link) -> LinkError {
         let times = link.shared.identity().times;
-        let renewal = Mutex::new(Renewal::of(times, backoff::chance()));
+        let renewal = Mutex::new(Renewal::of(times, link.shared.config.env.chance()));
         let Session { outgoing, incoming, heartbeat } = self;
         // Two directions on one task: a slow owner never holds the heartbeat back.
         let ended = tokio::select! {
+            biased;
             ended = speak(link, &outgoing, heartbeat, &renewal) => ended,
             ended = listen(link, incoming, heartbeat, &renewal) => ended,
         };
@@ -140,9 +120,10 @@ async fn speak(
     beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tokio::select! {
+            biased;
             _ = beat.tick() => {
                 send(outgoing, agent_message::Message::Heartbeat(Heartbeat {})).await?;
-                let due = renewal.lock().unwrap_or_else(PoisonError::into_inner).is_due(SystemTime::now());
+                let due = renewal.lock().unwrap_or_else(PoisonError::into_inner).is_due(link.shared.config.env.now());
                 if due {
                     let csr_pem = link.shared.folder.key()?.csr_pem().map_err(crate::identity::IdentityError::from)?;
                     send(outgoing, agent_message::Message::Renew(RenewRequest { csr_pem })).await?;
@@ -159,7 +140,7 @@ async fn speak(
 
 async fn listen(
     link: &Link,
-    mut incoming: Streaming<ServerMessage>,
+    mut incoming: FromServer,
     heartbeat: Duration,
     renewal: &Mutex<Renewal>,
 ) -> Result<(), LinkError> {
@@ -167,10 +148,10 @@ async fn listen(
     // Streams end with their session: the server that asked for them is gone.
     let mut lent: Vec<AbortOnDropHandle<()>> = Vec::new();
     loop {
-        let message = match tokio::time::timeout(patience, incoming.message()).await {
-            Ok(Ok(Some(message))) => message.message,
-            Ok(Ok(None)) => return Ok(()),
-            Ok(Err(status)) => return Err(LinkError::Connection(dial::refusal(&status))),
+        let message = match tokio::time::timeout(patience, incoming.next()).await {
+            Ok(Some(Ok(message))) => message.message,
+            Ok(None) => return Ok(()),
+            Ok(Some(Err(status))) => return Err(LinkError::Connection(dial::refusal(&status))),
             Err(_) => return Err(LinkError::Silent(patience)),
         };
         match message {
@@ -203,7 +184,8 @@ fn take_over(link: &Link, renewed: RenewResponse, renewal: &Mutex<Renewal>) {
     match kept {
         Ok(()) => {
             let times = link.shared.identity().times;
-            *renewal.lock().unwrap_or_else(PoisonError::into_inner) = Renewal::of(times, backoff::chance());
+            *renewal.lock().unwrap_or_else(PoisonError::into_inner) =
+                Renewal::of(times, link.shared.config.env.chance());
             tracing::info!("the node's certificate was renewed");
         }
         Err(error) => tracing::error!(%error, "the renewed certificate cannot be kept; asking again"),

@@ -16,24 +16,31 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 /// What was written for an object, by file name.
-pub(super) type Rendered = BTreeMap<String, String>;
+pub type Rendered = BTreeMap<String, String>;
 
 /// What one look at one thing saw.
 #[derive(Debug)]
-pub(super) enum Seen {
+pub enum Seen {
+    /// An image, by its digest.
     Image(String, Option<ObservedImage>),
+    /// A disk.
     Disk(String, Option<ObservedDisk>),
     /// Brought into this state; None: it is in no known state any more.
     Network(String, Option<(DesiredNetwork, Rendered)>),
+    /// Nothing of it is left.
     NetworkGone(String),
+    /// An instance, and what was written for it.
     Instance(String, Option<ObservedInstance>, Rendered),
+    /// One of a plain kind.
     Plain(&'static str, String, Option<ObservedPlain>),
 }
 
 /// One action, come to its end.
 #[derive(Debug)]
-pub(super) struct Done {
+pub struct Done {
+    /// How.
     pub result: Result<(), DriverError>,
+    /// What is there now, as far as it can be said.
     pub seen: Vec<Seen>,
 }
 

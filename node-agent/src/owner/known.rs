@@ -3,10 +3,10 @@
 use super::act::{Rendered, Seen};
 use super::look::Sight;
 use crate::drivers::network::DesiredNetwork;
-use crate::plain::Plains;
 use crate::reconcile::{Orders, World};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use tokio::time::Instant;
 
 /// The world, and what is remembered about looking at it.
 pub(super) struct Known {
@@ -18,8 +18,8 @@ pub(super) struct Known {
 }
 
 impl Known {
-    pub fn new(host_boot_id: String, plain: &Plains) -> Self {
-        let plain = plain.iter().map(|driver| (driver.kind(), BTreeMap::new())).collect();
+    pub fn new(host_boot_id: String, plain: Vec<&'static str>) -> Self {
+        let plain = plain.into_iter().map(|kind| (kind, BTreeMap::new())).collect();
         Self {
             world: World { host_boot_id, plain, ..World::default() },
             versions: HashMap::new(),

@@ -11,7 +11,8 @@ use std::sync::Arc;
 
 /// What a look at everything saw.
 #[derive(Debug, Default)]
-pub(super) struct Sight {
+pub struct Sight {
+    /// What it saw of each thing.
     pub seen: Vec<Seen>,
     /// All networks that are there; None if that could not be found out.
     pub networks: Option<BTreeSet<String>>,

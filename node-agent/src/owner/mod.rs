@@ -5,6 +5,7 @@
 //! timer) only says "look again": the same code runs after a restart and in the middle of everything.
 
 mod act;
+mod hands;
 mod intake;
 mod known;
 mod look;
@@ -14,19 +15,21 @@ use crate::drivers::disk::DiskDriver;
 use crate::drivers::image::ImageDriver;
 use crate::drivers::instance::InstanceDriver;
 use crate::drivers::network::NetworkDriver;
+use crate::env::Env;
 use crate::ledger::Ledger;
 use crate::link::LinkEvent;
 use crate::plain::Plains;
 use crate::reconcile::{Action, Decision, Kind, Orders, View, plan};
 use crate::report::{self, Failure};
-use act::{Done, act};
+pub use act::{Done, Rendered, Seen};
+pub use hands::Hands;
 pub use intake::Intake;
 use known::Known;
-use look::{Sight, look};
+pub use look::Sight;
 use rhyzome_proto::v1::{Order, Report};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 use tokio::sync::{Notify, mpsc};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
@@ -105,7 +108,8 @@ pub struct Owner {
     ledger: Arc<Mutex<Ledger>>,
     intake: Arc<Mutex<Intake>>,
     orders: Orders,
-    drivers: Drivers,
+    hands: Arc<dyn Hands>,
+    env: Env,
     known: Known,
     wires: Wires,
     back: (mpsc::UnboundedSender<Back>, mpsc::UnboundedReceiver<Back>),
@@ -116,7 +120,7 @@ pub struct Owner {
     told: HashMap<String, (Report, u64)>,
     /// Since when objects are worked on, of which something is to be told.
     working: HashMap<String, Instant>,
-    gone_told: HashMap<String, Instant>,
+    gone_told: BTreeMap<String, Instant>,
     connected: Option<Instant>,
     looking: bool,
     attempts: u64,
@@ -124,14 +128,21 @@ pub struct Owner {
 
 impl Owner {
     /// `ledger` is shared with the link, which reads its cursor.
-    pub fn new(ledger: Arc<Mutex<Ledger>>, drivers: Drivers, wires: Wires, host_boot_id: String) -> Self {
+    pub fn new(
+        ledger: Arc<Mutex<Ledger>>,
+        hands: Arc<dyn Hands>,
+        wires: Wires,
+        host_boot_id: String,
+        env: Env,
+    ) -> Self {
         let orders = ledger.lock().unwrap_or_else(PoisonError::into_inner).orders().clone();
         Self {
             ledger,
             intake: Arc::default(),
             orders,
-            known: Known::new(host_boot_id, &drivers.plain),
-            drivers,
+            known: Known::new(host_boot_id, hands.plain_kinds()),
+            hands,
+            env,
             wires,
             back: mpsc::unbounded_channel(),
             busy: HashMap::new(),
@@ -140,7 +151,7 @@ impl Owner {
             decisions: BTreeMap::new(),
             told: HashMap::new(),
             working: HashMap::new(),
-            gone_told: HashMap::new(),
+            gone_told: BTreeMap::new(),
             connected: None,
             looking: false,
             attempts: 0,
@@ -150,7 +161,7 @@ impl Owner {
     /// Runs until the link's end of the orders is dropped.
     pub async fn run(mut self) {
         // Nothing is done before the node was looked at once: guests that run are adopted, not started again.
-        let sight = look(&self.drivers, &self.orders).await;
+        let sight = self.hands.look(&self.orders).await;
         self.known.take(sight, |_| true);
         let mut timer = tokio::time::interval(LOOK_EVERY);
         timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -159,18 +170,20 @@ impl Owner {
         loop {
             let wake = self.advance().await;
             tokio::select! {
+                // What is rare comes first, so that nothing waits behind a flood of orders.
+                biased;
+                _ = timer.tick() => {
+                    self.tick();
+                    self.take(Vec::new()).await;
+                }
+                Some(event) = self.wires.events.recv() => self.hear(event),
+                Some(id) = self.wires.bell.recv() => self.look_at_instance(&id).await,
+                Some(back) = self.back.1.recv() => self.came_back(back),
                 count = self.wires.link.recv_many(&mut batch, 256) => {
                     if count == 0 {
                         return;
                     }
                     self.hear_link(std::mem::take(&mut batch)).await;
-                }
-                Some(back) = self.back.1.recv() => self.came_back(back),
-                Some(id) = self.wires.bell.recv() => self.look_at_instance(&id).await,
-                Some(event) = self.wires.events.recv() => self.hear(event),
-                _ = timer.tick() => {
-                    self.tick();
-                    self.take(Vec::new()).await;
                 }
                 () = tokio::time::sleep(wake) => {}
             }
@@ -222,7 +235,7 @@ impl Owner {
             return;
         }
         let (ledger, intake) = (self.ledger.clone(), self.intake.clone());
-        let taken = tokio::task::spawn_blocking(move || {
+        let taken = self.env.blocking(move || {
             let mut ledger = ledger.lock().unwrap_or_else(PoisonError::into_inner);
             intake.lock().unwrap_or_else(PoisonError::into_inner).take(&mut ledger, batch)
         });
@@ -261,7 +274,7 @@ impl Owner {
         {
             busy.abort.abort();
             if let Action::FetchImage(order) = busy.action {
-                self.known.apply(act::look_at_image(&self.drivers, &order.sha256));
+                self.known.apply(self.hands.look_at_image(&order.sha256));
             }
             self.known.touch(id);
         }
@@ -298,7 +311,7 @@ impl Owner {
         match done.result {
             Ok(()) => {
                 if busy.action == Action::PressPower {
-                    self.known.world.pressed_ms.insert(id.clone(), now_ms());
+                    self.known.world.pressed_ms.insert(id.clone(), self.env.now_ms());
                 }
                 self.trouble.remove(&id);
             }
@@ -314,13 +327,13 @@ impl Owner {
         let attempts = self.trouble.get(&id).map_or(0, |trouble| trouble.attempts) + 1;
         let wait_ms = FIRST_RETRY_MS.saturating_mul(1 << attempts.min(10)).min(MAX_RETRY_MS) / 2;
         tracing::warn!(object = id, error = failure.message, attempts, retry_in_ms = wait_ms, "failed");
-        let retry_at_ms = now_ms() + wait_ms;
+        let retry_at_ms = self.env.now_ms() + wait_ms;
         self.trouble.insert(id, Trouble { action, failure, attempts, retry_at_ms });
     }
 
     async fn look_at_instance(&mut self, id: &str) {
         if !self.busy.contains_key(id) {
-            let seen = act::look_at_instance(&self.drivers, id).await;
+            let seen = self.hands.look_at_instance(id).await;
             self.known.apply(seen);
         }
     }
@@ -338,17 +351,17 @@ impl Owner {
         if std::mem::replace(&mut self.looking, true) {
             return;
         }
-        let (drivers, orders) = (self.drivers.clone(), self.orders.clone());
+        let (hands, orders) = (self.hands.clone(), self.orders.clone());
         let (back, versions) = (self.back.0.clone(), self.known.versions().clone());
         tokio::spawn(async move {
-            let sight = look(&drivers, &orders).await;
+            let sight = hands.look(&orders).await;
             let _ = back.send(Back::Sight { versions, sight });
         });
     }
 
     /// Decides, begins what is to be done, reports what is new. Answers how long nothing is due by itself.
     async fn advance(&mut self) -> Duration {
-        let now = now_ms();
+        let now = self.env.now_ms();
         let view = View { orders: &self.orders, world: &self.known.world, now_ms: now };
         self.decisions = plan(view);
         let mut wake = LOOK_EVERY;
@@ -406,7 +419,7 @@ impl Owner {
     fn spawn(&mut self, id: &str, action: Action, now: u64) {
         self.attempts += 1;
         self.known.touch(id);
-        let (drivers, back, attempt) = (self.drivers.clone(), self.back.0.clone(), self.attempts);
+        let (hands, back, attempt) = (self.hands.clone(), self.back.0.clone(), self.attempts);
         let (object, doing) = (id.to_owned(), action.clone());
         tracing::debug!(object = id, action = %name(&action), "begins");
         let task = tokio::spawn(async move {
@@ -414,7 +427,7 @@ impl Owner {
             let progress = Box::new(move |bytes| {
                 let _ = teller.send(Back::Progress { id: told.clone(), bytes });
             });
-            let done = act(&drivers, &object, doing, now, progress).await;
+            let done = hands.act(&object, doing, now, progress).await;
             let _ = back.send(Back::Done { id: object, attempt, done });
         });
         let busy = Busy { attempt, action, abort: task.abort_handle() };
@@ -431,9 +444,9 @@ impl Owner {
     async fn forget(&mut self, id: &str) {
         let ledger = self.ledger.clone();
         let object = id.to_owned();
-        let forgotten = tokio::task::spawn_blocking(move || {
-            ledger.lock().unwrap_or_else(PoisonError::into_inner).finish_removal(&object)
-        });
+        let forgotten = self
+            .env
+            .blocking(move || ledger.lock().unwrap_or_else(PoisonError::into_inner).finish_removal(&object));
         match forgotten.await {
             Ok(Ok(())) => {
                 tracing::info!(object = id, "gone");
@@ -466,9 +479,4 @@ fn is_same(before: &Action, now: &Action) -> bool {
 fn name(action: &Action) -> String {
     let text = format!("{action:?}");
     text.split(['(', ' ', '{']).next().unwrap_or_default().to_owned()
-}
-
-fn now_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

@@ -8,6 +8,7 @@ use rhyzome_agent::drivers::image::{BlobSource, ImageDriver};
 use rhyzome_agent::drivers::instance::InstanceDriver;
 use rhyzome_agent::drivers::instance::process::{Identity, host_boot_id};
 use rhyzome_agent::drivers::network::NetworkDriver;
+use rhyzome_agent::env::Env;
 use rhyzome_agent::host::netns;
 use rhyzome_agent::ledger::Ledger;
 use rhyzome_agent::link::LinkEvent;
@@ -85,7 +86,8 @@ impl Node {
         let ledger = Arc::new(Mutex::new(Ledger::open(state).unwrap()));
         let teller = Arc::new(move |report| drop(reports_out.send(report)));
         let wires = Wires { link: link_in, teller, session: Arc::default(), events: events_in, bell };
-        let owner = tokio::spawn(Owner::new(ledger, drivers, wires, host_boot_id()).run());
+        let owner =
+            tokio::spawn(Owner::new(ledger, Arc::new(drivers), wires, host_boot_id(), Env::system()).run());
         Agent { owner, link, reports, newest: HashMap::new() }
     }
 

@@ -1,6 +1,7 @@
 //! A real server's door and real links, over loopback with mutual TLS.
 use hyper_util::rt::TokioIo;
 use rhyzome_agent::enroll::{Joined, join};
+use rhyzome_agent::env::Env;
 use rhyzome_agent::identity::{IdentityFolder, NodeRecord};
 use rhyzome_agent::link::{LedgerView, Lendable, Link, LinkConfig, LinkEvent, LinkHandle};
 use rhyzome_api::channel::{Channel, ChannelContext, Streams};
@@ -191,6 +192,7 @@ impl Agent {
             state_dir: state.clone(),
             agent_version: "test".into(),
             boot_id: "boot".into(),
+            env: Env::system(),
             socket_of: Arc::new(move |object, purpose| match purpose {
                 "console" if object.starts_with("inst") => {
                     Ok(Lendable { socket: sockets.join("console.sock"), log: None })

@@ -1,0 +1,63 @@
+//! Where sessions begin, whatever brings their messages: gRPC, or, in simulation, a wire in memory.
+use super::caller::{Caller, status_of, who_shows};
+use super::{ChannelContext, session, sessions};
+use rhyzome_proto::v1::{AgentMessage, ServerMessage};
+use rustls::pki_types::CertificateDer;
+use std::sync::Arc;
+use tokio::sync::mpsc;
+use tokio_stream::Stream;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tonic::Status;
+
+/// Messages to one agent that may wait for the network; a slow agent then waits for itself alone.
+const OUTGOING: usize = 32;
+
+/// What a session says to its agent.
+pub type ToAgent = ReceiverStream<Result<ServerMessage, Status>>;
+
+/// Begins sessions. Cheap to clone.
+#[derive(Clone)]
+pub struct SessionDoor {
+    context: Arc<ChannelContext>,
+    db_epoch: i64,
+    /// Sessions end with the last of the doors.
+    open: Arc<DropGuard>,
+}
+
+impl SessionDoor {
+    /// For one server. Nothing is heard of what is new until [`SessionDoor::hear`] runs.
+    pub async fn open(context: Arc<ChannelContext>) -> Result<SessionDoor, Status> {
+        let db_epoch = context.store.db_epoch().await.map_err(|error| status_of(&error))?;
+        Ok(SessionDoor { context, db_epoch, open: Arc::new(CancellationToken::new().drop_guard()) })
+    }
+
+    /// Hears the bells of the store for all sessions, for ever.
+    pub async fn hear(&self) {
+        sessions::hear(self.context.clone()).await;
+    }
+
+    /// A session of the node that shows this certificate, of which whoever brings the messages has proven that the
+    /// cluster made it and that the caller has its key. `from`: where it is, for the log.
+    pub async fn begin_for(
+        &self,
+        certificate: &CertificateDer<'_>,
+        from: &str,
+        incoming: impl Stream<Item = Result<AgentMessage, Status>> + Unpin + Send + 'static,
+    ) -> Result<ToAgent, Status> {
+        let caller = who_shows(&self.context, certificate, from).await?;
+        Ok(self.begin(caller, incoming))
+    }
+
+    pub(super) fn begin(
+        &self,
+        caller: Caller,
+        incoming: impl Stream<Item = Result<AgentMessage, Status>> + Unpin + Send + 'static,
+    ) -> ToAgent {
+        let (outgoing, messages) = mpsc::channel(OUTGOING);
+        let session = session::run(self.context.clone(), self.db_epoch, caller, incoming, outgoing);
+        let closed = self.open.token().clone();
+        tokio::spawn(closed.run_until_cancelled_owned(session));
+        ReceiverStream::new(messages)
+    }
+}

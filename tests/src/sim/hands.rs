@@ -1,0 +1,249 @@
+//! An agent's node in memory: what a driver would make is noted in a world; each act takes a while, and some fail.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use futures_util::future::BoxFuture;
+use rhyzome_agent::drivers::{self, DriverError};
+use rhyzome_agent::owner::{self, Done, Rendered, Seen, Sight};
+use rhyzome_agent::plain::{Plain, Plains, look_at_all};
+use rhyzome_agent::reconcile::{Action, Orders, World};
+use rhyzome_proto::v1::order_body::Body;
+
+use super::house::{House, Switch};
+use crate::drivers as fake;
+
+/// An act takes so many milliseconds at most, but for a few.
+const ACT_MS: u64 = 2_000;
+
+pub(super) struct Hands {
+    name: String,
+    house: Arc<House>,
+    folder: PathBuf,
+    plain: Plains,
+    still: Switch,
+    node: Mutex<Node>,
+    /// Which process of the agent it is: what an earlier one has begun comes to nothing.
+    life: AtomicU64,
+}
+
+#[derive(Default)]
+struct Node {
+    world: World,
+    full: bool,
+    pids: u32,
+    boots: u32,
+}
+
+impl Hands {
+    pub(super) fn new(name: &str, house: &Arc<House>, folder: &Path, still: Switch) -> Hands {
+        Hands {
+            name: name.to_owned(),
+            house: house.clone(),
+            folder: folder.to_owned(),
+            plain: drivers::plain(folder),
+            still,
+            node: Mutex::default(),
+            life: AtomicU64::new(0),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Node> {
+        self.node.lock().unwrap()
+    }
+
+    /// What is there now.
+    pub(super) fn world(&self) -> World {
+        let mut world = self.lock().world.clone();
+        world.plain = self.look_at_plain(&Orders::new());
+        world
+    }
+
+    /// Which boot it is.
+    pub(super) fn boot_id(&self) -> String {
+        format!("boot-{}", self.lock().boots)
+    }
+
+    /// The agent's process has ended.
+    pub(super) fn end_life(&self) {
+        self.life.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// The machine goes down and comes back: files stay.
+    pub(super) fn reboot(&self) {
+        let mut node = self.lock();
+        node.boots += 1;
+        node.world.networks.clear();
+        node.world.in_force.clear();
+        node.world.instances.values_mut().for_each(|instance| instance.process = None);
+    }
+
+    /// Nothing can be written: the ledger really cannot, and drivers say so.
+    pub(super) fn fill_or_relieve(&self) {
+        let mut node = self.lock();
+        node.full = !node.full;
+        self.move_ledger(node.full);
+    }
+
+    /// Its disk has room.
+    pub(super) fn relieve(&self) {
+        let mut node = self.lock();
+        if std::mem::take(&mut node.full) {
+            self.move_ledger(false);
+        }
+    }
+
+    fn move_ledger(&self, away: bool) {
+        let (here, there) = (self.folder.join("ledger"), self.folder.join("away"));
+        let (from, to) = if away { (here, there) } else { (there, here) };
+        std::fs::rename(from, to).unwrap();
+    }
+
+    /// Does this as if there were room for a moment.
+    pub(super) fn while_it_has_room<T>(&self, work: impl FnOnce() -> T) -> T {
+        let full = self.lock().full;
+        if full {
+            self.move_ledger(false);
+        }
+        let done = work();
+        if full {
+            self.move_ledger(true);
+        }
+        done
+    }
+
+    async fn carry_out(&self, id: &str, action: Action) -> Done {
+        let life = self.life.load(Ordering::SeqCst);
+        self.house.takes(ACT_MS).await;
+        self.still.is(false).await;
+        if self.life.load(Ordering::SeqCst) != life {
+            return std::future::pending().await;
+        }
+        let what: String = format!("{action:?}").chars().take_while(char::is_ascii_alphanumeric).collect();
+        self.house.note(format!("{} {what} {id}", self.name));
+        let fails = self.house.fails(3);
+        // It may have done its work before it failed.
+        let result = if fails && self.house.percent(50) {
+            Err(DriverError::Retry("it failed before it began".to_owned()))
+        } else {
+            self.make(id, &action)
+        };
+        let result = if fails { Err(DriverError::Retry("it failed".to_owned())) } else { result };
+        if fails {
+            self.house.fault("a driver fails", &self.name);
+        }
+        Done { result, seen: self.seen(id, &action) }
+    }
+
+    fn make(&self, id: &str, action: &Action) -> Result<(), DriverError> {
+        let mut node = self.lock();
+        if node.full && fake::writes(action) {
+            return Err(DriverError::Retry("no space left on device".to_owned()));
+        }
+        match action {
+            Action::ApplyPlain(kind, body) => self.driver(kind).make(id, body),
+            Action::RemovePlain(kind) => self.driver(kind).take_away(id),
+            action => {
+                let Node { world, pids, .. } = &mut *node;
+                fake::act(world, id, action.clone(), self.house.time.now_ms(), false, pids);
+                Ok(())
+            }
+        }
+    }
+
+    fn seen(&self, id: &str, action: &Action) -> Vec<Seen> {
+        let node = self.lock();
+        let world = &node.world;
+        let own = id.to_owned();
+        vec![match action {
+            Action::FetchImage(order) => image(world, &order.sha256),
+            Action::RemoveImage(sha256) => image(world, sha256),
+            Action::ApplyDisk(..) | Action::GrowOpenDisk { .. } | Action::RemoveDisk(_) => {
+                Seen::Disk(own, world.disks.get(id).cloned())
+            }
+            Action::ApplyNetwork(_) => {
+                let network = world.in_force.get(id).cloned();
+                Seen::Network(own, network.map(|network| (network, Rendered::new())))
+            }
+            Action::RemoveNetwork if world.networks.contains(id) => Seen::Network(own, None),
+            Action::RemoveNetwork => Seen::NetworkGone(own),
+            Action::ApplyPlain(kind, body) => {
+                Seen::Plain(kind, own, self.driver(kind).look(id, Some(body)).unwrap())
+            }
+            Action::RemovePlain(kind) => Seen::Plain(kind, own, self.driver(kind).look(id, None).unwrap()),
+            _ => instance(world, id),
+        }]
+    }
+
+    fn driver(&self, kind: &str) -> &dyn Plain {
+        &**self.plain.iter().find(|driver| driver.kind() == kind).unwrap()
+    }
+
+    fn look_at_plain(&self, orders: &Orders) -> BTreeMap<&'static str, BTreeMap<String, fake::Observed>> {
+        let ordered = orders.iter().filter_map(|(id, order)| {
+            let Body::Plain(body) = order.body.as_ref()?.body.as_ref()? else { return None };
+            Some((id.clone(), body.clone()))
+        });
+        let ordered: BTreeMap<String, Vec<u8>> = ordered.collect();
+        let look = |driver: &Arc<dyn Plain>| (driver.kind(), look_at_all(&**driver, &ordered).unwrap());
+        self.plain.iter().map(look).collect()
+    }
+
+    fn sight(&self, orders: &Orders) -> Sight {
+        let plain = self.look_at_plain(orders);
+        let world = &self.lock().world;
+        let mut seen: Vec<Seen> = Vec::new();
+        for (id, order) in orders {
+            match order.body.as_ref().and_then(|body| body.body.as_ref()) {
+                Some(Body::Image(order)) => seen.push(image(world, &order.sha256)),
+                Some(Body::Disk(_)) => seen.push(Seen::Disk(id.clone(), world.disks.get(id).cloned())),
+                _ => {}
+            }
+        }
+        seen.extend(world.instances.keys().map(|id| instance(world, id)));
+        let here = plain.iter().map(|(kind, here)| (*kind, here.keys().cloned().collect())).collect();
+        for (kind, objects) in plain {
+            seen.extend(objects.into_iter().map(|(id, object)| Seen::Plain(kind, id, Some(object))));
+        }
+        let instances: BTreeSet<String> = world.instances.keys().cloned().collect();
+        Sight { seen, networks: Some(world.networks.clone()), instances: Some(instances), plain: here }
+    }
+}
+
+fn image(world: &World, sha256: &str) -> Seen {
+    Seen::Image(sha256.to_owned(), world.images.get(sha256).cloned())
+}
+
+fn instance(world: &World, id: &str) -> Seen {
+    Seen::Instance(id.to_owned(), world.instances.get(id).cloned(), Rendered::new())
+}
+
+impl owner::Hands for Hands {
+    fn act<'a>(
+        &'a self,
+        id: &'a str,
+        action: Action,
+        _now_ms: u64,
+        _progress: drivers::image::Progress,
+    ) -> BoxFuture<'a, Done> {
+        Box::pin(self.carry_out(id, action))
+    }
+
+    fn look<'a>(&'a self, orders: &'a Orders) -> BoxFuture<'a, Sight> {
+        Box::pin(async { self.sight(orders) })
+    }
+
+    fn look_at_instance<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Seen> {
+        Box::pin(async { instance(&self.lock().world, id) })
+    }
+
+    fn look_at_image(&self, sha256: &str) -> Seen {
+        image(&self.lock().world, sha256)
+    }
+
+    fn plain_kinds(&self) -> Vec<&'static str> {
+        self.plain.iter().map(|driver| driver.kind()).collect()
+    }
+}
