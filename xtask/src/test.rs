@@ -3,8 +3,9 @@
 //! All parts run even when one fails: whoever waited wants to know all of it. The last line counts the tests
 //! of all parts, alone on its line.
 
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::{BufRead as _, BufReader, Write};
 use std::process::{Command, Stdio};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -30,32 +31,40 @@ struct Part {
     runs: &'static [&'static str],
     /// Guest images that it boots.
     images: &'static [&'static str],
+    /// The part that it runs beside, when that runs too: one that mostly waits.
+    beside: Option<&'static str>,
+}
+
+impl Part {
+    const fn new(name: &'static str, runs: &'static [&'static str]) -> Part {
+        Part { name, runs, images: &[], beside: None }
+    }
 }
 
 /// All parts, in the order in which they run: what fails fast comes first.
 const PARTS: &[Part] = &[
-    Part { name: "fmt", runs: &["fmt --all --check"], images: &[] },
-    Part { name: "lint", runs: &["clippy --workspace --all-targets --quiet -- -D warnings"], images: &[] },
-    Part { name: "build", runs: &["build --workspace --bins --quiet"], images: &[] },
-    Part {
-        name: "unit",
-        runs: &[
+    Part::new("fmt", &["fmt --all --check"]),
+    Part::new("lint", &["clippy --workspace --all-targets --quiet -- -D warnings"]),
+    Part::new("build", &["build --workspace --bins --quiet"]),
+    Part::new(
+        "unit",
+        &[
             "test --workspace --lib --bins --test authority --test matrix --test hostile --test qemu --test auditor --test process --test replay --test plain",
         ],
-        images: &[],
-    },
-    Part { name: "in-process", runs: &["test --workspace --test in_process"], images: &[] },
-    Part { name: "scaffold", runs: &["test --workspace --test scaffold"], images: &[] },
-    Part {
-        name: "agent",
-        runs: &[
+    ),
+    Part::new("in-process", &["test --workspace --test in_process"]),
+    Part::new("scaffold", &["test --workspace --test scaffold"]),
+    Part::new(
+        "agent",
+        &[
             "test --workspace --test rights",
             "test --workspace --test network",
             "test --workspace --test lifecycle",
         ],
-        images: &[],
-    },
-    Part { name: "e2e", runs: &["test --workspace --test e2e"], images: &["tiny", "debian"] },
+    ),
+    Part { images: &["tiny", "debian"], ..Part::new("e2e", &["test --workspace --test e2e"]) },
+    // The same questions each time; `cargo xtask fuzz` asks others.
+    Part { beside: Some("e2e"), ..Part::new("fuzz", &["xtask fuzz --seconds 120 --seed 3"]) },
 ];
 
 /// What the parts counted.
@@ -67,32 +76,79 @@ struct Count {
 
 /// Runs the command.
 pub fn main(arguments: &Arguments) -> Result<()> {
-    packages::ensure(&[packages::DEMO, packages::TEST], !arguments.no_install)?;
-    let mut total = Count::default();
-    let mut failures = Vec::new();
-    let mut times: Vec<(&str, Duration)> = Vec::new();
-    for part in PARTS.iter().filter(|part| arguments.part.as_ref().is_none_or(|name| name == part.name)) {
-        let began = Instant::now();
-        if let Err(error) = run(part, !arguments.no_install, &mut total) {
-            failures.push(format!("{}: {error:#}", part.name));
-        }
-        times.push((part.name, began.elapsed()));
+    packages::ensure(&[packages::DEMO, packages::TEST, packages::FUZZ], !arguments.no_install)?;
+    let chosen: Vec<&Part> =
+        PARTS.iter().filter(|part| arguments.part.as_ref().is_none_or(|name| name == part.name)).collect();
+    let is_beside = |part: &Part| chosen.iter().any(|other| part.beside == Some(other.name));
+    let mut done = Vec::new();
+    for part in chosen.iter().filter(|part| !is_beside(part)) {
+        let beside = chosen.iter().filter(|other| other.beside == Some(part.name));
+        done.extend(together(part, beside.copied(), !arguments.no_install));
     }
     println!();
-    for (name, time) in times {
+    for Done { name, time, .. } in &done {
         println!("{name:<12} {:>5} s", time.as_secs());
     }
-    for failure in &failures {
-        println!("FAILED  {failure}");
+    let mut total = Count::default();
+    let mut failed = 0;
+    for Done { name, count, error, .. } in &done {
+        total.passed += count.passed;
+        total.failed += count.failed;
+        if let Some(error) = error {
+            failed += 1;
+            println!("FAILED  {name}: {error:#}");
+        }
     }
     println!("{} passed, {} failed", total.passed, total.failed);
-    if failures.is_empty() { Ok(()) } else { bail!("{} part(s) failed", failures.len()) }
+    if failed == 0 { Ok(()) } else { bail!("{failed} part(s) failed") }
 }
 
-fn run(part: &Part, install: bool, total: &mut Count) -> Result<()> {
-    println!("\n=== {}", part.name);
+/// A part that came to its end.
+struct Done {
+    name: &'static str,
+    time: Duration,
+    count: Count,
+    error: Option<anyhow::Error>,
+}
+
+/// Runs a part, and others beside it, which are shown when they have ended.
+fn together<'a>(part: &Part, beside: impl Iterator<Item = &'a Part>, install: bool) -> Vec<Done> {
+    thread::scope(|scope| {
+        let others: Vec<_> = beside
+            .map(|other| {
+                scope.spawn(move || {
+                    let mut shown = Vec::new();
+                    let done = run(other, install, &mut shown);
+                    (done, shown)
+                })
+            })
+            .collect();
+        let mut all = vec![run(part, install, &mut std::io::stdout())];
+        for other in others {
+            match other.join() {
+                Ok((done, shown)) => {
+                    // Whoever reads this may have gone; what it says is counted.
+                    let _ = std::io::stdout().write_all(&shown);
+                    all.push(done);
+                }
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
+        }
+        all
+    })
+}
+
+fn run(part: &Part, install: bool, out: &mut impl Write) -> Done {
+    let began = Instant::now();
+    let mut count = Count::default();
+    let error = go_through(part, install, out, &mut count).err();
+    Done { name: part.name, time: began.elapsed(), count, error }
+}
+
+fn go_through(part: &Part, install: bool, out: &mut impl Write, total: &mut Count) -> Result<()> {
+    writeln!(out, "\n=== {}", part.name)?;
     if matches!(part.name, "e2e" | "agent" | "in-process") {
-        prepare()?;
+        prepare(out)?;
     }
     for name in part.images {
         match *name {
@@ -103,7 +159,7 @@ fn run(part: &Part, install: bool, total: &mut Count) -> Result<()> {
     let mut failed = Vec::new();
     for line in part.runs {
         let failed_before = total.failed;
-        if !cargo(line, total)? {
+        if !cargo(line, out, total)? {
             // A run that failed without a failed test (a lint, a build) counts as one.
             total.failed += u64::from(total.failed == failed_before);
             failed.push(format!("`cargo {line}`"));
@@ -113,9 +169,9 @@ fn run(part: &Part, install: bool, total: &mut Count) -> Result<()> {
 }
 
 /// What tests with real processes need of the machine: the programs, and the user that they become.
-fn prepare() -> Result<()> {
+fn prepare(out: &mut impl Write) -> Result<()> {
     let mut ignored = Count::default();
-    if !cargo("build --workspace --bins --quiet", &mut ignored)? {
+    if !cargo("build --workspace --bins --quiet", out, &mut ignored)? {
         bail!("the programs do not build");
     }
     if nix::unistd::geteuid().is_root() {
@@ -126,8 +182,8 @@ fn prepare() -> Result<()> {
 }
 
 /// Runs cargo with its output shown, and counts the tests that it reports.
-fn cargo(line: &str, total: &mut Count) -> Result<bool> {
-    println!("--- cargo {line}");
+fn cargo(line: &str, out: &mut impl Write, total: &mut Count) -> Result<bool> {
+    writeln!(out, "--- cargo {line}")?;
     let mut command = run::cargo();
     command.args(line.split(' ')).stdin(Stdio::null()).stdout(Stdio::piped());
     if line.starts_with("test") {
@@ -142,7 +198,7 @@ fn cargo(line: &str, total: &mut Count) -> Result<bool> {
         let line = line?;
         count(&line, total);
         // Whoever reads this may have gone; the tests go on.
-        let _ = writeln!(std::io::stdout(), "{line}");
+        let _ = writeln!(out, "{line}");
     }
     Ok(child.wait()?.success())
 }
