@@ -103,6 +103,16 @@ impl IdentityFolder {
         Ok(())
     }
 
+    /// The certificate's chain, as it was issued.
+    pub fn chain_pem(&self) -> Result<String, IdentityError> {
+        self.text("chain.pem")
+    }
+
+    fn text(&self, name: &str) -> Result<String, IdentityError> {
+        let path = self.0.join(name);
+        std::fs::read_to_string(&path).map_err(|source| IdentityError::File { path, source })
+    }
+
     /// Ends a join.
     pub fn keep_record(&self, record: &NodeRecord) -> Result<(), IdentityError> {
         let path = self.0.join("node.json");
@@ -117,12 +127,8 @@ impl IdentityFolder {
     pub fn load(&self) -> Result<LoadedIdentity, IdentityError> {
         let record = self.record()?.ok_or(IdentityError::NotJoined)?;
         let key = NodeKey::load(&self.0.join("key.pem"))?;
-        let text = |name: &str| {
-            let path = self.0.join(name);
-            std::fs::read_to_string(&path).map_err(|source| IdentityError::File { path, source })
-        };
-        let identity = Identity::of_node(&text("chain.pem")?, &key)?;
+        let identity = Identity::of_node(&self.chain_pem()?, &key)?;
         let times = certificate_times(identity.leaf())?;
-        Ok(LoadedIdentity { record, identity, trust_pem: text("trust.pem")?, times })
+        Ok(LoadedIdentity { record, identity, trust_pem: self.text("trust.pem")?, times })
     }
 }

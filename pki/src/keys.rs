@@ -39,6 +39,10 @@ impl NodeKey {
         Ok(CertificateParams::default().serialize_request(&self.0)?.pem()?)
     }
 
+    pub(crate) fn pair(&self) -> &KeyPair {
+        &self.0
+    }
+
     pub(crate) fn der(&self) -> PrivateKeyDer<'static> {
         PrivatePkcs8KeyDer::from(self.0.serialize_der()).into()
     }

@@ -13,6 +13,7 @@
 //! This crate knows neither tonic nor axum; it ends at rustls configurations. Time comes in as an argument.
 
 mod authority;
+mod comeback;
 mod encoding;
 mod error;
 mod files;
@@ -25,6 +26,7 @@ mod pin;
 mod tls;
 
 pub use authority::Authority;
+pub use comeback::{Challenge, FormerNode};
 pub use encoding::{fingerprints, hex, random_hex, sha256_hex};
 pub use error::PkiError;
 pub use files::write_private;
@@ -35,6 +37,7 @@ pub use log_key::LogKey;
 pub use peer::{CertificateTimes, NodeIdentity, certificate_times, peer_identity};
 pub use tls::{
     ServerCertificate, agent_client_config, grpc_server_config, joining_client_config, rest_server_config,
+    returning_client_config,
 };
 
 /// The name that every server leaf carries and every agent verifies.

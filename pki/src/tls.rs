@@ -3,6 +3,7 @@ use crate::pin::PinnedRoot;
 use crate::{Identity, PkiError, encoding};
 use arc_swap::ArcSwap;
 use rustls::crypto::CryptoProvider;
+use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
@@ -52,6 +53,14 @@ impl ResolvesServerCert for ServerCertificate {
     }
 }
 
+/// Knows a node's certificate of these roots; one that shows none is let through.
+pub(crate) fn client_verifier(trust_pem: &str) -> Result<Arc<dyn ClientCertVerifier>, PkiError> {
+    WebPkiClientVerifier::builder_with_provider(Arc::new(roots(trust_pem)?), provider())
+        .allow_unauthenticated()
+        .build()
+        .map_err(|error| PkiError::invalid("the trusted roots", error.to_string()))
+}
+
 /// For the gRPC door: TLS 1.3, HTTP/2, a client certificate if the caller has one.
 ///
 /// A certificate that is shown must be good; that one is shown at all is for each service to demand, as
@@ -60,13 +69,9 @@ pub fn grpc_server_config(
     shown: Arc<ServerCertificate>,
     trust_pem: &str,
 ) -> Result<Arc<ServerConfig>, PkiError> {
-    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots(trust_pem)?), provider())
-        .allow_unauthenticated()
-        .build()
-        .map_err(|error| PkiError::invalid("the trusted roots", error.to_string()))?;
     let mut config = ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])?
-        .with_client_cert_verifier(verifier)
+        .with_client_cert_verifier(client_verifier(trust_pem)?)
         .with_cert_resolver(shown);
     config.alpn_protocols = vec![H2.to_vec()];
     config.session_storage = Arc::new(NoServerSessionStorage {});
@@ -90,6 +95,17 @@ pub fn agent_client_config(trust_pem: &str, identity: &Identity) -> Result<Arc<C
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .with_root_certificates(roots(trust_pem)?)
         .with_client_auth_cert(identity.chain.clone(), identity.key.clone_key())?;
+    config.alpn_protocols = vec![H2.to_vec()];
+    config.resumption = rustls::client::Resumption::disabled();
+    Ok(Arc::new(config))
+}
+
+/// For a node whose certificate has run out: shows none, trusts these roots only. Dial as [`crate::SERVER_NAME`].
+pub fn returning_client_config(trust_pem: &str) -> Result<Arc<ClientConfig>, PkiError> {
+    let mut config = ClientConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .with_root_certificates(roots(trust_pem)?)
+        .with_no_client_auth();
     config.alpn_protocols = vec![H2.to_vec()];
     config.resumption = rustls::client::Resumption::disabled();
     Ok(Arc::new(config))

@@ -1,7 +1,7 @@
 //! Where sessions begin, whatever brings their messages: gRPC, or, in simulation, a wire in memory.
 use super::caller::{Caller, status_of, who_shows};
-use super::{ChannelContext, session, sessions};
-use rhyzome_proto::v1::{AgentMessage, ServerMessage};
+use super::{ChannelContext, comeback, session, sessions};
+use rhyzome_proto::v1::{AgentMessage, ReturnAnswer, ReturnMessage, ServerMessage};
 use rustls::pki_types::CertificateDer;
 use std::sync::Arc;
 use tokio::sync::mpsc;
@@ -15,6 +15,9 @@ const OUTGOING: usize = 32;
 
 /// What a session says to its agent.
 pub type ToAgent = ReceiverStream<Result<ServerMessage, Status>>;
+
+/// What a node hears that comes back.
+pub type ToReturning = ReceiverStream<Result<ReturnAnswer, Status>>;
 
 /// Begins sessions. Cheap to clone.
 #[derive(Clone)]
@@ -47,6 +50,19 @@ impl SessionDoor {
     ) -> Result<ToAgent, Status> {
         let caller = who_shows(&self.context, certificate, from).await?;
         Ok(self.begin(caller, incoming))
+    }
+
+    /// The way back in for a node whose certificate has run out.
+    pub fn come_back(
+        &self,
+        from: String,
+        steps: impl Stream<Item = Result<ReturnMessage, Status>> + Unpin + Send + 'static,
+    ) -> ToReturning {
+        let (answers, told) = mpsc::channel(1);
+        let coming = comeback::run(self.context.clone(), from, steps, answers);
+        let closed = self.open.token().clone();
+        tokio::spawn(closed.run_until_cancelled_owned(coming));
+        ReceiverStream::new(told)
     }
 
     pub(super) fn begin(

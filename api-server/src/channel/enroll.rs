@@ -1,19 +1,33 @@
-//! Enrolment: trades a join token and a signing request for a certificate.
+//! Enrolment: trades a join token and a signing request for a certificate, or one that has run out for a new one.
 use super::caller::status_of;
+use super::door::{SessionDoor, ToReturning};
 use super::{ChannelContext, timestamp};
 use crate::kernel::join::hash_of;
 use rhyzome_pki::Authority;
 use rhyzome_proto::v1::enrollment_server::Enrollment;
-use rhyzome_proto::v1::{JoinRequest, JoinResponse};
+use rhyzome_proto::v1::{JoinRequest, JoinResponse, ReturnMessage};
 use std::sync::Arc;
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
 
-pub(super) struct Enroll(pub(super) Arc<ChannelContext>);
+pub(super) struct Enroll {
+    pub(super) context: Arc<ChannelContext>,
+    pub(super) door: SessionDoor,
+}
 
 #[tonic::async_trait]
 impl Enrollment for Enroll {
+    type ReturnStream = ToReturning;
+
+    async fn r#return(
+        &self,
+        request: Request<Streaming<ReturnMessage>>,
+    ) -> Result<Response<Self::ReturnStream>, Status> {
+        let from = request.remote_addr().map(|address| address.to_string()).unwrap_or_default();
+        Ok(Response::new(self.door.come_back(from, request.into_inner())))
+    }
+
     async fn join(&self, request: Request<JoinRequest>) -> Result<Response<JoinResponse>, Status> {
-        let context = &self.0;
+        let context = &self.context;
         let from = request.remote_addr().map(|address| address.to_string()).unwrap_or_default();
         let request = request.into_inner();
         // First what costs the token nothing: a bad request must not use it up.

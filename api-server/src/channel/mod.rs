@@ -1,7 +1,7 @@
 //! The channel: the only place that knows gRPC. Agents dial in with mutual TLS, and stay.
 //!
 //! - `accept`: TLS, one task per connection. `caller`: who calls, from the certificate.
-//! - `enroll`: the one service without a certificate. `control`: all other calls.
+//! - `enroll`: the one service without a certificate, with `comeback` for those whose own has run out. `control`: all other calls.
 //! - `door`: where sessions begin. `session`: orders out, reports in, for one node. `sessions`: all that this server holds, and their bells.
 //! - `blobs`: an image's bytes. `streams`: consoles, lent by agents, for whoever asks.
 //!
@@ -12,6 +12,7 @@
 mod accept;
 mod blobs;
 mod caller;
+mod comeback;
 mod control;
 mod door;
 mod enroll;
@@ -24,7 +25,7 @@ mod streams;
 use crate::kernel::Timestamp;
 use crate::store::Store;
 use anyhow::Context;
-pub use door::{SessionDoor, ToAgent};
+pub use door::{SessionDoor, ToAgent, ToReturning};
 use rhyzome_pki::{Authority, ServerCertificate, grpc_server_config};
 use rhyzome_proto::v1::control_server::ControlServer;
 use rhyzome_proto::v1::enrollment_server::EnrollmentServer;
@@ -98,14 +99,12 @@ impl Channel {
         let _renewing = AbortOnDropHandle::new(tokio::spawn(renew(context.clone(), shown)));
         let ears = sessions.clone();
         let _bells = AbortOnDropHandle::new(tokio::spawn(async move { ears.hear().await }));
+        let enroll = enroll::Enroll { context: context.clone(), door: sessions.clone() };
         let control = control::Control { context: context.clone(), sessions };
         let server = Server::builder()
             .http2_keepalive_interval(Some(Duration::from_secs(30)))
             .max_concurrent_streams(Some(64))
-            .add_service(
-                EnrollmentServer::new(enroll::Enroll(context.clone()))
-                    .max_decoding_message_size(LONGEST_JOIN),
-            )
+            .add_service(EnrollmentServer::new(enroll).max_decoding_message_size(LONGEST_JOIN))
             .add_service(ControlServer::new(control).max_decoding_message_size(LONGEST_MESSAGE))
             .serve_with_incoming_shutdown(incoming, shutdown.clone().cancelled_owned());
         let farewell = async {

@@ -53,3 +53,9 @@ pub(crate) fn refusal(status: &tonic::Status) -> String {
         None => status.message().to_owned(),
     }
 }
+
+/// True if the server's TLS has told us that our certificate's time is over. HTTP/2 keeps only the words of what went
+/// wrong below it.
+pub(crate) fn has_run_out(status: &tonic::Status) -> bool {
+    causes(status).contains("CertificateExpired")
+}

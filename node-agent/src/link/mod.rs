@@ -21,11 +21,13 @@
 //! # What it promises
 //!
 //! It never gives up: after any end it dials again, 0.2 to 15 seconds later with jitter, or when the server's
-//! Goodbye says. It renews its certificate at two thirds of its life over the session. It has no opinion on orders.
+//! Goodbye says. It renews its certificate at two thirds of its life over the session, and comes back with its key when
+//! the certificate ran out while there was none. It has no opinion on orders.
 
 mod attach;
 mod backoff;
 mod blob;
+mod comeback;
 pub(crate) mod dial;
 mod outbox;
 mod reach;
@@ -38,7 +40,7 @@ use backoff::Backoff;
 pub use blob::Blob;
 use outbox::Outbox;
 use reach::Network;
-pub use reach::{Begin, FromServer, Reach, Reached};
+pub use reach::{Begin, FromServer, Reach, Reached, ToReturning};
 use rhyzome_proto::v1::{NodeStatus, Order, Report};
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -114,6 +116,9 @@ pub enum LinkError {
     /// The server said no.
     #[error("the server refuses: {0}")]
     Refused(String),
+    /// The certificate's time is over.
+    #[error("the node's certificate has run out")]
+    RanOut,
     /// The server ended the session.
     #[error("the server ended the session: {reason}")]
     Goodbye {

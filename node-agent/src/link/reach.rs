@@ -3,7 +3,8 @@ use super::{LinkError, dial};
 use crate::identity::{IdentityError, LoadedIdentity};
 use futures_util::future::BoxFuture;
 use rhyzome_proto::v1::control_client::ControlClient;
-use rhyzome_proto::v1::{AgentMessage, ServerMessage, WhoAmIRequest};
+use rhyzome_proto::v1::enrollment_client::EnrollmentClient;
+use rhyzome_proto::v1::{AgentMessage, ReturnAnswer, ReturnMessage, ServerMessage, WhoAmIRequest};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,6 +19,9 @@ const ANSWER: Duration = Duration::from_secs(10);
 
 /// What a server says in a session.
 pub type FromServer = Pin<Box<dyn Stream<Item = Result<ServerMessage, Status>> + Send>>;
+
+/// What a server says to a node that comes back.
+pub type ToReturning = Pin<Box<dyn Stream<Item = Result<ReturnAnswer, Status>> + Send>>;
 
 /// Begins a session that says these messages.
 pub type Begin =
@@ -35,6 +39,13 @@ pub struct Reached {
 pub trait Reach: Send + Sync + 'static {
     /// Reaches one as this node.
     fn reach(&self, identity: Arc<LoadedIdentity>) -> BoxFuture<'_, Result<Reached, LinkError>>;
+
+    /// Goes through these steps with one, without showing a certificate: the one there is has run out.
+    fn come_back(
+        &self,
+        identity: Arc<LoadedIdentity>,
+        steps: mpsc::Receiver<ReturnMessage>,
+    ) -> BoxFuture<'_, Result<ToReturning, LinkError>>;
 }
 
 /// By gRPC over mutual TLS.
@@ -68,6 +79,21 @@ impl Reach for Network {
             Ok(Reached { cluster_id: who.cluster_id, begin })
         })
     }
+
+    fn come_back(
+        &self,
+        identity: Arc<LoadedIdentity>,
+        steps: mpsc::Receiver<ReturnMessage>,
+    ) -> BoxFuture<'_, Result<ToReturning, LinkError>> {
+        Box::pin(async move {
+            let tls =
+                rhyzome_pki::returning_client_config(&identity.trust_pem).map_err(IdentityError::from)?;
+            let channel = dial::dial(&self.server, tls).await.map_err(LinkError::Connection)?;
+            let mut client = EnrollmentClient::new(channel);
+            let response = answer(client.r#return(ReceiverStream::new(steps)), &self.server).await?;
+            Ok(Box::pin(response.into_inner()) as ToReturning)
+        })
+    }
 }
 
 /// Waits for an answer, but not for ever.
@@ -77,6 +103,7 @@ pub(super) async fn answer<T>(
 ) -> Result<T, LinkError> {
     match tokio::time::timeout(ANSWER, call).await {
         Ok(Ok(answer)) => Ok(answer),
+        Ok(Err(status)) if dial::has_run_out(&status) => Err(LinkError::RanOut),
         Ok(Err(status)) => Err(LinkError::Refused(dial::refusal(&status))),
         Err(_) => Err(LinkError::Connection(format!("{server} does not answer"))),
     }

@@ -1,4 +1,5 @@
 //! One session: from dialing to its end.
+use super::comeback::come_back;
 use super::reach::{FromServer, answer};
 use super::renewal::Renewal;
 use super::{Link, LinkError, LinkEvent, attach, dial};
@@ -20,7 +21,14 @@ const HEARTBEAT_SECONDS: std::ops::RangeInclusive<u32> = 1..=300;
 
 /// Holds one session; the error is why it ended.
 pub(super) async fn hold(link: &Link) -> LinkError {
-    match begin(link).await {
+    let begun = match begin(link).await {
+        Err(LinkError::RanOut) => match come_back(link).await {
+            Ok(()) => begin(link).await,
+            Err(error) => Err(error),
+        },
+        begun => begun,
+    };
+    match begun {
         Ok(session) => session.run(link).await,
         Err(error) => error,
     }
@@ -34,7 +42,11 @@ struct Session {
 
 async fn begin(link: &Link) -> Result<Session, LinkError> {
     let config = &link.shared.config;
-    let reached = link.reach.reach(link.shared.identity()).await?;
+    let identity = link.shared.identity();
+    if config.env.now() > identity.times.not_after {
+        return Err(LinkError::RanOut);
+    }
+    let reached = link.reach.reach(identity).await?;
     same_cluster(link, reached.cluster_id)?;
     let (outgoing, messages) = mpsc::channel(OUTGOING);
     let hello = Hello {

@@ -38,8 +38,8 @@ use server::Server;
 
 const SERVERS: usize = 2;
 const AGENTS: usize = 3;
-/// For how long a certificate is good: longer than a simulation, as a node that was away for too long has no way back in.
-const CERTIFICATE: Duration = Duration::from_secs(86_400);
+/// For how long a certificate is good: it is renewed in time, or has run out.
+const CERTIFICATE: Duration = Duration::from_secs(120);
 /// Between two things that happen, in milliseconds, at most.
 const BETWEEN_MS: u64 = 2_000;
 /// How far the clock goes on between two looks whether all is quiet.

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use rhyzome_agent::identity::LoadedIdentity;
-use rhyzome_agent::link::{Begin, FromServer, LinkError, Reach, Reached};
+use rhyzome_agent::link::{Begin, FromServer, LinkError, Reach, Reached, ToReturning};
 use rhyzome_api::channel::{SessionDoor, ToAgent};
-use rhyzome_proto::v1::{AgentMessage, ServerMessage, agent_message, server_message};
+use rhyzome_proto::v1::{AgentMessage, ReturnMessage, ServerMessage, agent_message, server_message};
 use tokio::sync::mpsc;
 use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::ReceiverStream;
@@ -69,19 +69,39 @@ fn later(end: CancellationToken, millis: u64) {
     });
 }
 
+impl Wire {
+    /// A server that answers, if there is one.
+    async fn door(&self) -> Result<SessionDoor, LinkError> {
+        self.house.takes(DELAY_MS).await;
+        if self.line.dark.is_on() {
+            tokio::time::sleep(IN_VAIN).await;
+            return Err(LinkError::Connection("no answer".into()));
+        }
+        let open: Vec<SessionDoor> = self.house.doors.lock().unwrap().iter().flatten().cloned().collect();
+        if open.is_empty() {
+            return Err(LinkError::Connection("refused".into()));
+        }
+        Ok(open[self.house.pick(open.len())].clone())
+    }
+}
+
 impl Reach for Wire {
+    fn come_back(
+        &self,
+        _identity: Arc<LoadedIdentity>,
+        steps: mpsc::Receiver<ReturnMessage>,
+    ) -> BoxFuture<'_, Result<ToReturning, LinkError>> {
+        Box::pin(async move {
+            let door = self.door().await?;
+            self.house.note(format!("{} comes back", self.name));
+            let steps = ReceiverStream::new(steps).map(Ok);
+            Ok(Box::pin(door.come_back(self.name.clone(), steps)) as ToReturning)
+        })
+    }
+
     fn reach(&self, identity: Arc<LoadedIdentity>) -> BoxFuture<'_, Result<Reached, LinkError>> {
         Box::pin(async move {
-            self.house.takes(DELAY_MS).await;
-            if self.line.dark.is_on() {
-                tokio::time::sleep(IN_VAIN).await;
-                return Err(LinkError::Connection("no answer".into()));
-            }
-            let open: Vec<SessionDoor> = self.house.doors.lock().unwrap().iter().flatten().cloned().collect();
-            if open.is_empty() {
-                return Err(LinkError::Connection("refused".into()));
-            }
-            let door = open[self.house.pick(open.len())].clone();
+            let door = self.door().await?;
             let (house, name, line) = (self.house.clone(), self.name.clone(), self.line.clone());
             let begin: Begin =
                 Box::new(move |messages| Box::pin(join(house, name, line, door, identity, messages)));

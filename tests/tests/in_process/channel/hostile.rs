@@ -1,9 +1,13 @@
 //! Clients that are not our agent, and certificates that are not good here.
 use super::harness::Cluster;
-use rhyzome_pki::{Authority, Identity, NodeKey, joining_client_config};
+use rhyzome_pki::{Authority, Identity, NodeKey, joining_client_config, returning_client_config};
 use rhyzome_proto::v1::control_client::ControlClient;
+use rhyzome_proto::v1::enrollment_client::EnrollmentClient;
+use rhyzome_proto::v1::return_answer::Step as Answer;
+use rhyzome_proto::v1::return_message::Step;
 use rhyzome_proto::v1::{
-    AgentMessage, Heartbeat, Hello, ServerMessage, StreamFrame, WhoAmIRequest, agent_message, server_message,
+    AgentMessage, Heartbeat, Hello, ReturnAnswer, ReturnClaim, ReturnMessage, ReturnProof, ServerMessage,
+    StreamFrame, WhoAmIRequest, agent_message, server_message,
 };
 use rhyzome_tests::on_both;
 use rhyzome_tests::world::World;
@@ -17,6 +21,7 @@ on_both!(
     only_a_good_certificate_of_this_cluster_gets_an_answer,
     an_agent_that_floods_or_does_not_say_hello_is_cut_off_with_a_reason,
     a_stream_that_nobody_asked_for_is_refused,
+    nobody_comes_back_without_the_key,
 );
 
 async fn who_am_i(cluster: &Cluster, tls: Arc<rustls::ClientConfig>) -> Result<String, String> {
@@ -103,4 +108,52 @@ async fn a_stream_that_nobody_asked_for_is_refused(world: World) {
     let answer = ControlClient::new(channel).attach(ReceiverStream::new(frames)).await.unwrap();
     let refused = answer.into_inner().message().await.unwrap_err();
     assert_eq!(refused.code(), tonic::Code::NotFound);
+}
+
+type Back = (mpsc::Sender<ReturnMessage>, Streaming<ReturnAnswer>);
+
+/// Somebody without a certificate who wants to come back, and says this first.
+async fn back(cluster: &Cluster, first: Step) -> Back {
+    let tls = returning_client_config(&cluster.authority.trust_pem()).unwrap();
+    let mut client = EnrollmentClient::new(cluster.dial(tls).await.unwrap());
+    let (say, steps) = mpsc::channel(4);
+    say.send(ReturnMessage { step: Some(first) }).await.unwrap();
+    let answers = client.r#return(ReceiverStream::new(steps)).await.unwrap().into_inner();
+    (say, answers)
+}
+
+async fn nobody_comes_back_without_the_key(world: World) {
+    let cluster = Cluster::start(world).await;
+    let node = cluster.make_node("n1").await;
+    let (key, stranger) = (NodeKey::generate().unwrap(), NodeKey::generate().unwrap());
+    let now = SystemTime::now();
+    let leaf = cluster.authority.sign_node_csr(&key.csr_pem().unwrap(), &node, now).unwrap();
+    let later = cluster.store().env().now().plus_seconds(3600);
+    cluster.store().record_certificate(&leaf.serial_hex, &node, later).await.unwrap();
+    let claim = || Step::Claim(ReturnClaim { certificate_chain_pem: leaf.chain_pem.clone() });
+    let proof = |by: &NodeKey, challenge: &[u8]| {
+        let signature = by.sign_challenge(cluster.authority.cluster_id(), challenge).unwrap();
+        Step::Proof(ReturnProof { signature, csr_pem: by.csr_pem().unwrap() })
+    };
+    let mut old = Vec::new();
+    for (by, welcome) in [(&stranger, false), (&key, true)] {
+        let (say, mut answers) = back(&cluster, claim()).await;
+        let told = answers.message().await.unwrap().unwrap().step;
+        let Some(Answer::Challenge(challenge)) = told else { panic!("{told:?}") };
+        say.send(ReturnMessage { step: Some(proof(by, &challenge)) }).await.unwrap();
+        let ended = answers.message().await;
+        assert_eq!(ended.is_ok(), welcome, "{ended:?}");
+        old = challenge;
+    }
+    // What was signed for one challenge is good for no other, and nothing is good before a claim.
+    let (say, mut answers) = back(&cluster, claim()).await;
+    answers.message().await.unwrap();
+    say.send(ReturnMessage { step: Some(proof(&key, &old)) }).await.unwrap();
+    let refused = answers.message().await.unwrap_err();
+    assert!(refused.message().contains("brings nobody back"), "{refused}");
+    let (_say, mut answers) = back(&cluster, proof(&key, &old)).await;
+    assert_eq!(answers.message().await.unwrap_err().code(), tonic::Code::InvalidArgument);
+    let claim = Step::Claim(ReturnClaim { certificate_chain_pem: "no certificate".into() });
+    let (_say, mut answers) = back(&cluster, claim).await;
+    assert_eq!(answers.message().await.unwrap_err().code(), tonic::Code::PermissionDenied);
 }

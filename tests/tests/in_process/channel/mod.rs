@@ -21,6 +21,7 @@ on_both!(
     the_newest_session_of_a_node_wins,
     a_revoked_node_is_cut_off_by_a_bell_and_stays_out,
     a_certificate_is_renewed_over_the_session,
+    a_node_whose_certificate_ran_out_comes_back_with_its_key,
     an_agent_obeys_a_restored_database,
     an_agent_refuses_an_older_database_and_another_cluster,
     a_console_is_lent_both_ways,
@@ -177,6 +178,29 @@ async fn a_certificate_is_renewed_over_the_session(world: World) {
         (agent.handle.identity().times == kept).then_some(())
     })
     .await;
+}
+
+async fn a_node_whose_certificate_ran_out_comes_back_with_its_key(world: World) {
+    let cluster = Cluster::start(world).await;
+    // It was good for a day, until a minute ago.
+    let long_ago = SystemTime::now() - Duration::from_secs(24 * 3600 + 60);
+    let node = cluster.make_node("n1").await;
+    let state = cluster.plant(&node, "n1", long_ago).await;
+    let before = IdentityFolder::new(&state).load().unwrap();
+    let mut agent = Agent::start(&cluster, &node, state.clone(), Ledger::at(0, 0));
+    agent.connected().await;
+    let after = IdentityFolder::new(&state).load().unwrap();
+    assert!(after.times.not_after > before.times.not_after);
+    drop(agent);
+
+    // Whom an operator does not want back, or who has the certificate and not the key, stays out.
+    let gone = cluster.make_node("n2").await;
+    let state = cluster.plant(&gone, "n2", long_ago).await;
+    let right = cluster.world.right("");
+    cluster.store().revoke_certificates(&right, &gone, &Asked::default()).await.unwrap();
+    let mut agent = Agent::start(&cluster, &gone, state, Ledger::at(0, 0));
+    let why = agent.disconnected().await;
+    assert!(why.contains("this certificate brings nobody back"), "{why}");
 }
 
 async fn an_agent_obeys_a_restored_database(world: World) {
