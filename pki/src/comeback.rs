@@ -63,7 +63,7 @@ impl Authority {
         let (leaf, above) = (&chain[0], &chain[1..]);
         let times = certificate_times(leaf)?;
         if now < times.not_before {
-            return Err(PkiError::Peer("it is not good yet".into()));
+            return Err(PkiError::TooEarly);
         }
         let then = times.not_after.min(now).duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO);
         tls::client_verifier(&self.trust_pem())?

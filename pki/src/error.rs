@@ -36,6 +36,9 @@ pub enum PkiError {
     /// A peer's certificate that names no node.
     #[error("certificate refused: {0}")]
     Peer(String),
+    /// A peer's certificate whose time has not come.
+    #[error("the certificate is not good yet: the clocks differ by more than it was dated back")]
+    TooEarly,
     /// The certificate library refused.
     #[error("certificates: {0}")]
     Rcgen(#[from] rcgen::Error),

@@ -1,6 +1,6 @@
 //! Making certificates. What is written into each is decided here and nowhere else.
 use crate::peer::{cluster_uri, is_plain_id, node_uri, server_uri};
-use crate::{Authority, Identity, PkiError, SERVER_NAME, encoding};
+use crate::{Authority, Identity, PkiError, SERVER_NAME, certificate_times, encoding};
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, CertifiedIssuer, DistinguishedName,
     DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PublicKeyData,
@@ -148,13 +148,16 @@ impl Authority {
         params.use_authority_key_identifier_extension = true;
         let serial_hex =
             params.serial_number.as_ref().map(|s| encoding::hex(&s.to_bytes())).unwrap_or_default();
+        // No longer than what signs it: whoever checks it on its last day finds all of the chain good.
+        let not_after = (now + self.node_life).min(certificate_times(&self.chain[0])?.not_after);
+        params.not_after = OffsetDateTime::from(not_after);
         let leaf = params.signed_by(&request.public_key, &self.issuer)?;
         // The root is what the node trusts already, so it does not travel with the chain.
         let above = &self.chain[..self.chain.len() - 1];
         Ok(SignedLeaf {
             chain_pem: format!("{}{}", encoding::pem_of(&[leaf.der().clone()]), encoding::pem_of(above)),
             serial_hex,
-            not_after: now + self.node_life,
+            not_after,
         })
     }
 }

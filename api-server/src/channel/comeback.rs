@@ -3,7 +3,7 @@
 //! Whoever calls has shown no certificate to TLS. What is refused is told in one sentence; the log has the reason.
 use super::caller::status_of;
 use super::{ChannelContext, timestamp};
-use rhyzome_pki::{Authority, Challenge, FormerNode};
+use rhyzome_pki::{Authority, Challenge, FormerNode, PkiError};
 use rhyzome_proto::v1::{
     RenewResponse, ReturnAnswer, ReturnClaim, ReturnMessage, ReturnProof, return_answer, return_message,
 };
@@ -33,10 +33,14 @@ pub(super) async fn run(
     mut steps: impl Stream<Item = Result<ReturnMessage, Status>> + Unpin + Send,
     answers: Answers,
 ) {
-    if let Err(status) = come_back(&context, &from, &mut steps, &answers).await {
-        // Whoever does not wait for the answer has it without us.
-        let _ = answers.send(Err(status)).await;
-    }
+    let all = tokio::time::timeout(STEP * 3, come_back(&context, &from, &mut steps, &answers));
+    let status = match all.await {
+        Ok(Ok(())) => return,
+        Ok(Err(status)) => status,
+        Err(_) => Status::deadline_exceeded("it took too long"),
+    };
+    // Whoever does not read what was said before does not get this either.
+    let _ = answers.try_send(Err(status));
 }
 
 async fn step(
@@ -59,7 +63,11 @@ async fn come_back(
         return Err(Status::invalid_argument("the first step is a claim: the certificate that ran out"));
     };
     let former = context.authority.former_node(&certificate_chain_pem, context.now());
-    let former = former.map_err(|error| refuse(&error.to_string(), from))?;
+    let former = former.map_err(|error| match error {
+        // TLS says the same of a time that has not come as of one that is over; then only waiting helps.
+        PkiError::TooEarly => Status::unavailable(error.to_string()),
+        error => refuse(&error.to_string(), from),
+    })?;
     is_welcome(context, &former).await?;
     let challenge = Challenge::new().map_err(|error| Status::unavailable(error.to_string()))?;
     let asked = return_answer::Step::Challenge(challenge.bytes().to_vec());

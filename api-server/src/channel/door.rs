@@ -7,7 +7,7 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
-use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 /// Messages to one agent that may wait for the network; a slow agent then waits for itself alone.
@@ -24,15 +24,15 @@ pub type ToReturning = ReceiverStream<Result<ReturnAnswer, Status>>;
 pub struct SessionDoor {
     context: Arc<ChannelContext>,
     db_epoch: i64,
-    /// Sessions end with the last of the doors.
-    open: Arc<DropGuard>,
+    /// Ends what was begun here, in simulation.
+    ended: CancellationToken,
 }
 
 impl SessionDoor {
     /// For one server. Nothing is heard of what is new until [`SessionDoor::hear`] runs.
     pub async fn open(context: Arc<ChannelContext>) -> Result<SessionDoor, Status> {
         let db_epoch = context.store.db_epoch().await.map_err(|error| status_of(&error))?;
-        Ok(SessionDoor { context, db_epoch, open: Arc::new(CancellationToken::new().drop_guard()) })
+        Ok(SessionDoor { context, db_epoch, ended: CancellationToken::new() })
     }
 
     /// Hears the bells of the store for all sessions, for ever.
@@ -52,16 +52,21 @@ impl SessionDoor {
         Ok(self.begin(caller, incoming))
     }
 
+    /// Ends all that was begun here, wherever it is, as the end of the process does: for a simulation of that.
+    pub fn end_as_a_process_does(&self) {
+        self.ended.cancel();
+    }
+
     /// The way back in for a node whose certificate has run out.
     pub fn come_back(
         &self,
         from: String,
         steps: impl Stream<Item = Result<ReturnMessage, Status>> + Unpin + Send + 'static,
     ) -> ToReturning {
-        let (answers, told) = mpsc::channel(1);
+        // Two answers are all there are.
+        let (answers, told) = mpsc::channel(2);
         let coming = comeback::run(self.context.clone(), from, steps, answers);
-        let closed = self.open.token().clone();
-        tokio::spawn(closed.run_until_cancelled_owned(coming));
+        tokio::spawn(self.ended.clone().run_until_cancelled_owned(coming));
         ReceiverStream::new(told)
     }
 
@@ -72,8 +77,7 @@ impl SessionDoor {
     ) -> ToAgent {
         let (outgoing, messages) = mpsc::channel(OUTGOING);
         let session = session::run(self.context.clone(), self.db_epoch, caller, incoming, outgoing);
-        let closed = self.open.token().clone();
-        tokio::spawn(closed.run_until_cancelled_owned(session));
+        tokio::spawn(self.ended.clone().run_until_cancelled_owned(session));
         ReceiverStream::new(messages)
     }
 }

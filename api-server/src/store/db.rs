@@ -226,6 +226,12 @@ impl Conn {
     }
 
     fn fails(&mut self, sql: &str, source: sqlx::Error) -> DbError {
+        if let To::Lite(lent) = &mut self.to
+            && source.as_database_error().is_none()
+        {
+            // Not a word of the database: whether the connection is still good, nobody knows.
+            lent.spoil();
+        }
         self.failed.insert(DbError::new(sql, source)).clone()
     }
 
@@ -320,17 +326,30 @@ const CONTENDED: [&str; 2] = ["40001", "40P01"];
 /// Its codes for what a race between a reference and a deletion, or two insertions, leaves behind.
 const RACED: [&str; 2] = ["23503", "23505"];
 
+/// Its codes for "not now": it is shutting down, was broken off, is starting, or has too many connections.
+const AWAY: [&str; 4] = ["57P01", "57P02", "57P03", "53300"];
+/// Its class for connections that broke.
+const BROKEN: &str = "08";
+
 /// Marks an error after which the transaction may be tried again.
 pub(super) const RETRY_MARK: &str = "[again] ";
+
+fn away(error: &sqlx::Error) -> Error {
+    tracing::warn!(%error, "the database is not there");
+    Error::Unavailable("the database is not there now; try again in a moment".to_owned())
+}
 
 impl From<DbError> for Error {
     fn from(error: DbError) -> Error {
         let code = error.code();
         let is = |codes: [&str; 2]| code.as_deref().is_some_and(|code| codes.contains(&code));
         match &*error.source {
-            sqlx::Error::PoolTimedOut | sqlx::Error::Io(_) | sqlx::Error::PoolClosed => {
-                tracing::warn!(error = %error.source, "the database is not there");
-                Error::Unavailable("the database is not there now; try again in a moment".to_owned())
+            sqlx::Error::PoolTimedOut
+            | sqlx::Error::Io(_)
+            | sqlx::Error::PoolClosed
+            | sqlx::Error::WorkerCrashed => away(&error.source),
+            _ if code.as_deref().is_some_and(|code| AWAY.contains(&code) || code.starts_with(BROKEN)) => {
+                away(&error.source)
             }
             _ if is(CONTENDED) => Error::Unavailable(format!("{RETRY_MARK}{}: {}", error.sql, error.source)),
             _ if is(RACED) => Error::Internal(format!("{RETRY_MARK}{}: {}", error.sql, error.source)),

@@ -175,8 +175,8 @@ impl Store {
         let _ = self.context.vault.set(vault);
     }
 
-    /// Closes the connections to the database, for whoever opens many stores in one process: what is under way comes to
-    /// its end, and nothing more is done.
+    /// Closes the connections to PostgreSQL, for whoever opens many stores in one process: what is under way comes to
+    /// its end, and nothing more is done. Those to SQLite close with the last who holds the store.
     pub async fn close(&self) {
         self.readers.close().await;
     }

@@ -241,6 +241,10 @@ async fn redeem(
     if let Some(row) = tx.row(sql, values![hash, now, name]).await? {
         let node = row.text("node")?;
         tx.run("UPDATE node_state SET joined = 1 WHERE node = $1", values![&node]).await?;
+        // Whoever was this node before is not any more: its key may be anywhere, and would bring it back for ever.
+        let sql = "UPDATE certificate SET revoked_at = $2 WHERE node = $1 AND revoked_at IS NULL";
+        tx.run(sql, values![&node, now]).await?;
+        tx.ring(Bell::Node(node.clone()));
         let joined = Entry {
             class: "write",
             kind: KIND,

@@ -21,8 +21,9 @@ const HEARTBEAT_SECONDS: std::ops::RangeInclusive<u32> = 1..=300;
 
 /// Holds one session; the error is why it ended.
 pub(super) async fn hold(link: &Link) -> LinkError {
-    let begun = match begin(link).await {
+    let begun = match begin_in_time(link).await {
         Err(LinkError::RanOut) => match come_back(link).await {
+            // By whose clock it is over is not asked again: the server decides.
             Ok(()) => begin(link).await,
             Err(error) => Err(error),
         },
@@ -40,13 +41,16 @@ struct Session {
     heartbeat: Duration,
 }
 
+async fn begin_in_time(link: &Link) -> Result<Session, LinkError> {
+    match link.shared.config.env.now() > link.shared.identity().times.not_after {
+        true => Err(LinkError::RanOut),
+        false => begin(link).await,
+    }
+}
+
 async fn begin(link: &Link) -> Result<Session, LinkError> {
     let config = &link.shared.config;
-    let identity = link.shared.identity();
-    if config.env.now() > identity.times.not_after {
-        return Err(LinkError::RanOut);
-    }
-    let reached = link.reach.reach(identity).await?;
+    let reached = link.reach.reach(link.shared.identity()).await?;
     same_cluster(link, reached.cluster_id)?;
     let (outgoing, messages) = mpsc::channel(OUTGOING);
     let hello = Hello {
@@ -111,9 +115,10 @@ impl Session {
         let Session { outgoing, incoming, heartbeat } = self;
         // Two directions on one task: a slow owner never holds the heartbeat back.
         let ended = tokio::select! {
+            // A Goodbye says when to come back: it is heard before the end of the stream that it announces is seen.
             biased;
-            ended = speak(link, &outgoing, heartbeat, &renewal) => ended,
             ended = listen(link, incoming, heartbeat, &renewal) => ended,
+            ended = speak(link, &outgoing, heartbeat, &renewal) => ended,
         };
         match ended {
             Ok(()) => LinkError::Connection("the server closed the session".into()),

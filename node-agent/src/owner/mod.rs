@@ -170,14 +170,13 @@ impl Owner {
         loop {
             let wake = self.advance().await;
             tokio::select! {
-                // What is rare comes first, so that nothing waits behind a flood of orders.
+                // What is rare comes first, so that nothing waits behind a flood of orders, and no order behind guests.
                 biased;
                 _ = timer.tick() => {
                     self.tick();
                     self.take(Vec::new()).await;
                 }
                 Some(event) = self.wires.events.recv() => self.hear(event),
-                Some(id) = self.wires.bell.recv() => self.look_at_instance(&id).await,
                 Some(back) = self.back.1.recv() => self.came_back(back),
                 count = self.wires.link.recv_many(&mut batch, 256) => {
                     if count == 0 {
@@ -185,6 +184,8 @@ impl Owner {
                     }
                     self.hear_link(std::mem::take(&mut batch)).await;
                 }
+                // Guests ring it as often as they like.
+                Some(id) = self.wires.bell.recv() => self.look_at_instance(&id).await,
                 () = tokio::time::sleep(wake) => {}
             }
             // Whatever else is there already is taken before deciding again.

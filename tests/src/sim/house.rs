@@ -22,8 +22,8 @@ pub(super) struct House {
     pub(super) how: Outside,
     /// The clock.
     pub(super) time: Time,
-    /// The doors of servers that are there.
-    pub(super) doors: Mutex<Vec<Option<SessionDoor>>>,
+    /// The doors of servers that are there, and whether each stands still.
+    pub(super) doors: Mutex<Vec<Option<(SessionDoor, Switch)>>>,
     dice: Mutex<Dice>,
     notes: Mutex<Notes>,
     healed: AtomicBool,

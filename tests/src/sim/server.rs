@@ -19,6 +19,8 @@ use crate::world::World;
 
 /// Well within a server's lease.
 const HEARTBEAT: Duration = Duration::from_secs(5);
+/// More than it is ever cut off for.
+const MOST_TRIES: u32 = 100;
 /// A server that has ended comes back after so long at most, in milliseconds.
 const AWAY_MS: u64 = 30_000;
 
@@ -92,13 +94,15 @@ impl Server {
 
     /// Begins, as another process: its ids are its own.
     pub(super) async fn start(&mut self) {
-        while self.running.is_none() {
+        for tried in 0.. {
+            if self.running.is_some() {
+                break;
+            }
+            // What was planned may end it before it serves anybody, and it may be cut off from its database.
+            assert!(tried < MOST_TRIES, "server {} cannot begin", self.index);
             self.begun += 1;
             self.strikes.begin_again();
-            // What was planned may end it before it serves anybody.
-            if let Some(running) = self.begin().await {
-                self.running = Some(running);
-            }
+            self.running = self.begin().await;
         }
         self.house.note(format!("server {} begins", self.index));
     }
@@ -129,7 +133,7 @@ impl Server {
         tasks.spawn(unless(still.clone(), log::run(store.clone(), duty, stop)));
         let ears = door.clone();
         tasks.spawn(unless(still.clone(), async move { ears.hear().await }));
-        self.house.doors.lock().unwrap()[self.index] = Some(door);
+        self.house.doors.lock().unwrap()[self.index] = Some((door, still.clone()));
         Some(Running { store, still, _tasks: tasks })
     }
 
@@ -138,7 +142,9 @@ impl Server {
         if let Some(running) = self.running.take() {
             // Another process would have left none to the database.
             tokio::spawn(async move { running.store.close().await });
-            self.house.doors.lock().unwrap()[self.index] = None;
+            if let Some((door, _)) = self.house.doors.lock().unwrap()[self.index].take() {
+                door.end_as_a_process_does();
+            }
             self.back_at = Instant::now() + Duration::from_millis(self.house.below(AWAY_MS));
             self.house.note(format!("server {} has ended", self.index));
         }

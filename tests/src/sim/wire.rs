@@ -10,8 +10,8 @@ use rhyzome_agent::link::{Begin, FromServer, LinkError, Reach, Reached, ToReturn
 use rhyzome_api::channel::{SessionDoor, ToAgent};
 use rhyzome_proto::v1::{AgentMessage, ReturnMessage, ServerMessage, agent_message, server_message};
 use tokio::sync::mpsc;
-use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::ReceiverStream;
+use tokio_stream::{Stream, StreamExt as _};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
@@ -71,17 +71,30 @@ fn later(end: CancellationToken, millis: u64) {
 
 impl Wire {
     /// A server that answers, if there is one.
-    async fn door(&self) -> Result<SessionDoor, LinkError> {
+    async fn door(&self) -> Result<(SessionDoor, Switch), LinkError> {
         self.house.takes(DELAY_MS).await;
         if self.line.dark.is_on() {
             tokio::time::sleep(IN_VAIN).await;
             return Err(LinkError::Connection("no answer".into()));
         }
-        let open: Vec<SessionDoor> = self.house.doors.lock().unwrap().iter().flatten().cloned().collect();
+        let open: Vec<_> = self.house.doors.lock().unwrap().iter().flatten().cloned().collect();
         if open.is_empty() {
             return Err(LinkError::Connection("refused".into()));
         }
-        Ok(open[self.house.pick(open.len())].clone())
+        let (door, still) = open[self.house.pick(open.len())].clone();
+        if still.is_on() {
+            tokio::time::sleep(IN_VAIN).await;
+            return Err(LinkError::Connection("connected, and no answer".into()));
+        }
+        Ok((door, still))
+    }
+
+    /// A new connection.
+    fn way(&self, still: Switch) -> Way {
+        let (house, name, line) = (self.house.clone(), self.name.clone(), self.line.clone());
+        let ends = Ends::default();
+        *line.ends.lock().unwrap() = ends.clone();
+        Way { house, name, line, still, ends }
     }
 }
 
@@ -92,42 +105,38 @@ impl Reach for Wire {
         steps: mpsc::Receiver<ReturnMessage>,
     ) -> BoxFuture<'_, Result<ToReturning, LinkError>> {
         Box::pin(async move {
-            let door = self.door().await?;
-            self.house.note(format!("{} comes back", self.name));
-            let steps = ReceiverStream::new(steps).map(Ok);
-            Ok(Box::pin(door.come_back(self.name.clone(), steps)) as ToReturning)
+            let (door, still) = self.door().await?;
+            self.house.fault("a certificate has run out", &self.name);
+            let way = self.way(still);
+            let ((up, received), (down, heard)) = (mpsc::channel(2), mpsc::channel(2));
+            let answers = door.come_back(self.name.clone(), ReceiverStream::new(received));
+            tokio::spawn(way.clone().carry(ReceiverStream::new(steps).map(Ok), up));
+            tokio::spawn(way.carry(answers, down));
+            Ok(Box::pin(ReceiverStream::new(heard)) as ToReturning)
         })
     }
 
     fn reach(&self, identity: Arc<LoadedIdentity>) -> BoxFuture<'_, Result<Reached, LinkError>> {
         Box::pin(async move {
-            let door = self.door().await?;
-            let (house, name, line) = (self.house.clone(), self.name.clone(), self.line.clone());
-            let begin: Begin =
-                Box::new(move |messages| Box::pin(join(house, name, line, door, identity, messages)));
+            let (door, still) = self.door().await?;
+            let way = self.way(still);
+            let begin: Begin = Box::new(move |messages| Box::pin(join(way, door, identity, messages)));
             Ok(Reached { cluster_id: self.cluster_id.clone(), begin })
         })
     }
 }
 
 async fn join(
-    house: Arc<House>,
-    name: String,
-    line: Arc<Line>,
+    way: Way,
     door: SessionDoor,
     identity: Arc<LoadedIdentity>,
     messages: mpsc::Receiver<AgentMessage>,
 ) -> Result<FromServer, LinkError> {
     let (up, received) = mpsc::channel(WAITING);
     let certificate = identity.identity.leaf();
-    let to_agent = door.begin_for(certificate, &name, ReceiverStream::new(received)).await;
-    // It is not to keep the server's sessions alive.
-    drop(door);
+    let to_agent = door.begin_for(certificate, &way.name, ReceiverStream::new(received)).await;
     let to_agent = to_agent.map_err(|status| LinkError::Refused(status.message().to_owned()))?;
-    let ends = Ends::default();
-    *line.ends.lock().unwrap() = ends.clone();
     let (down, heard) = mpsc::channel(WAITING);
-    let way = Way { house, name, line, ends };
     tokio::spawn(way.clone().up(messages, up));
     tokio::spawn(way.down(to_agent, down));
     Ok(Box::pin(ReceiverStream::new(heard)))
@@ -139,14 +148,34 @@ struct Way {
     house: Arc<House>,
     name: String,
     line: Arc<Line>,
+    /// Whether the server stands still.
+    still: Switch,
     ends: Ends,
 }
 
 impl Way {
-    /// What each message takes; longer, while the line is dark.
+    /// What each message takes; longer, while the line is dark or the server stands still.
     async fn pass(&self) {
         self.house.takes(DELAY_MS).await;
         self.line.dark.is(false).await;
+        self.still.is(false).await;
+    }
+
+    /// One direction of a call that comes to its end, unless it is cut.
+    async fn carry<T>(self, mut from: impl Stream<Item = T> + Unpin, to: mpsc::Sender<T>) {
+        let carry = async {
+            while let Some(message) = from.next().await {
+                self.pass().await;
+                if to.send(message).await.is_err() {
+                    return;
+                }
+            }
+        };
+        tokio::select! {
+            biased;
+            () = self.ends.agent.cancelled() => {}
+            () = carry => {}
+        }
     }
 
     async fn up(
@@ -186,7 +215,17 @@ impl Way {
     async fn down(self, mut to_agent: ToAgent, down: mpsc::Sender<Result<ServerMessage, Status>>) {
         let mut down = Some(down);
         let carry = async {
-            while let Some(message) = to_agent.next().await {
+            loop {
+                let message = tokio::select! {
+                    biased;
+                    () = self.ends.agent.cancelled(), if down.is_some() => {
+                        // The agent hears the end; the server goes on talking to nobody.
+                        down = None;
+                        continue;
+                    }
+                    message = to_agent.next() => message,
+                };
+                let Some(message) = message else { return };
                 self.pass().await;
                 let ordered = message.as_ref().ok().and_then(|message| self.ordered(message));
                 if let Some(ordered) = &ordered {
@@ -197,10 +236,7 @@ impl Way {
                     self.house.fault("an order comes twice", &self.name);
                 }
                 for _ in 0..times {
-                    if self.ends.agent.is_cancelled() {
-                        down = None;
-                    }
-                    if let Some(down) = &down {
+                    if let Some(down) = down.as_ref().filter(|_| !self.ends.agent.is_cancelled()) {
                         // An agent that is gone hears nothing; the server learns that later.
                         let _ = down.send(message.clone()).await;
                     }

@@ -186,13 +186,17 @@ pub struct Agent {
 
 impl Agent {
     pub fn start(cluster: &Cluster, node: &str, state: PathBuf, ledger: Arc<Ledger>) -> Agent {
+        Agent::start_in(cluster, node, state, ledger, Env::system())
+    }
+
+    pub fn start_in(cluster: &Cluster, node: &str, state: PathBuf, ledger: Arc<Ledger>, env: Env) -> Agent {
         let sockets = cluster.folder.path().to_owned();
         let config = LinkConfig {
             server: cluster.address.to_string(),
             state_dir: state.clone(),
             agent_version: "test".into(),
             boot_id: "boot".into(),
-            env: Env::system(),
+            env,
             socket_of: Arc::new(move |object, purpose| match purpose {
                 "console" if object.starts_with("inst") => {
                     Ok(Lendable { socket: sockets.join("console.sock"), log: None })

@@ -4,6 +4,7 @@ mod hostile;
 
 use harness::{Agent, Cluster, Ledger};
 use rhyzome_agent::enroll::Joined;
+use rhyzome_agent::env::Env;
 use rhyzome_agent::identity::IdentityFolder;
 use rhyzome_agent::link::LinkEvent;
 use rhyzome_api::store::Asked;
@@ -12,6 +13,7 @@ use rhyzome_tests::on_both;
 use rhyzome_tests::wait::until;
 use rhyzome_tests::world::{Engine, World};
 use serde_json::json;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -193,7 +195,27 @@ async fn a_node_whose_certificate_ran_out_comes_back_with_its_key(world: World) 
     assert!(after.times.not_after > before.times.not_after);
     drop(agent);
 
-    // Whom an operator does not want back, or who has the certificate and not the key, stays out.
+    // One whose clock is behind hears it of the server; one whose clock is ahead gets in all the same.
+    for (name, is_ahead) in [("behind", false), ("ahead", true)] {
+        let node = cluster.make_node(name).await;
+        let state = cluster.plant(&node, name, long_ago).await;
+        let off = move || match is_ahead {
+            false => SystemTime::now() - Duration::from_secs(3600),
+            true => SystemTime::now() + Duration::from_secs(240 * 3600),
+        };
+        let env = Env::simulated(Arc::new(off), Arc::new(|| 0.5));
+        Agent::start_in(&cluster, &node, state, Ledger::at(0, 0), env).connected().await;
+    }
+
+    // The machine that was the node before it joined anew is it no more.
+    let line = cluster.invite(&node, 60).await;
+    let anew = cluster.folder.path().join("anew");
+    assert!(matches!(cluster.join(&line, "n1", &anew).await, Ok(Joined::Now(_))));
+    let why = Agent::start(&cluster, &node, state, Ledger::at(0, 0)).disconnected().await;
+    assert!(why.contains("not accepted here"), "{why}");
+    Agent::start(&cluster, &node, anew, Ledger::at(0, 0)).connected().await;
+
+    // Whom an operator does not want back stays out.
     let gone = cluster.make_node("n2").await;
     let state = cluster.plant(&gone, "n2", long_ago).await;
     let right = cluster.world.right("");
