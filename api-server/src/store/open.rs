@@ -5,9 +5,9 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use rhyzome_sql::Link;
+use sqlx::PgPool;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
-use sqlx::{Connection as _, PgPool};
 use tokio::sync::mpsc;
 
 use super::bells::Bells;
@@ -218,24 +218,10 @@ async fn sqlite(path: &Path, how: Outside) -> Result<Opened, OpenError> {
     Ok(Opened { readers: Readers::Lite(readers), writer: Writer::sqlite(writer, bells.clone()), bells })
 }
 
-/// For how long a connection that is not used is good without being asked. One that breaks off within that time is told
-/// of by whatever it is used for, as one that breaks off in the middle of it.
-const GOOD_FOR: Duration = Duration::from_secs(1);
-
 async fn postgres(options: &PgConnectOptions, how: Outside) -> Result<Opened, OpenError> {
     let pool = PgPoolOptions::new()
         .max_connections(16)
         .acquire_timeout(Duration::from_secs(30))
-        // It was tried when it came back: one that has only just come back is not tried again.
-        .test_before_acquire(false)
-        .before_acquire(|conn, state| {
-            Box::pin(async move {
-                match state.idle_for > GOOD_FOR {
-                    true => conn.ping().await.map(|()| true),
-                    false => Ok(true),
-                }
-            })
-        })
         .connect_with(options.clone().statement_cache_capacity(STATEMENTS));
     let pool = outside(how, pool).await.map_err(OpenError::Connect)?;
     let mut conn = outside(how, pool.acquire()).await.map_err(OpenError::Connect)?;
