@@ -89,38 +89,39 @@ pub fn rest_server_config(shown: Arc<ServerCertificate>) -> Result<Arc<ServerCon
     Ok(Arc::new(config))
 }
 
+/// HTTP/2, and nothing is resumed.
+fn for_agents(mut config: ClientConfig) -> Arc<ClientConfig> {
+    config.alpn_protocols = vec![H2.to_vec()];
+    config.resumption = rustls::client::Resumption::disabled();
+    Arc::new(config)
+}
+
 /// For an agent: shows the node's identity, trusts these roots only. Dial as [`crate::SERVER_NAME`].
 pub fn agent_client_config(trust_pem: &str, identity: &Identity) -> Result<Arc<ClientConfig>, PkiError> {
-    let mut config = ClientConfig::builder_with_provider(provider())
+    let config = ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .with_root_certificates(roots(trust_pem)?)
         .with_client_auth_cert(identity.chain.clone(), identity.key.clone_key())?;
-    config.alpn_protocols = vec![H2.to_vec()];
-    config.resumption = rustls::client::Resumption::disabled();
-    Ok(Arc::new(config))
+    Ok(for_agents(config))
 }
 
 /// For a node whose certificate has run out: shows none, trusts these roots only. Dial as [`crate::SERVER_NAME`].
 pub fn returning_client_config(trust_pem: &str) -> Result<Arc<ClientConfig>, PkiError> {
-    let mut config = ClientConfig::builder_with_provider(provider())
+    let config = ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .with_root_certificates(roots(trust_pem)?)
         .with_no_client_auth();
-    config.alpn_protocols = vec![H2.to_vec()];
-    config.resumption = rustls::client::Resumption::disabled();
-    Ok(Arc::new(config))
+    Ok(for_agents(config))
 }
 
 /// For a machine that joins: no identity yet, trusts the root with this SHA-256. Dial as
 /// [`crate::SERVER_NAME`].
 pub fn joining_client_config(root_fingerprint: &str) -> Result<Arc<ClientConfig>, PkiError> {
     let verifier = Arc::new(PinnedRoot::new(root_fingerprint, provider())?);
-    let mut config = ClientConfig::builder_with_provider(provider())
+    let config = ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .dangerous()
         .with_custom_certificate_verifier(verifier)
         .with_no_client_auth();
-    config.alpn_protocols = vec![H2.to_vec()];
-    config.resumption = rustls::client::Resumption::disabled();
-    Ok(Arc::new(config))
+    Ok(for_agents(config))
 }

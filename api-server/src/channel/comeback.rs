@@ -1,8 +1,9 @@
 //! The way back in: a node whose certificate ran out while it was away shows it, and proves that it has its key.
 //!
 //! Whoever calls has shown no certificate to TLS. What is refused is told in one sentence; the log has the reason.
+use super::ChannelContext;
 use super::caller::status_of;
-use super::{ChannelContext, timestamp};
+use super::enroll::certify;
 use rhyzome_pki::{Authority, Challenge, FormerNode, PkiError};
 use rhyzome_proto::v1::{
     RenewResponse, ReturnAnswer, ReturnClaim, ReturnMessage, ReturnProof, return_answer, return_message,
@@ -109,10 +110,7 @@ async fn renew(
     csr_pem: &str,
 ) -> Result<RenewResponse, Status> {
     let node = &former.identity.node_id;
-    let leaf = context.authority.sign_node_csr(csr_pem, node, context.now());
-    let leaf = leaf.map_err(|error| Status::invalid_argument(error.to_string()))?;
-    let kept = context.store.record_certificate(&leaf.serial_hex, node, timestamp(leaf.not_after)).await;
-    kept.map_err(|error| status_of(&error))?;
+    let leaf = certify(context, node, csr_pem).await?;
     // Only now, when a revocation would find both: a node revoked in this very moment gets no new one.
     is_welcome(context, former).await?;
     Ok(RenewResponse { certificate_chain_pem: leaf.chain_pem, trust_pem: context.authority.trust_pem() })

@@ -3,7 +3,7 @@ use super::caller::status_of;
 use super::door::{SessionDoor, ToReturning};
 use super::{ChannelContext, timestamp};
 use crate::kernel::join::hash_of;
-use rhyzome_pki::Authority;
+use rhyzome_pki::{Authority, SignedLeaf};
 use rhyzome_proto::v1::enrollment_server::Enrollment;
 use rhyzome_proto::v1::{JoinRequest, JoinResponse, ReturnMessage};
 use std::sync::Arc;
@@ -12,6 +12,19 @@ use tonic::{Request, Response, Status, Streaming};
 pub(super) struct Enroll {
     pub(super) context: Arc<ChannelContext>,
     pub(super) door: SessionDoor,
+}
+
+/// A certificate for a node that has proven who it is, recorded so that it can be revoked.
+pub(super) async fn certify(
+    context: &ChannelContext,
+    node: &str,
+    csr_pem: &str,
+) -> Result<SignedLeaf, Status> {
+    let signed = context.authority.sign_node_csr(csr_pem, node, context.now());
+    let leaf = signed.map_err(|error| Status::invalid_argument(error.to_string()))?;
+    let recorded = context.store.record_certificate(&leaf.serial_hex, node, timestamp(leaf.not_after));
+    recorded.await.map_err(|error| status_of(&error))?;
+    Ok(leaf)
 }
 
 #[tonic::async_trait]
@@ -45,10 +58,7 @@ impl Enrollment for Enroll {
                 ));
             }
         };
-        let signed = context.authority.sign_node_csr(&request.csr_pem, &node, context.now());
-        let leaf = signed.map_err(|error| Status::invalid_argument(error.to_string()))?;
-        let recorded = context.store.record_certificate(&leaf.serial_hex, &node, timestamp(leaf.not_after));
-        recorded.await.map_err(|error| status_of(&error))?;
+        let leaf = certify(context, &node, &request.csr_pem).await?;
         tracing::info!(node, name = request.node_name, from, agent = request.agent_version, "a node joined");
         Ok(Response::new(JoinResponse {
             node_id: node,

@@ -133,13 +133,8 @@ impl Store {
             Box::pin(async move {
                 let maker = Maker::of(&right, &asked);
                 let node = objects::find(tx, &right, context.registry.get(KIND)?, &id).await?;
-                let sql = "UPDATE certificate SET revoked_at = $2 WHERE node = $1 AND revoked_at IS NULL \
-                           RETURNING serial";
-                let rows = tx.rows(sql, values![&node.core.id, context.env.now()]).await?;
                 history::noted(tx, &context, &maker, &node, "revoke");
-                // Whoever holds the node's stream looks again, and ends it.
-                tx.ring(Bell::Node(node.core.id));
-                Ok(rows.iter().map(|row| row.text("serial")).collect::<Result<_, _>>()?)
+                revoke(tx, &context, &node.core.id).await
             })
         })
         .await
@@ -228,6 +223,16 @@ impl Store {
     }
 }
 
+/// Revokes all certificates of a node; their serials.
+async fn revoke(tx: &mut Tx, context: &Context, node: &str) -> Result<Vec<String>, Error> {
+    let sql =
+        "UPDATE certificate SET revoked_at = $2 WHERE node = $1 AND revoked_at IS NULL RETURNING serial";
+    let rows = tx.rows(sql, values![node, context.env.now()]).await?;
+    // Whoever holds the node's stream looks again, and ends it.
+    tx.ring(Bell::Node(node.to_owned()));
+    Ok(rows.iter().map(|row| row.text("serial")).collect::<Result<_, _>>()?)
+}
+
 async fn redeem(
     tx: &mut Tx,
     context: &Context,
@@ -242,9 +247,7 @@ async fn redeem(
         let node = row.text("node")?;
         tx.run("UPDATE node_state SET joined = 1 WHERE node = $1", values![&node]).await?;
         // Whoever was this node before is not any more: its key may be anywhere, and would bring it back for ever.
-        let sql = "UPDATE certificate SET revoked_at = $2 WHERE node = $1 AND revoked_at IS NULL";
-        tx.run(sql, values![&node, now]).await?;
-        tx.ring(Bell::Node(node.clone()));
+        revoke(tx, context, &node).await?;
         let joined = Entry {
             class: "write",
             kind: KIND,

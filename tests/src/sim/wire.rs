@@ -186,15 +186,7 @@ impl Way {
         let carry = async {
             while let Some(message) = messages.recv().await {
                 self.pass().await;
-                let told = self.told(&message);
-                if let Some(told) = &told {
-                    self.house.note(told);
-                }
-                let times = if told.is_some() && self.house.fails(5) { 2 } else { 1 };
-                if times == 2 {
-                    self.house.fault("a report comes twice", &self.name);
-                }
-                for _ in 0..times {
+                for _ in 0..self.times(self.told(&message), "a report comes twice") {
                     if up.send(Ok(message.clone())).await.is_err() {
                         return;
                     }
@@ -228,14 +220,7 @@ impl Way {
                 let Some(message) = message else { return };
                 self.pass().await;
                 let ordered = message.as_ref().ok().and_then(|message| self.ordered(message));
-                if let Some(ordered) = &ordered {
-                    self.house.note(ordered);
-                }
-                let times = if ordered.is_some() && self.house.fails(5) { 2 } else { 1 };
-                if times == 2 {
-                    self.house.fault("an order comes twice", &self.name);
-                }
-                for _ in 0..times {
+                for _ in 0..self.times(ordered, "an order comes twice") {
                     if let Some(down) = down.as_ref().filter(|_| !self.ends.agent.is_cancelled()) {
                         // An agent that is gone hears nothing; the server learns that later.
                         let _ = down.send(message.clone()).await;
@@ -249,6 +234,17 @@ impl Way {
             () = carry => {}
         }
         self.ends.agent.cancel();
+    }
+
+    /// How often a message arrives: one of which something is said may come twice.
+    fn times(&self, said: Option<String>, twice: &'static str) -> usize {
+        let Some(said) = said else { return 1 };
+        self.house.note(said);
+        if !self.house.fails(5) {
+            return 1;
+        }
+        self.house.fault(twice, &self.name);
+        2
     }
 
     fn told(&self, message: &AgentMessage) -> Option<String> {
