@@ -5,8 +5,8 @@
 
 use std::collections::BTreeMap;
 
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize as _, Serialize};
 use serde_json::Value;
 
 use super::secret::Plain;
@@ -187,11 +187,11 @@ pub trait Resource: Sized + Send + Sync + 'static {
         let status = if stored.status.is_null() {
             Self::Status::default()
         } else {
-            serde_json::from_value(stored.status.clone())?
+            Self::Status::deserialize(&stored.status)?
         };
         Ok(Object {
             core: stored.core.clone(),
-            spec: serde_json::from_value(stored.spec.clone())?,
+            spec: Self::Spec::deserialize(&stored.spec)?,
             claims: Claims(stored.claims.clone()),
             status,
         })

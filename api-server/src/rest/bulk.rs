@@ -107,7 +107,7 @@ async fn all(
     let mut before = false;
     if let Some(key) = &key {
         match ask.ctx.store.begin(right, key, found.bytes()).await? {
-            Some(kept) if kept.settled => return Ok(respond(&kept.answer, true)),
+            Some(kept) if kept.settled => return Ok(respond(kept.answer, true)),
             Some(kept) => {
                 found = Found::read(&kept)?;
                 before = true;
@@ -145,7 +145,7 @@ async fn all(
     if answer == ours {
         answer.body = shown;
     }
-    Ok(respond(&answer, before))
+    Ok(respond(answer, before))
 }
 
 async fn find(ask: &Ask, query: &ListQuery, manner: &Manner) -> Result<Found, Problem> {
@@ -200,7 +200,7 @@ async fn one(
             item
         }
         Err(error) => {
-            let problem = Problem::from(error).seen_by(ask.caller.operator);
+            let problem = Problem::from(error).seen_by(ask.caller().operator);
             if let Some(text) = problem.log() {
                 tracing::error!(request_id = ask.asked().request_id, object = id, "{text}");
             }
@@ -226,7 +226,7 @@ async fn wait_for_all(
         match end_of(&job) {
             JobState::Done => item["status"] = json!(manner.done().as_u16()),
             JobState::Failed | JobState::Cancelled => {
-                let problem = failed(&job).seen_by(ask.caller.operator);
+                let problem = failed(&job).seen_by(ask.caller().operator);
                 item["status"] = json!(problem.status().as_u16());
                 item["problem"] = problem.body(&ask.asked().request_id);
             }

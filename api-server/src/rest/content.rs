@@ -39,7 +39,7 @@ pub async fn put(mut ask: Ask, kind: &'static dyn Kind) -> Answer {
     };
     let object =
         blobs.publish(&ask.ctx.store, &right, &image.core.id, arrived, ask.asked()).await.map_err(refused)?;
-    Ok(answer(StatusCode::OK, kind, &object, &ask.caller))
+    Ok(answer(StatusCode::OK, kind, &object, ask.caller()))
 }
 
 fn refused(error: BlobError) -> Problem {

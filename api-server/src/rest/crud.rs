@@ -25,14 +25,14 @@ pub async fn list(ask: Ask, kind: &'static dyn Kind) -> Answer {
 
 /// `GET /v1/{plural}`: over all tenants.
 pub async fn list_everywhere(ask: Ask, kind: &'static dyn Kind) -> Answer {
-    let right = ask.caller.may_everywhere("list", kind.meta().kind)?;
+    let right = ask.caller().may_everywhere("list", kind.meta().kind)?;
     list_by(ask, kind, right).await
 }
 
 async fn list_by(ask: Ask, kind: &'static dyn Kind, right: Right) -> Answer {
     let query = page::list_query(&ask)?;
     let found = ask.ctx.store.list(&right, kind, &query).await?;
-    let items = found.items.iter().map(|object| shown(kind, object, &ask.caller)).collect();
+    let items = found.items.iter().map(|object| shown(kind, object, ask.caller())).collect();
     Ok(Json(page::page(items, found.next, page::order(&query))).into_response())
 }
 
@@ -42,7 +42,7 @@ pub async fn tenant_is_there(ask: &Ask) -> Result<(), Problem> {
         return Ok(());
     }
     let kind = ask.ctx.store.registry().get("tenant")?;
-    let right = ask.caller.may("get", "tenant", "")?;
+    let right = ask.caller().may("get", "tenant", "")?;
     ask.ctx.store.get(&right, kind, ask.tenant()).await?;
     Ok(())
 }
@@ -72,7 +72,7 @@ pub async fn get(ask: Ask, kind: &'static dyn Kind) -> Answer {
         }
         return Ok(response);
     }
-    Ok(answer(StatusCode::OK, kind, &object, &ask.caller))
+    Ok(answer(StatusCode::OK, kind, &object, ask.caller()))
 }
 
 /// `PATCH .../{id}`

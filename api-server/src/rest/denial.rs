@@ -1,6 +1,11 @@
 //! What is remembered of a request, in case it is denied.
 
-use super::extract::Ask;
+use std::sync::Arc;
+
+use axum::http::{Method, Uri};
+
+use super::RestContext;
+use super::extract::{Ask, Origin};
 use super::problem::Problem;
 use crate::auth::RequestDetails;
 use crate::kernel::Caller;
@@ -8,30 +13,33 @@ use crate::store::{Denial, Store};
 
 /// Who asks what, until the answer is known.
 pub struct Who {
-    store: Store,
-    denial: Denial,
+    ctx: Arc<RestContext>,
+    origin: Arc<Origin>,
+    method: Method,
+    uri: Uri,
 }
 
 impl Who {
     /// Of a request.
     pub fn of(ask: &Ask) -> Who {
-        let asked = ask.asked();
-        let denial = Denial {
-            actor: ask.caller.name.clone(),
-            credential: ask.caller.credential.clone(),
-            source: asked.source.clone(),
-            request_id: asked.request_id.clone(),
-            tenant: ask.tenant().to_owned(),
-            detail: format!("{} {}", ask.parts.method, ask.parts.uri.path()),
-            ..Denial::default()
-        };
-        Who { store: ask.ctx.store.clone(), denial }
+        let (method, uri) = (ask.parts.method.clone(), ask.parts.uri.clone());
+        Who { ctx: ask.ctx.clone(), origin: ask.origin().clone(), method, uri }
     }
 
     /// Keeps the denial, if the answer is one.
     pub fn was_denied(self, problem: &Problem) {
         let Some((verb, kind)) = problem.denied() else { return };
-        self.store.note_denial(Denial { verb: verb.to_owned(), kind: kind.to_owned(), ..self.denial });
+        let Origin { caller, asked, .. } = &*self.origin;
+        self.ctx.store.note_denial(Denial {
+            actor: caller.name.clone(),
+            credential: caller.credential.clone(),
+            source: asked.source.clone(),
+            request_id: asked.request_id.clone(),
+            tenant: self.origin.tenant().to_owned(),
+            kind: kind.to_owned(),
+            verb: verb.to_owned(),
+            detail: format!("{} {}", self.method, self.uri.path()),
+        });
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
@@ -32,24 +32,42 @@ const LINGER: (Duration, usize) = (Duration::from_secs(10), 512 << 20);
 /// One request of a known caller.
 pub struct Ask {
     /// What handlers need.
-    pub ctx: RestContext,
-    /// Who asks.
-    pub caller: Caller,
+    pub ctx: Arc<RestContext>,
     /// Its method and headers.
     pub parts: Parts,
-    params: BTreeMap<String, String>,
+    origin: Arc<Origin>,
     query: BTreeMap<String, String>,
-    asked: Asked,
     /// Behind a lock only so that an `Ask` may be shared; nobody ever waits for it.
     body: Mutex<Body>,
     /// The body, once it was read.
     bytes: Bytes,
 }
 
-impl FromRequest<RestContext> for Ask {
+/// Who asks for what, as a denial of it is remembered too.
+pub struct Origin {
+    /// Who asks.
+    pub caller: Caller,
+    /// The circumstances.
+    pub asked: Asked,
+    params: RawPathParams,
+}
+
+impl Origin {
+    /// A parameter of the path.
+    fn param(&self, name: &str) -> Option<&str> {
+        self.params.iter().find(|(key, _)| *key == name).map(|(_, value)| value)
+    }
+
+    /// The tenant in the path; empty for operators' paths.
+    pub fn tenant(&self) -> &str {
+        self.param("tenant").unwrap_or_default()
+    }
+}
+
+impl FromRequest<Arc<RestContext>> for Ask {
     type Rejection = Problem;
 
-    async fn from_request(request: Request, ctx: &RestContext) -> Result<Ask, Problem> {
+    async fn from_request(request: Request, ctx: &Arc<RestContext>) -> Result<Ask, Problem> {
         let (mut parts, body) = request.into_parts();
         let source = parts.extensions.get::<ConnectInfo<SocketAddr>>().map(|info| info.0.ip().to_string());
         let details = RequestDetails {
@@ -73,15 +91,12 @@ impl FromRequest<RestContext> for Ask {
         let params = RawPathParams::from_request_parts(&mut parts, &())
             .await
             .map_err(|_| Problem::new("malformed", "the path is not UTF-8"))?;
-        let params = params.iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
         let query = query(&parts)?;
         let asked = Asked { request_id, reason: reason(&parts.headers)?, source: details.source };
         Ok(Ask {
             ctx: ctx.clone(),
-            caller,
-            params,
+            origin: Arc::new(Origin { caller, asked, params }),
             query,
-            asked,
             parts,
             body: Mutex::new(body),
             bytes: Bytes::new(),
@@ -97,31 +112,41 @@ impl Ask {
 
     /// A parameter of the path.
     pub fn param(&self, name: &str) -> Result<&str, Problem> {
-        let value = self.params.get(name).map(String::as_str);
+        let value = self.origin.param(name);
         value.filter(|value| !value.contains('\0')).ok_or_else(Problem::not_found)
     }
 
     /// The tenant in the path; empty for operators' paths.
     pub fn tenant(&self) -> &str {
-        self.params.get("tenant").map_or("", String::as_str)
+        self.origin.tenant()
     }
 
     /// The right to do `verb` with `kind` in the path's tenant.
     pub fn right(&self, verb: &str, kind: &str) -> Result<Right, Problem> {
-        Ok(self.caller.may(verb, kind, self.tenant())?)
+        Ok(self.caller().may(verb, kind, self.tenant())?)
     }
 
     /// As `right`, but everywhere when the path names no tenant.
     pub fn right_everywhere(&self, verb: &str, kind: &str) -> Result<Right, Problem> {
-        if self.params.contains_key("tenant") {
+        if self.origin.param("tenant").is_some() {
             return self.right(verb, kind);
         }
-        Ok(self.caller.may_everywhere(verb, kind)?)
+        Ok(self.caller().may_everywhere(verb, kind)?)
+    }
+
+    /// Who asks.
+    pub fn caller(&self) -> &Caller {
+        &self.origin.caller
+    }
+
+    /// Who asks for what.
+    pub fn origin(&self) -> &Arc<Origin> {
+        &self.origin
     }
 
     /// The circumstances, for history.
     pub fn asked(&self) -> &Asked {
-        &self.asked
+        &self.origin.asked
     }
 
     /// The query, if it has none but these parameters; a name that ends with a dot stands for all that begin so.
@@ -339,6 +364,9 @@ fn version_of(etag: &str) -> Option<i64> {
 }
 
 fn query(parts: &Parts) -> Result<BTreeMap<String, String>, Problem> {
+    if parts.uri.query().is_none() {
+        return Ok(BTreeMap::new());
+    }
     let Query(pairs) = Query::<Vec<(String, String)>>::try_from_uri(&parts.uri)
         .map_err(|_| Problem::new("malformed", "the query cannot be read"))?;
     let mut all = BTreeMap::new();

@@ -1,5 +1,6 @@
 //! Jobs: to look at, to wait for, to cancel, to do again.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Json;
@@ -118,7 +119,7 @@ pub async fn log(ask: Ask) -> Answer {
 
 /// Someone who reads along.
 struct Watch {
-    ctx: RestContext,
+    ctx: Arc<RestContext>,
     right: Right,
     id: String,
     ear: Ear,

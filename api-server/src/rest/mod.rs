@@ -66,7 +66,6 @@ pub struct RestLimits {
 }
 
 /// What the front needs.
-#[derive(Clone)]
 pub struct RestContext {
     /// The control plane's state.
     pub store: Store,
@@ -106,5 +105,5 @@ pub fn router(ctx: RestContext) -> Router {
     let env = ctx.store.env().clone();
     let mounted = mount::all(ctx.store.registry());
     let pages = pages::router(document::render(&mounted.document));
-    layers::around(mounted.router.with_state(ctx).merge(pages), env)
+    layers::around(mounted.router.with_state(Arc::new(ctx)).merge(pages), env)
 }

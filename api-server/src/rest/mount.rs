@@ -1,6 +1,7 @@
 //! Routes and their operations, made in the same act: what is served is in the document.
 
 use std::future::Future;
+use std::sync::Arc;
 
 use axum::Router;
 use axum::http::Method;
@@ -21,7 +22,7 @@ use crate::kernel::{Kind, Registry, Scope};
 #[derive(Default)]
 pub struct Mount {
     /// The routes.
-    pub router: Router<RestContext>,
+    pub router: Router<Arc<RestContext>>,
     /// The document.
     pub document: Document,
 }
@@ -70,7 +71,7 @@ impl Mount {
         W: Future<Output = Answer> + Send + 'static,
     {
         let serve = move |ask: Ask| {
-            let (operator, who) = (ask.caller.operator, Who::of(&ask));
+            let (operator, who) = (ask.caller().operator, Who::of(&ask));
             let work = handler(ask);
             async move {
                 let answer = work.await;

@@ -35,7 +35,7 @@ pub fn refused(ask: &Ask, problem: Problem) -> Result<Response, Problem> {
 pub fn body(ask: &Ask, manner: &Manner, planned: Planned) -> Value {
     let mut body = empty();
     if let Some(placement) = &planned.placement {
-        body["placement"] = place(placement, ask.caller.operator);
+        body["placement"] = place(placement, ask.caller().operator);
     }
     body["needs_stop"] = json!(planned.needs_stop);
     for change in &planned.quota {
@@ -47,7 +47,7 @@ pub fn body(ask: &Ask, manner: &Manner, planned: Planned) -> Value {
         (_, Some(error)) => told(&mut body, ask, error.into()),
         (Some(Did::Object(written)), None) => {
             body["status"] = json!(manner.status(&written).as_u16());
-            let mut object = shown(manner.kind, &written.object, &ask.caller);
+            let mut object = shown(manner.kind, &written.object, ask.caller());
             // What the real one will be called nobody knows yet.
             object["job"] = Value::Null;
             if manner.how == How::Make {
@@ -72,7 +72,7 @@ fn respond(body: &Value) -> Response {
 }
 
 fn told(body: &mut Value, ask: &Ask, problem: Problem) {
-    let problem = problem.seen_by(ask.caller.operator);
+    let problem = problem.seen_by(ask.caller().operator);
     body["status"] = json!(problem.status().as_u16());
     body["problem"] = problem.body(&ask.asked().request_id);
 }

@@ -11,7 +11,7 @@ use super::schemas::reference;
 /// Used and limit of every quantity.
 pub async fn quota(ask: Ask) -> Answer {
     ask.right("get", "quota")?;
-    let right = ask.caller.may("get", "tenant", "")?;
+    let right = ask.caller().may("get", "tenant", "")?;
     ask.no_query()?;
     let all = ask.ctx.store.quota(&right, ask.tenant()).await?;
     let entry =

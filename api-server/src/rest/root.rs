@@ -1,5 +1,7 @@
 //! `/v1`, `/v1/whoami`, `/healthz`: where one is, who one is, and whether anybody is home.
 
+use std::sync::Arc;
+
 use axum::Json;
 use axum::extract::State;
 use axum::response::IntoResponse;
@@ -45,15 +47,15 @@ pub async fn root(ask: Ask) -> Answer {
 /// `GET /v1/whoami`
 pub async fn whoami(ask: Ask) -> Answer {
     ask.no_query()?;
-    let may = if ask.caller.operator { json!([{ "scope": "*:*", "on": "everything" }]) } else { json!([]) };
+    let may = if ask.caller().operator { json!([{ "scope": "*:*", "on": "everything" }]) } else { json!([]) };
     let body = json!({
-        "name": ask.caller.name, "credential": ask.caller.credential, "operator": ask.caller.operator, "may": may,
+        "name": ask.caller().name, "credential": ask.caller().credential, "operator": ask.caller().operator, "may": may,
     });
     Ok(Json(body).into_response())
 }
 
 /// `GET /healthz`: 200 when the database answers.
-pub async fn health(State(ctx): State<RestContext>) -> Answer {
+pub async fn health(State(ctx): State<Arc<RestContext>>) -> Answer {
     let right = Caller::system().may_everywhere("list", "job")?;
     ctx.store.jobs(&right, &JobQuery { limit: 1, ..JobQuery::default() }).await?;
     Ok(Json(json!({ "status": "ok" })).into_response())

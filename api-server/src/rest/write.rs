@@ -49,7 +49,7 @@ pub async fn write(ask: &Ask, right: &Right, write: Write, manner: Manner) -> An
     let terms = Terms { plan: ask.plan()?, once };
     let (answer, names, before) = match ask.ctx.store.perform(right, write, ask.asked(), &terms).await? {
         Outcome::Planned(planned) => return Ok(plan::answer(ask, &manner, *planned)),
-        Outcome::Before(kept) if kept.settled => return Ok(respond(&kept.answer, true)),
+        Outcome::Before(kept) if kept.settled => return Ok(respond(kept.answer, true)),
         Outcome::Before(kept) => (kept.answer, (kept.job, kept.resource), true),
         Outcome::Done(did) => {
             made = did.made();
@@ -75,7 +75,7 @@ pub async fn write(ask: &Ask, right: &Right, write: Write, manner: Manner) -> An
         object.insert("secrets".into(), Value::Object(made));
         last.body = Value::Object(object).to_string().into_bytes();
     }
-    Ok(respond(&last, before))
+    Ok(respond(last, before))
 }
 
 // === impl Manner ===
@@ -83,7 +83,7 @@ pub async fn write(ask: &Ask, right: &Right, write: Write, manner: Manner) -> An
 impl Manner {
     /// Of a kind, for whoever asks.
     pub fn of(ask: &Ask, kind: &'static dyn Kind, how: How) -> Manner {
-        Manner { kind, caller: ask.caller.clone(), how }
+        Manner { kind, caller: ask.caller().clone(), how }
     }
 
     /// The status when nothing is left to do.
@@ -144,7 +144,7 @@ impl Manner {
             }
             (JobState::Done, present) => self.object(self.done(), &present?),
             (JobState::Failed | JobState::Cancelled, _) => {
-                let mut problem = failed(&job).seen_by(ask.caller.operator);
+                let mut problem = failed(&job).seen_by(ask.caller().operator);
                 if self.how == How::Make {
                     problem = problem.header(LOCATION, &self.path(right.tenant(), resource));
                 }
@@ -175,15 +175,15 @@ pub async fn job(ask: &Ask, right: &Right, write: Write, location: bool) -> Answ
     };
     let once = ask.key()?.map(|key| Once { key, waits: false, answer: Arc::new(answer) });
     match ask.ctx.store.perform(right, write, ask.asked(), &Terms { plan: false, once }).await? {
-        Outcome::Before(kept) => Ok(respond(&kept.answer, true)),
-        Outcome::Done(did) => Ok(respond(&answer(&did), false)),
+        Outcome::Before(kept) => Ok(respond(kept.answer, true)),
+        Outcome::Done(did) => Ok(respond(answer(&did), false)),
         Outcome::Planned(_) => Err(Problem::internal("a job was planned")),
     }
 }
 
 /// The job, when it is final or time is over.
 pub async fn the_job(ask: &Ask, right: &Right, id: &str, time: Duration) -> Result<Job, Problem> {
-    let right = ask.caller.may("get", "job", right.tenant())?;
+    let right = ask.caller().may("get", "job", right.tenant())?;
     Ok(wait::for_job(&ask.ctx, &right, id, time).await?)
 }
 
