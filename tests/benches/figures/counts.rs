@@ -46,13 +46,16 @@ pub struct Counter {
     since: String,
 }
 
+/// How this module's connections call themselves: whoever ends all others leaves them.
+pub const COUNTER: &str = "counter";
+
 /// Behind which statement this module's own are not counted.
 const OURS: &str = "%pg_stat_statements%";
 
 impl Counter {
     /// Begins to count.
     pub async fn start(world: &World) -> Result<Counter> {
-        let conn = PgConnection::connect_with(&world.postgres_options()).await?;
+        let conn = PgConnection::connect_with(&world.postgres_options().application_name(COUNTER)).await?;
         world.sql("CREATE EXTENSION IF NOT EXISTS pg_walinspect").await;
         let mut counter = Counter { conn, since: String::new() };
         counter.again().await?;
@@ -75,6 +78,12 @@ impl Counter {
         let row = sqlx::query(sql).bind(OURS).fetch_one(&mut self.conn).await?;
         let sql = "SELECT coalesce(sum(calls), 0)::float8 AS bells FROM pg_stat_statements s JOIN pg_database d \
                    ON d.oid = s.dbid WHERE d.datname = current_database() AND query LIKE 'SELECT pg_notify(%'";
+        let read = Counts {
+            calls: row.try_get("calls")?,
+            rows: row.try_get("rows")?,
+            buffers: row.try_get("buffers")?,
+            ..Counts::default()
+        };
         let bells: f64 = sqlx::query(sql).fetch_one(&mut self.conn).await?.try_get("bells")?;
         let sql = "SELECT coalesce(sum(count) FILTER (WHERE \"resource_manager/record_type\" = 'Transaction/COMMIT'), 0)\
                    ::float8 AS commits, coalesce(sum(record_size), 0)::float8 AS wal_bytes, \
@@ -85,15 +94,17 @@ impl Counter {
                        WHERE $1::pg_lsn >= pg_current_wal_flush_lsn()";
         let wal = match sqlx::query(nothing).bind(&self.since).fetch_optional(&mut self.conn).await? {
             Some(nothing) => nothing,
-            None => sqlx::query(sql).bind(&self.since).fetch_one(&mut self.conn).await?,
+            None => match sqlx::query(sql).bind(&self.since).fetch_one(&mut self.conn).await {
+                // What was left is less than a record: the head of a page.
+                Err(error) if error.to_string().contains("could not find a valid record") => return Ok(read),
+                row => row?,
+            },
         };
         Ok(Counts {
-            calls: row.try_get("calls")?,
             commits: wal.try_get::<f64, _>("commits")? - bells,
-            rows: row.try_get("rows")?,
-            buffers: row.try_get("buffers")?,
             wal_bytes: wal.try_get("wal_bytes")?,
             page_bytes: wal.try_get("page_bytes")?,
+            ..read
         })
     }
 }

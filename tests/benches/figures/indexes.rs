@@ -9,6 +9,8 @@ use std::collections::BTreeMap;
 use rhyzome_tests::wait::until;
 use rhyzome_tests::world::World;
 
+use crate::counts::COUNTER;
+
 /// All indexes of a world.
 pub struct Indexes(BTreeMap<String, Passed>);
 
@@ -59,8 +61,11 @@ impl Indexes {
 }
 
 async fn forget_connections(world: &World) {
-    let others = "FROM pg_stat_activity WHERE datname = current_database() AND backend_type = 'client backend' \
-                  AND query NOT LIKE '%pg_stat%' AND query NOT LIKE '%pg_backend_pid%' AND pid <> pg_backend_pid()";
+    let others = format!(
+        "FROM pg_stat_activity WHERE datname = current_database() AND backend_type = 'client backend' \
+         AND application_name <> '{COUNTER}' AND query NOT LIKE '%pg_stat%' AND query NOT LIKE '%pg_backend_pid%' \
+         AND pid <> pg_backend_pid()"
+    );
     world.sql(&format!("SELECT pg_terminate_backend(pid) {others}")).await;
     until("the connections have ended", 10, async || {
         world.ask(&format!("SELECT pid {others}")).await.is_empty().then_some(())
