@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 use super::change::{Asked, NewObject, Written};
+use super::db::RETRY_MARK;
 use super::jobs::{self, Intent};
 use super::objects::Reference;
 use super::phases::{self, Last};
@@ -247,8 +248,9 @@ async fn make_children(
             wanted.truncate(50);
             wanted = format!("{wanted}-{}", context.env.below(1 << 32));
         }
-        let body = NewObject { name: Some(wanted), spec: child.spec.clone(), ..NewObject::default() };
-        match Box::pin(create(tx, context, maker, kind, body)).await {
+        let body = NewObject { name: Some(wanted.clone()), spec: child.spec.clone(), ..NewObject::default() };
+        match Box::pin(create(tx, context, maker, kind, body)).await.map_err(|e| not_the_callers(e, &wanted))
+        {
             Ok(written) => made.push((child.clone(), written.object.core.id)),
             Err(Error::Invalid(list)) => {
                 errors.extend(list.into_iter().map(|error| FieldError {
@@ -260,6 +262,17 @@ async fn make_children(
         }
     }
     Ok(made)
+}
+
+/// Somebody else has just taken the name of what is made beside an object: nothing that the caller could mend. The write
+/// is done again, and finds what is there.
+pub(super) fn not_the_callers(error: Error, name: &str) -> Error {
+    match error {
+        Error::Clash(Clash::NameTaken(taken)) if taken == name => {
+            Error::Unavailable(format!("{RETRY_MARK}somebody else has just made `{taken}`"))
+        }
+        error => error,
+    }
 }
 
 /// The reference to the tenant that every object of one has; an error if there is no such tenant.

@@ -143,8 +143,8 @@ async fn make(
     let kind = context.registry.get(reference.kind)?;
     let body = NewObject { name: Some(name.clone()), spec: spec.clone(), ..NewObject::default() };
     // Two first instances at once: one makes it, the other finds it made when it tries again.
-    let written = Box::pin(create::create(tx, context, maker, kind, body)).await?;
-    Ok(Some(written.object))
+    let written = Box::pin(create::create(tx, context, maker, kind, body)).await;
+    Ok(Some(written.map_err(|error| create::not_the_callers(error, name))?.object))
 }
 
 fn nobody(reference: &Ref) -> String {
