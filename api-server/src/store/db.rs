@@ -3,12 +3,11 @@
 
 use std::sync::Arc;
 
-use sqlx::pool::PoolConnection;
 use sqlx::postgres::PgRow;
 use sqlx::sqlite::SqliteRow;
-use sqlx::{AssertSqlSafe, Postgres, Row as _};
+use sqlx::{AssertSqlSafe, PgConnection, Row as _, SqliteConnection};
 
-use super::lite::Lent;
+use super::pool::Lent;
 use crate::kernel::env::Outside;
 use crate::kernel::{Error, Timestamp};
 
@@ -29,14 +28,16 @@ pub struct Conn {
     /// What went wrong first. PostgreSQL refuses whatever follows in the same transaction, and answers its COMMIT by
     /// undoing it without an error: so whatever follows is answered with this, on either database.
     failed: Option<DbError>,
+    /// It has answered a statement since it was lent: whatever goes wrong from now on may have had an effect.
+    answered: bool,
     outside: Outside,
 }
 
 enum To {
     /// SQLite, inside the process.
-    Lite(Lent),
+    Lite(Lent<SqliteConnection>),
     /// PostgreSQL.
-    Pg(PoolConnection<Postgres>),
+    Pg(Lent<PgConnection>),
 }
 
 /// A row of either database.
@@ -169,45 +170,55 @@ pub async fn outside<F: Future>(how: Outside, what: F) -> F::Output {
 
 impl Conn {
     /// One to SQLite.
-    pub(super) fn lite(lent: Lent, outside: Outside) -> Conn {
-        Conn { to: To::Lite(lent), failed: None, outside }
+    pub(super) fn lite(lent: Lent<SqliteConnection>, outside: Outside) -> Conn {
+        Conn { to: To::Lite(lent), failed: None, answered: false, outside }
     }
 
     /// One to PostgreSQL.
-    pub(super) fn pg(conn: PoolConnection<Postgres>, outside: Outside) -> Conn {
-        Conn { to: To::Pg(conn), failed: None, outside }
+    pub(super) fn pg(lent: Lent<PgConnection>, outside: Outside) -> Conn {
+        Conn { to: To::Pg(lent), failed: None, answered: false, outside }
     }
 
     /// Runs a statement; how many rows it touched.
     pub async fn run(&mut self, sql: &str, values: &[Value]) -> Result<u64, DbError> {
         self.as_before()?;
-        let to = &mut self.to;
-        let done = outside(self.outside, async {
-            match to {
-                To::Lite(lent) => Ok(bound!(sql, values).execute(lent.conn()?).await?.rows_affected()),
-                To::Pg(conn) => Ok(bound!(sql, values).execute(&mut **conn).await?.rows_affected()),
+        loop {
+            let to = &mut self.to;
+            let done = outside(self.outside, async {
+                match to {
+                    To::Lite(lent) => Ok(bound!(sql, values).execute(lent.work()?).await?.rows_affected()),
+                    To::Pg(lent) => Ok(bound!(sql, values).execute(lent.work()?).await?.rows_affected()),
+                }
+            });
+            let done = done.await;
+            if let Some(done) = self.heard(sql, done).await {
+                return done;
             }
-        });
-        done.await.map_err(|source| self.fails(sql, source))
+        }
     }
 
     /// All rows of a query.
     pub async fn rows(&mut self, sql: &str, values: &[Value]) -> Result<Vec<Row>, DbError> {
         self.as_before()?;
-        let to = &mut self.to;
-        let rows = outside(self.outside, async {
-            match to {
-                To::Lite(lent) => {
-                    let rows = bound!(sql, values).fetch_all(lent.conn()?).await?;
-                    Ok(rows.into_iter().map(Row::Lite).collect())
+        loop {
+            let to = &mut self.to;
+            let rows = outside(self.outside, async {
+                match to {
+                    To::Lite(lent) => {
+                        let rows = bound!(sql, values).fetch_all(lent.work()?).await?;
+                        Ok(rows.into_iter().map(Row::Lite).collect())
+                    }
+                    To::Pg(lent) => {
+                        let rows = bound!(sql, values).fetch_all(lent.work()?).await?;
+                        Ok(rows.into_iter().map(Row::Pg).collect())
+                    }
                 }
-                To::Pg(conn) => {
-                    let rows = bound!(sql, values).fetch_all(&mut **conn).await?;
-                    Ok(rows.into_iter().map(Row::Pg).collect())
-                }
+            });
+            let rows = rows.await;
+            if let Some(rows) = self.heard(sql, rows).await {
+                return rows;
             }
-        });
-        rows.await.map_err(|source| self.fails(sql, source))
+        }
     }
 
     /// The first row of a query, if there is one.
@@ -218,21 +229,58 @@ impl Conn {
     /// Undoes what was done since the beginning, or since what `sql` names; then it is good again.
     pub async fn roll_back(&mut self, sql: &str) -> Result<(), DbError> {
         self.failed = None;
-        self.run(sql, &[]).await.map(drop)
+        let done = self.run(sql, &[]).await.map(drop);
+        if done.is_err() {
+            // Whoever got it next would go on in the middle of this transaction.
+            self.spoil();
+        }
+        done
     }
 
     fn as_before(&self) -> Result<(), DbError> {
         self.failed.clone().map_or(Ok(()), Err)
     }
 
-    fn fails(&mut self, sql: &str, source: sqlx::Error) -> DbError {
-        if let To::Lite(lent) = &mut self.to
-            && source.as_database_error().is_none()
-        {
-            // Not a word of the database: whether the connection is still good, nobody knows.
-            lent.spoil();
+    /// The outcome of a statement. `None`: the connection had gone before it did anything, and here is another.
+    async fn heard<T>(&mut self, sql: &str, outcome: Result<T, sqlx::Error>) -> Option<Result<T, DbError>> {
+        match &mut self.to {
+            To::Lite(lent) => lent.rest(),
+            To::Pg(lent) => lent.rest(),
         }
+        let source = match outcome {
+            Ok(value) => {
+                self.answered = true;
+                return Some(Ok(value));
+            }
+            Err(source) => source,
+        };
+        // Not a word of the database, or its last one: whether the connection is still good, nobody knows.
+        let gone = source.as_database_error().is_none() || has_gone(&source);
+        if gone {
+            self.spoil();
+        }
+        if let To::Pg(lent) = &mut self.to
+            && gone
+            && !std::mem::replace(&mut self.answered, true)
+        {
+            match lent.renew().await {
+                Ok(()) => return None,
+                Err(source) => return Some(Err(self.fails(sql, source))),
+            }
+        }
+        self.answered = true;
+        Some(Err(self.fails(sql, source)))
+    }
+
+    fn fails(&mut self, sql: &str, source: sqlx::Error) -> DbError {
         self.failed.insert(DbError::new(sql, source)).clone()
+    }
+
+    fn spoil(&mut self) {
+        match &mut self.to {
+            To::Lite(lent) => lent.spoil(),
+            To::Pg(lent) => lent.spoil(),
+        }
     }
 
     /// True on PostgreSQL: rows that are read in order to be written must be locked there.
@@ -330,6 +378,12 @@ const RACED: [&str; 2] = ["23503", "23505"];
 const AWAY: [&str; 4] = ["57P01", "57P02", "57P03", "53300"];
 /// Its class for connections that broke.
 const BROKEN: &str = "08";
+
+/// True if the connection ends with this error.
+fn has_gone(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(|error| error.code());
+    code.is_some_and(|code| AWAY.contains(&&*code) || code.starts_with(BROKEN))
+}
 
 /// Marks an error after which the transaction may be tried again.
 pub(super) const RETRY_MARK: &str = "[again] ";

@@ -24,7 +24,6 @@ mod history;
 mod jobs;
 mod keys;
 mod letters;
-mod lite;
 mod log;
 mod nodes;
 mod notes;
@@ -34,6 +33,7 @@ mod open;
 mod phases;
 mod placement;
 mod plan;
+mod pool;
 mod prefixes;
 mod prove;
 mod prune;
@@ -175,8 +175,8 @@ impl Store {
         let _ = self.context.vault.set(vault);
     }
 
-    /// Closes the connections to PostgreSQL, for whoever opens many stores in one process: what is under way comes to
-    /// its end, and nothing more is done. Those to SQLite close with the last who holds the store.
+    /// Closes the connections to the database, for whoever opens many stores in one process: what is under way comes
+    /// to its end, and nothing more is done.
     pub async fn close(&self) {
         self.readers.close().await;
     }

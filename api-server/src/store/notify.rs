@@ -9,11 +9,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::Duration;
 
-use sqlx::PgPool;
 use sqlx::postgres::PgListener;
+use sqlx::{PgConnection, PgPool};
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
 use super::bells::{Bell, Bells};
+use super::db::outside;
+use super::pool::{Lent, Pool};
+use crate::kernel::env::Outside;
 
 const CHANNEL: &str = "rhyzome";
 /// How long bells are gathered before one NOTIFY carries them.
@@ -28,7 +32,7 @@ const FROM: &str = "from ";
 pub(super) type Own = Arc<AtomicI32>;
 
 /// Sends what is rung here to the other servers.
-pub(super) async fn send(pool: PgPool, mut bells: mpsc::UnboundedReceiver<Bell>, own: Own) {
+pub(super) async fn send(pool: Pool<PgConnection>, mut bells: mpsc::UnboundedReceiver<Bell>, own: Own) {
     while let Some(first) = bells.recv().await {
         let mut gathered = HashSet::from([first]);
         tokio::time::sleep(GATHER).await;
@@ -50,21 +54,37 @@ pub(super) async fn send(pool: PgPool, mut bells: mpsc::UnboundedReceiver<Bell>,
     }
 }
 
-async fn notify(pool: &PgPool, payload: &str) {
-    let sent = sqlx::query("SELECT pg_notify($1, $2)").bind(CHANNEL).bind(payload).execute(pool).await;
-    if let Err(error) = sent {
+async fn notify(pool: &Pool<PgConnection>, payload: &str) {
+    if let Err(error) = tell(pool, payload).await {
         tracing::warn!(%error, "bells were not carried to the other servers; they will poll");
     }
 }
 
+async fn tell(pool: &Pool<PgConnection>, payload: &str) -> Result<(), sqlx::Error> {
+    let mut lent = pool.acquire().await?;
+    let said = say(&mut lent, pool.outside(), payload).await;
+    if said.is_ok() {
+        return said;
+    }
+    // The connection had gone, most likely; a bell that is rung twice does no harm.
+    lent.renew().await?;
+    say(&mut lent, pool.outside(), payload).await
+}
+
+async fn say(lent: &mut Lent<PgConnection>, how: Outside, payload: &str) -> Result<(), sqlx::Error> {
+    let bells = sqlx::query("SELECT pg_notify($1, $2)").bind(CHANNEL).bind(payload);
+    outside(how, bells.execute(lent.work()?)).await?;
+    lent.rest();
+    Ok(())
+}
+
 /// Rings here what was rung at the other servers, until the store is closed.
-pub(super) async fn receive(pool: PgPool, bells: Bells, own: Own) {
-    let mut closed = pool.close_event();
+pub(super) async fn receive(ear: PgPool, closed: CancellationToken, bells: Bells, own: Own) {
     loop {
-        match closed.do_until(listen(&pool, &bells, &own)).await {
-            Err(_) => return,
-            Ok(Err(error)) => tracing::warn!(%error, "not listening to the other servers; trying again"),
-            Ok(Ok(())) => {}
+        match closed.run_until_cancelled(listen(&ear, &bells, &own)).await {
+            None => return ear.close().await,
+            Some(Err(error)) => tracing::warn!(%error, "not listening to the other servers; trying again"),
+            Some(Ok(())) => {}
         }
         tokio::time::sleep(Duration::from_secs(1)).await;
     }

@@ -5,15 +5,15 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use rhyzome_sql::Link;
-use sqlx::PgPool;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
+use sqlx::{PgConnection, SqliteConnection};
 use tokio::sync::mpsc;
 
 use super::bells::Bells;
 use super::db::{Conn, DbError, outside};
-use super::lite::Lite;
 use super::notify;
+use super::pool::Pool;
 use super::writer::Writer;
 use crate::kernel::Error;
 use crate::kernel::env::Outside;
@@ -60,8 +60,8 @@ pub enum OpenError {
 
 #[derive(Clone)]
 pub(super) enum Readers {
-    Lite(Lite),
-    Pg(PgPool, Outside),
+    Lite(Pool<SqliteConnection>),
+    Pg(Pool<PgConnection>),
 }
 
 pub(super) struct Opened {
@@ -76,15 +76,15 @@ impl Readers {
     pub(super) async fn acquire(&self) -> Result<Conn, Error> {
         let conn = match self {
             Readers::Lite(pool) => pool.acquire().await.map(|lent| Conn::lite(lent, pool.outside())),
-            Readers::Pg(pool, how) => outside(*how, pool.acquire()).await.map(|conn| Conn::pg(conn, *how)),
+            Readers::Pg(pool) => pool.acquire().await.map(|lent| Conn::pg(lent, pool.outside())),
         };
         conn.map_err(|e| DbError::new("acquire", e).into())
     }
 
-    /// Those within the process close with the last who holds them.
     pub(super) async fn close(&self) {
-        if let Readers::Pg(pool, _) = self {
-            pool.close().await;
+        match self {
+            Readers::Lite(pool) => pool.close().await,
+            Readers::Pg(pool) => pool.close().await,
         }
     }
 }
@@ -203,36 +203,44 @@ fn sqlite_options(path: &Path) -> SqliteConnectOptions {
 }
 
 /// How many may read at once.
-const READERS: usize = 4;
+const READERS: u32 = 4;
 
 async fn sqlite(path: &Path, how: Outside) -> Result<Opened, OpenError> {
     let options = sqlite_options(path);
-    let writer = Lite::new(options.clone(), 1, how);
+    let writer = Pool::<SqliteConnection>::new(options.clone(), 1, how);
     let mut lent = writer.acquire().await.map_err(OpenError::Connect)?;
-    let conn = lent.conn().map_err(OpenError::Connect)?;
+    let conn = lent.work().map_err(OpenError::Connect)?;
     outside(how, rhyzome_sql::migrate_sqlite(conn)).await?;
+    lent.rest();
     drop(lent);
     // In KiB. Each reader has a cache of its own, and beneath all of them is the kernel's.
-    let readers = Lite::new(options.read_only(true).pragma("cache_size", "-512"), READERS, how);
+    let readers = Pool::new(options.read_only(true).pragma("cache_size", "-512"), READERS, how);
     let bells = Bells::new(None);
     Ok(Opened { readers: Readers::Lite(readers), writer: Writer::sqlite(writer, bells.clone()), bells })
 }
 
+/// How many connections to PostgreSQL a server has.
+const CONNECTIONS: u32 = 16;
+
 async fn postgres(options: &PgConnectOptions, how: Outside) -> Result<Opened, OpenError> {
-    let pool = PgPoolOptions::new()
-        .max_connections(16)
-        .acquire_timeout(Duration::from_secs(30))
-        .connect_with(options.clone().statement_cache_capacity(STATEMENTS));
-    let pool = outside(how, pool).await.map_err(OpenError::Connect)?;
-    let mut conn = outside(how, pool.acquire()).await.map_err(OpenError::Connect)?;
-    outside(how, rhyzome_sql::migrate_postgres(&mut conn)).await?;
-    drop(conn);
+    // Each statement has one plan, made for all values: the one that was tested. Left to itself PostgreSQL makes another
+    // one for the first values that it sees, and at some of them reads all that comes behind a page.
+    let options = options.clone().statement_cache_capacity(STATEMENTS);
+    let options = options.options([("plan_cache_mode", "force_generic_plan")]);
+    let pool = Pool::<PgConnection>::new(options.clone(), CONNECTIONS, how);
+    let mut lent = pool.acquire().await.map_err(OpenError::Connect)?;
+    let conn = lent.work().map_err(OpenError::Connect)?;
+    outside(how, rhyzome_sql::migrate_postgres(conn)).await?;
+    lent.rest();
+    drop(lent);
     let (sender, receiver) = mpsc::unbounded_channel();
     let bells = Bells::new(Some(sender));
     let own = notify::Own::default();
     tokio::spawn(notify::send(pool.clone(), receiver, own.clone()));
-    tokio::spawn(notify::receive(pool.clone(), bells.clone(), own));
-    Ok(Opened { readers: Readers::Pg(pool.clone(), how), writer: Writer::Pg(pool, how), bells })
+    // Whoever listens does nothing else.
+    let ear = PgPoolOptions::new().max_connections(1).connect_lazy_with(options);
+    tokio::spawn(notify::receive(ear, pool.closed(), bells.clone(), own));
+    Ok(Opened { readers: Readers::Pg(pool.clone()), writer: Writer::Pg(pool), bells })
 }
 
 #[cfg(test)]

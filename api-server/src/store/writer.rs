@@ -11,15 +11,14 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use futures_util::FutureExt as _;
-use sqlx::PgPool;
+use sqlx::{PgConnection, SqliteConnection};
 use tokio::sync::{mpsc, oneshot};
 
 use super::bells::Bells;
-use super::db::{Conn, DbError, RETRY_MARK, outside};
-use super::lite::Lite;
+use super::db::{Conn, DbError, RETRY_MARK};
+use super::pool::Pool;
 use super::tx::Tx;
 use crate::kernel::Error;
-use crate::kernel::env::Outside;
 
 /// The future of a closure that runs in a transaction.
 pub type TxFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, Error>> + Send + 'a>>;
@@ -38,11 +37,11 @@ type Task = Box<dyn for<'a> FnOnce(&'a mut Tx) -> Ran<'a> + Send>;
 #[derive(Clone)]
 pub(super) enum Writer {
     Lite(mpsc::Sender<Task>),
-    Pg(PgPool, Outside),
+    Pg(Pool<PgConnection>),
 }
 
 impl Writer {
-    pub(super) fn sqlite(pool: Lite, bells: Bells) -> Writer {
+    pub(super) fn sqlite(pool: Pool<SqliteConnection>, bells: Bells) -> Writer {
         let (sender, receiver) = mpsc::channel(1024);
         tokio::spawn(run(pool, receiver, bells));
         Writer::Lite(sender)
@@ -65,11 +64,11 @@ impl Writer {
                     |_| Error::Unavailable("the database is busy or away; nothing was changed".to_owned());
                 answer.await.map_err(dropped)?
             }
-            Writer::Pg(pool, outside) => {
-                let (pool, bells, outside) = (pool.clone(), bells.clone(), *outside);
+            Writer::Pg(pool) => {
+                let (pool, bells) = (pool.clone(), bells.clone());
                 // In a task of its own: a caller who breaks off must not leave a connection in the middle of a
                 // transaction, which whoever gets it next would commit.
-                let task = tokio::spawn(async move { postgres(&pool, &bells, outside, work).await });
+                let task = tokio::spawn(async move { postgres(&pool, &bells, work).await });
                 task.await.map_err(|e| Error::Internal(format!("a write came to no end: {e}")))?
             }
         }
@@ -89,15 +88,15 @@ async fn caught<T>(work: impl Future<Output = Result<T, Error>>) -> Result<T, Er
 
 // === PostgreSQL ===
 
-async fn postgres<T, F>(pool: &PgPool, bells: &Bells, how: Outside, work: F) -> Result<T, Error>
+async fn postgres<T, F>(pool: &Pool<PgConnection>, bells: &Bells, work: F) -> Result<T, Error>
 where
     F: for<'a> Fn(&'a mut Tx) -> TxFuture<'a, T>,
 {
     let mut tries = 0;
     loop {
         tries += 1;
-        let conn = outside(how, pool.acquire()).await.map_err(|e| DbError::new("acquire", e))?;
-        let mut tx = Tx::new(Conn::pg(conn, how));
+        let lent = pool.acquire().await.map_err(|e| DbError::new("acquire", e))?;
+        let mut tx = Tx::new(Conn::pg(lent, pool.outside()));
         tx.run("BEGIN", &[]).await?;
         let mut outcome = caught(async { work(&mut tx).await }).await;
         if outcome.is_ok()
@@ -111,7 +110,7 @@ where
                 return Ok(value);
             }
             Err(error) => {
-                // A connection that cannot even roll back is closed by its pool; nothing to add.
+                // A connection that cannot even roll back does not go home; nothing to add.
                 let _ = tx.roll_back("ROLLBACK").await;
                 if tries < TRIES && is_retry(&error) {
                     continue;
@@ -156,7 +155,7 @@ where
     (good, finish)
 }
 
-async fn run(pool: Lite, mut tasks: mpsc::Receiver<Task>, bells: Bells) {
+async fn run(pool: Pool<SqliteConnection>, mut tasks: mpsc::Receiver<Task>, bells: Bells) {
     while let Some(first) = tasks.recv().await {
         let mut batch = vec![first];
         while batch.len() < MOST_IN_ONE_COMMIT {
@@ -169,7 +168,7 @@ async fn run(pool: Lite, mut tasks: mpsc::Receiver<Task>, bells: Bells) {
     }
 }
 
-async fn commit_together(pool: &Lite, batch: Vec<Task>, bells: &Bells) {
+async fn commit_together(pool: &Pool<SqliteConnection>, batch: Vec<Task>, bells: &Bells) {
     let conn = match pool.acquire().await {
         Ok(conn) => conn,
         // Dropping the tasks drops their reply channels: each caller hears that the store is not there.

@@ -1,6 +1,6 @@
 //! Others in the way, on PostgreSQL: what it answers with a deadlock is done again from its beginning, wherever in a
 //! write that was. Its COMMIT of a transaction in which anything failed undoes it without an error, so no error may be
-//! passed over.
+//! passed over. A connection that has gone while it lay idle is not anybody's trouble either.
 
 use rhyzome_api::kernel::Error;
 use rhyzome_api::store::{Asked, NewObject};
@@ -61,4 +61,27 @@ async fn one_that_meets_nothing_else_is_told_to_come_back_and_has_changed_nothin
     let Err(Error::Unavailable(text)) = told else { panic!("{told:?}") };
     assert!(text.contains("nothing was changed") && !text.contains("on purpose"), "{text}");
     assert_eq!(objects(&world).await, before);
+}
+
+/// Ends all connections but one's own, as a restart of the database does.
+async fn end_connections(world: &World) {
+    let ended = "SELECT count(pg_terminate_backend(pid))::text FROM pg_stat_activity \
+                 WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'";
+    assert_ne!(world.ask(ended).await, [["0"]]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_finds_the_connections_gone_gets_others_and_hears_nothing_of_it() {
+    let world = ready().await;
+    let (right, kind) = (world.right("default"), world.kind("instance"));
+    for _ in 0..3 {
+        // As many at once as it takes for several connections to lie idle.
+        let made = futures_util::future::join_all((0..8).map(|_| instance(&world))).await;
+        let made: Vec<String> = made.into_iter().collect::<Result<_, _>>().unwrap();
+        end_connections(&world).await;
+        world.store.get(&right, kind, &made[0]).await.unwrap();
+        end_connections(&world).await;
+        instance(&world).await.unwrap();
+    }
+    assert_eq!(world.ask("SELECT count(*)::text FROM live WHERE kind = 'instance'").await, [["27"]]);
 }
