@@ -72,6 +72,7 @@ pub async fn run(config: Config, role: Role, stop: CancellationToken) -> anyhow:
     let deliveries = Deliveries::new(store.clone(), courier.clone(), &server);
     tasks.spawn(webhooks::run(deliveries, stop.clone()));
     tasks.spawn(jobs::run(store.clone(), stop.clone()));
+    tasks.spawn(jobs::rescue(store.clone(), stop.clone()));
     let seal = Arc::new(audit::seal(&config.data)?);
     let duty = LogDuty { server: server.clone(), alone, seal, keep: config.events };
     tasks.spawn(log::run(store.clone(), duty, stop.clone()));

@@ -1,7 +1,9 @@
 //! Clock and random numbers of a real server.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use nix::time::{ClockId, clock_gettime};
 use ring::rand::SecureRandom as _;
 
 use crate::kernel::env::{Clock, Random};
@@ -14,6 +16,11 @@ struct SystemRandom(ring::rand::SystemRandom);
 impl Clock for SystemClock {
     fn now(&self) -> Timestamp {
         Timestamp(jiff::Timestamp::now().as_microsecond())
+    }
+
+    fn uptime(&self) -> Duration {
+        // Linux has this clock since long before anything else that a server needs.
+        clock_gettime(ClockId::CLOCK_BOOTTIME).expect("the system has a clock").into()
     }
 }
 

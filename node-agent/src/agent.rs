@@ -11,6 +11,7 @@ use crate::drivers::{self, DriverError};
 use crate::env::Env;
 use crate::host::tools::{self, Tool};
 use crate::identity::IdentityFolder;
+use crate::lease::Lease;
 use crate::ledger::Ledger;
 use crate::link::{Blob, LedgerView, Lendable, Link, LinkConfig, LinkError, LinkHandle};
 use crate::owner::{Drivers, Event, Owner, Wires};
@@ -71,7 +72,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
         images: Arc::new(ImageDriver::new(&state, blob_source(handle.clone()))),
         disks: Arc::new(DiskDriver::new(&state)),
         networks: NetworkDriver::new(&state),
-        instances: Arc::new(InstanceDriver::new(&state, ring)),
+        instances: Arc::new(guarded(InstanceDriver::new(&state, ring))),
         plain: drivers::plain(&state),
     };
     let teller = {
@@ -79,7 +80,11 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
         Arc::new(move |report| handle.report(report))
     };
     let wires = Wires { link: link_events, teller, session: session.clone(), events: heard, bell };
-    let owner = tokio::spawn(Owner::new(ledger, Arc::new(drivers), wires, host_boot_id(), env).run());
+    let leases = handle.clone();
+    let wanter = Arc::new(move |wanted| leases.want_lease(wanted));
+    let owner = Owner::new(ledger, Arc::new(drivers), wires, host_boot_id(), env)
+        .with_lease(Lease::open(&state, &host_boot_id()), wanter);
+    let owner = tokio::spawn(owner.run());
     let (found, machine) = watch::channel(Machine::default());
     tokio::spawn(tell_status(state, handle, session, machine));
     tokio::spawn(find_out(config, events, found));
@@ -90,6 +95,14 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
     }
     tracing::info!("agent ends; guests go on");
     Ok(())
+}
+
+/// The guard is this very program. By its own name, so that people see what it is; unless its file was replaced already.
+fn guarded(driver: InstanceDriver) -> InstanceDriver {
+    match std::env::current_exe() {
+        Ok(program) if program.exists() => driver.guarded_by(program.display().to_string()),
+        _ => driver,
+    }
 }
 
 /// Tries the tools, then the accelerator: some seconds at worst, beside everything else.

@@ -4,7 +4,7 @@ use clap::{Parser, Subcommand};
 use rhyzome_agent::config::{Config, Settings};
 use rhyzome_agent::enroll::{Joined, join};
 use rhyzome_agent::host::tools;
-use rhyzome_agent::{agent, privileges, setup};
+use rhyzome_agent::{agent, guard, privileges, setup};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use tokio_util::sync::CancellationToken;
@@ -43,6 +43,9 @@ enum Verb {
     },
     /// Tries every tool that the agent needs, and prints what is there and what is missing
     Check,
+    /// Ends guests that need the node's lease when it ends; the agent starts it by itself
+    #[command(hide = true)]
+    Guard,
     /// Prints the version
     Version,
 }
@@ -52,6 +55,16 @@ const MISUSE: u8 = 2;
 
 fn main() -> ExitCode {
     let command = Command::parse();
+    if let (Some(Verb::Guard), Some(state_dir)) = (&command.verb, &command.settings.state_dir) {
+        // Nothing that is wrong with the configuration may keep it from its work.
+        return match guard::run(state_dir) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("rhyzome-agent guard: {}: {error}", state_dir.display());
+                ExitCode::FAILURE
+            }
+        };
+    }
     let config = match Config::load(command.settings, command.config.as_deref(), std::env::vars()) {
         Ok(config) => config,
         Err(error) => {
@@ -70,6 +83,7 @@ fn main() -> ExitCode {
 
 fn perform(verb: Verb, config: Config) -> anyhow::Result<ExitCode> {
     match verb {
+        Verb::Guard => anyhow::bail!("guard needs --state-dir DIR, the agent's own folder"),
         Verb::Version => println!("rhyzome-agent {}", env!("CARGO_PKG_VERSION")),
         Verb::Check => return Ok(check()),
         Verb::Setup { dry_run } => setup::run(dry_run, &mut std::io::stdout())?,

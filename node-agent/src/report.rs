@@ -1,6 +1,7 @@
 //! What the server is told of one object: pure, from the order, the decision and what is there.
 
 use crate::drivers::instance::ObservedInstance;
+use crate::lease::Standing;
 use crate::ledger::{Gone, Refused};
 use crate::reconcile::{Action, Decision, World, is_stopping, pending};
 use rhyzome_proto::v1::order_body::Body;
@@ -100,6 +101,7 @@ fn doing(action: &Action) -> &'static str {
         Action::ApplyNetwork(_) => "bringing up the network",
         Action::Start { .. } => "starting the guest",
         Action::PressPower | Action::Kill => "stopping the guest",
+        Action::Guard(_) => "marking the guest",
         Action::Pause | Action::Resume => "pausing or resuming the guest",
         Action::ApplyPlain(..) => "making it so",
         Action::RemoveImage(_)
@@ -134,7 +136,12 @@ fn body(order: &Order, decision: &Decision, world: &World) -> Option<ReportBody>
             Some(ReportBody::Plain(seen.report.clone()))
         }
         Body::Instance(instance) => {
-            Some(ReportBody::Instance(of_instance(instance, decision, world.instances.get(id))))
+            let mut report = of_instance(instance, decision, world.instances.get(id));
+            if report.power == "crashed" && instance.ha_restart && world.lease != Standing::Held {
+                // Whoever stopped it, agent or guard: it was no accident.
+                report.power = "stopped".into();
+            }
+            Some(ReportBody::Instance(report))
         }
     }
 }

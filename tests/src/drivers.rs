@@ -48,6 +48,11 @@ pub fn act(world: &mut World, id: &str, action: Action, now_ms: u64, deaf: bool,
             let seen = ObservedInstance { id: id.to_owned(), boot: Some(*boot), process };
             world.instances.insert(id.to_owned(), seen);
         }
+        Action::Guard(guarded) => {
+            if let Some(boot) = world.instances.get_mut(id).and_then(|instance| instance.boot.as_mut()) {
+                boot.order.ha_restart = guarded;
+            }
+        }
         Action::PressPower => {
             world.pressed_ms.insert(id.to_owned(), now_ms);
             stopped(world, id, now_ms, !deaf);

@@ -3,6 +3,7 @@
 
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Duration;
 
 use rhyzome_api::kernel::env::{Clock, Random};
 use rhyzome_api::kernel::{Env, Timestamp};
@@ -46,6 +47,9 @@ pub struct Time {
     runs: Arc<OnceLock<Instant>>,
 }
 
+/// Some moment of 2026.
+const BEGIN: i64 = 1_790_000_000_000_000;
+
 struct Given {
     time: Time,
     dice: Mutex<Dice>,
@@ -54,6 +58,10 @@ struct Given {
 impl Clock for Given {
     fn now(&self) -> Timestamp {
         self.time.now()
+    }
+
+    fn uptime(&self) -> Duration {
+        self.time.uptime()
     }
 }
 
@@ -69,7 +77,7 @@ impl Random for Given {
 impl Time {
     /// Begins at some moment of 2026.
     pub fn begin() -> Time {
-        Time { micros: Arc::new(AtomicI64::new(1_790_000_000_000_000)), runs: Arc::default() }
+        Time { micros: Arc::new(AtomicI64::new(BEGIN)), runs: Arc::default() }
     }
 
     /// From now on it goes on with the clock of tokio, which a simulation has paused.
@@ -81,6 +89,16 @@ impl Time {
     pub fn now(&self) -> Timestamp {
         let since = self.runs.get().map(Instant::elapsed).unwrap_or_default();
         Timestamp(self.micros.load(Ordering::SeqCst) + i64::try_from(since.as_micros()).unwrap())
+    }
+
+    /// Since the beginning, by a clock that nobody sets: where time goes on by itself, `pass` is somebody who sets it.
+    pub fn uptime(&self) -> Duration {
+        match self.runs.get() {
+            Some(since) => since.elapsed(),
+            None => Duration::from_micros(
+                u64::try_from(self.micros.load(Ordering::SeqCst) - BEGIN).unwrap_or_default(),
+            ),
+        }
     }
 
     /// Now, in milliseconds since 1970.

@@ -44,6 +44,11 @@ fn goodbye(reason: impl Into<String>, reconnect_after_ms: u32) -> End {
     End::Say(Goodbye { reason: reason.into(), reconnect_after_ms })
 }
 
+/// Whoever says that all orders were sent has read all of them: an agent begins nothing by itself before.
+fn unreadable() -> End {
+    goodbye("the orders cannot be read", COME_BACK_LATE_MS)
+}
+
 struct Session {
     context: Arc<ChannelContext>,
     caller: Caller,
@@ -63,6 +68,7 @@ pub(super) async fn run(
     let Some(hello) = first(&mut incoming).await else {
         return farewell(&outgoing, goodbye("the first message must be Hello, within 10 s", 1_000)).await;
     };
+    let asked = context.store.env().uptime();
     let opened = tokio::select! {
         biased;
         opened = insist("session", || context.store.open_session(&caller.node, &context.server_id)) => opened,
@@ -73,7 +79,7 @@ pub(super) async fn run(
         return farewell(&outgoing, goodbye("the session could not be opened", COME_BACK_LATE_MS)).await;
     };
     let session = Session { context, caller, number, db_epoch, outgoing };
-    let end = match session.context.streams.sessions().enter(&session.caller.node, number) {
+    let end = match session.context.streams.sessions().enter(&session.caller.node, number, asked) {
         Some(place) => session.hold(place, hello, incoming).await,
         None => End::Say(superseded()),
     };
@@ -135,7 +141,7 @@ impl Session {
             goodbye = place.ended() => End::Say(goodbye),
             () = self.outgoing.closed() => End::Gone,
             end = self.lend(openings) => end,
-            end = self.listen(incoming) => end,
+            end = self.listen(&place, incoming) => end,
             end = self.order(&place, cursor) => end,
         }
     }
@@ -169,7 +175,7 @@ impl Session {
     async fn send_removals(&self, cursor: i64) -> Result<(), End> {
         let (store, node) = (&self.context.store, &self.caller.node);
         let rows = insist("removals", || store.removals_until(node, cursor)).await;
-        for row in rows.unwrap_or_default() {
+        for row in rows.ok_or_else(unreadable)? {
             let object = row.object_id.clone();
             match report::order(row, self.db_epoch) {
                 Ok(order) => self.send(server_message::Message::Order(order)).await?,
@@ -184,7 +190,10 @@ impl Session {
         loop {
             place.sent(*sent);
             let rows = insist("orders", || store.assignments_after(node, *sent, PAGE)).await;
-            let Some(rows) = rows.filter(|rows| !rows.is_empty()) else { return Ok(()) };
+            let rows = rows.ok_or_else(unreadable)?;
+            if rows.is_empty() {
+                return Ok(());
+            }
             for row in rows {
                 let (sequence, object) = (row.sequence, row.object_id.clone());
                 match report::order(row, self.db_epoch) {
@@ -204,6 +213,9 @@ impl Session {
         match standing {
             Some(SessionStanding::Newest) => None,
             Some(SessionStanding::Superseded) => Some(End::Say(superseded())),
+            Some(SessionStanding::Buried) => {
+                Some(goodbye("this server was taken for dead, and the node for offline: come again", 200))
+            }
             Some(SessionStanding::Revoked) => Some(goodbye("this node was revoked", COME_BACK_LATE_MS)),
             None => Some(goodbye("the session cannot be looked up", COME_BACK_LATE_MS)),
         }
@@ -219,7 +231,7 @@ impl Session {
         std::future::pending().await
     }
 
-    async fn listen(&self, mut incoming: impl FromAgent) -> End {
+    async fn listen(&self, place: &Place, mut incoming: impl FromAgent) -> End {
         let patience = HEARTBEAT * 3;
         let began = Instant::now();
         let mut allowance = Allowance::new();
@@ -237,7 +249,7 @@ impl Session {
             if self.context.now() > not_after {
                 return goodbye("the certificate has expired and was not renewed", COME_BACK_LATE_MS);
             }
-            match self.hear(message).await {
+            match self.hear(place, message).await {
                 Ok(Some(renewed)) => not_after = renewed,
                 Ok(None) => {}
                 Err(end) => return end,
@@ -246,7 +258,11 @@ impl Session {
     }
 
     /// One message; after a renewal, when the new certificate ends.
-    async fn hear(&self, message: Option<agent_message::Message>) -> Result<Option<SystemTime>, End> {
+    async fn hear(
+        &self,
+        place: &Place,
+        message: Option<agent_message::Message>,
+    ) -> Result<Option<SystemTime>, End> {
         match message {
             Some(agent_message::Message::Report(report)) => {
                 report::keep(&self.context, &self.caller.node, report).await;
@@ -254,8 +270,10 @@ impl Session {
             Some(agent_message::Message::Node(status)) => {
                 report::keep_status(&self.context, &self.caller.node, status).await;
             }
-            Some(agent_message::Message::Heartbeat(_)) => {
-                let beat = server_message::Message::Heartbeat(Heartbeat {});
+            Some(agent_message::Message::Heartbeat(Heartbeat { echo, .. })) => {
+                let lease = self.context.store.node_lease(&self.context.server_id, place.confirmed());
+                let lease_ms = u32::try_from(lease.as_millis()).unwrap_or(0);
+                let beat = server_message::Message::Heartbeat(Heartbeat { echo, lease_ms });
                 // A full queue says as well that this server is alive.
                 let _ = self.outgoing.try_send(Ok(ServerMessage { message: Some(beat) }));
             }

@@ -4,8 +4,9 @@ use crate::kernel::Env;
 use crate::store::Bell;
 use rhyzome_proto::v1::{Goodbye, OpenStream};
 use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{Notify, mpsc, watch};
 
@@ -31,6 +32,9 @@ struct Handle {
 struct Shared {
     look: Notify,
     sent: AtomicI64,
+    /// In milliseconds of the server's uptime: when the question began to which the database last answered that this
+    /// is the node's session.
+    confirmed: AtomicU64,
     end: watch::Sender<Option<Goodbye>>,
 }
 
@@ -53,11 +57,16 @@ impl Sessions {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Enters a session; an older one of the node is ended. `None`: this one is the older.
-    pub(super) fn enter(&self, node: &str, session: i64) -> Option<Place> {
+    /// Enters a session, which began to be opened at that uptime; an older one of the node is ended. `None`: this one is
+    /// the older.
+    pub(super) fn enter(&self, node: &str, session: i64, opened: Duration) -> Option<Place> {
         let (openings, received) = mpsc::channel(OPENINGS);
-        let shared =
-            Arc::new(Shared { look: Notify::new(), sent: AtomicI64::new(0), end: watch::Sender::new(None) });
+        let shared = Arc::new(Shared {
+            look: Notify::new(),
+            sent: AtomicI64::new(0),
+            confirmed: AtomicU64::new(millis(opened)),
+            end: watch::Sender::new(None),
+        });
         let mut all = self.lock();
         if let Some(other) = all.get(node) {
             if other.session > session {
@@ -104,6 +113,11 @@ impl Place {
     /// Remembers how far the orders were sent.
     pub(super) fn sent(&self, sequence: i64) {
         self.shared.sent.store(sequence, Ordering::Relaxed);
+    }
+
+    /// The uptime at which the database was last asked whether this is the node's session, and said so.
+    pub(super) fn confirmed(&self) -> Duration {
+        Duration::from_millis(self.shared.confirmed.load(Ordering::Relaxed))
     }
 
     /// Waits until somebody ends this session.
@@ -153,6 +167,7 @@ async fn compare(context: &ChannelContext, sessions: &Sessions) {
     if handles.is_empty() {
         return;
     }
+    let asked = context.store.env().uptime();
     let heads = match context.store.node_heads(&context.server_id).await {
         Ok(heads) => heads,
         Err(error) => return tracing::warn!(%error, "the nodes' numbers cannot be compared now"),
@@ -161,10 +176,17 @@ async fn compare(context: &ChannelContext, sessions: &Sessions) {
         heads.into_iter().map(|head| (head.node, (head.session, head.sequence))).collect();
     for (node, handle) in handles {
         let sent = handle.shared.sent.load(Ordering::Relaxed);
+        if heads.get(&node).is_some_and(|(session, _)| *session == handle.session) {
+            handle.shared.confirmed.store(millis(asked), Ordering::Relaxed);
+        }
         if heads.get(&node).is_none_or(|head| *head != (handle.session, sent)) {
             handle.shared.look.notify_one();
         }
     }
+}
+
+fn millis(uptime: Duration) -> u64 {
+    u64::try_from(uptime.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
@@ -174,10 +196,10 @@ mod tests {
     #[tokio::test]
     async fn the_newest_session_wins_in_whatever_order_they_enter() {
         let sessions = Sessions::default();
-        let first = sessions.enter("node_1", 1).unwrap();
-        let third = sessions.enter("node_1", 3).unwrap();
+        let first = sessions.enter("node_1", 1, Duration::ZERO).unwrap();
+        let third = sessions.enter("node_1", 3, Duration::ZERO).unwrap();
         assert_eq!(first.ended().await, superseded());
-        assert!(sessions.enter("node_1", 2).is_none());
+        assert!(sessions.enter("node_1", 2, Duration::ZERO).is_none());
         drop(first);
         assert!(sessions.open("node_1", OpenStream::default()), "the older one took the newer one along");
         drop(third);

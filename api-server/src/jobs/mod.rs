@@ -3,6 +3,7 @@
 //! An activation says only "look again". What a job does is in `store/advance.rs`, in one transaction; so restart, a lost bell and the happy path are the same path, and any number of servers may run this side
 //! by side.
 
+mod rescue;
 mod sweep;
 
 use std::time::Duration;
@@ -12,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::kernel::{Error, Timestamp};
 use crate::store::{Bell, Bells, Store};
 
+pub use rescue::{Watch, rescue};
 pub use sweep::{SweepDuty, heartbeat, sweep};
 
 /// How long the runner sleeps when no bell rings.

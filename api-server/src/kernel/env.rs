@@ -4,6 +4,7 @@
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -19,6 +20,12 @@ pub struct Timestamp(pub i64);
 pub trait Clock: Send + Sync {
     /// Now.
     fn now(&self) -> Timestamp;
+
+    /// Since some moment before this process: nobody sets it, and it goes on while the machine sleeps. For how long
+    /// something lasts; says nothing to other machines.
+    fn uptime(&self) -> Duration {
+        Duration::from_micros(u64::try_from(self.now().0).unwrap_or(0))
+    }
 }
 
 /// Where unpredictable bytes come from.
@@ -154,6 +161,11 @@ impl Env {
     /// Now.
     pub fn now(&self) -> Timestamp {
         self.clock.now()
+    }
+
+    /// For how long something lasts: a clock that nobody sets, and that goes on while the machine sleeps.
+    pub fn uptime(&self) -> Duration {
+        self.clock.uptime()
     }
 
     /// So many unpredictable bytes.

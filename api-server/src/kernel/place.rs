@@ -23,6 +23,8 @@ pub struct Needs {
     pub node: Option<String>,
     /// True: the node must be able to run guests. A node without QEMU is never a place for instances.
     pub guests: bool,
+    /// True: when its node is lost it is restarted on another.
+    pub restart: bool,
     /// True: it is there already, and only asks for more room: it need not be online, or open for what is new.
     pub stays: bool,
     /// Tags that the node must have.

@@ -19,7 +19,7 @@ use utoipa::ToSchema;
 
 use crate::kernel::resource::Call;
 use crate::kernel::{
-    Action, Change, Error, Facts, FieldError, Held, Meta, NameRule, Object, Order, Plan, Ref, Resource,
+    Action, Change, Error, Fact, Facts, FieldError, Held, Meta, NameRule, Object, Order, Plan, Ref, Resource,
     Scope, Timestamp,
 };
 
@@ -77,6 +77,31 @@ pub struct InstanceSpec {
     /// What else decides where it is placed.
     #[serde(default, skip_serializing_if = "InstancePlacement::is_empty")]
     pub placement: InstancePlacement,
+    /// What is done when its node is lost.
+    #[serde(default, skip_serializing_if = "InstanceHa::is_none")]
+    pub ha: InstanceHa,
+    /// True: nothing that is only on its root disk matters, so that a new one can be made from the image.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    #[schema(default = false)]
+    pub stateless: bool,
+}
+
+/// What is done when the node of an instance is lost.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum InstanceHa {
+    /// Nothing: it goes on there, whatever the node can reach, and nobody knows how it is until the node returns.
+    #[default]
+    None,
+    /// It is started on another node. So it runs on its node only while that can reach a server: it is stopped there
+    /// first.
+    Restart,
+}
+
+impl InstanceHa {
+    fn is_none(&self) -> bool {
+        *self == InstanceHa::None
+    }
 }
 
 /// What decides where an instance is placed, besides room.
@@ -186,6 +211,9 @@ pub struct InstanceStatus {
     /// What its node last said of it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
+    /// True: its node has not been heard of for a while, and all this is what it last said.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub away: bool,
     /// Id of the node that it is on.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub node: Option<String>,
@@ -317,6 +345,9 @@ impl Resource for Instance {
 
     fn settled(object: &Object<Self>) -> &'static str {
         const WORDS: [&str; 6] = ["running", "stopped", "starting", "stopping", "paused", "crashed"];
+        if object.status.away {
+            return "unknown";
+        }
         WORDS.into_iter().find(|word| *word == object.status.power).unwrap_or("pending")
     }
 
@@ -369,6 +400,10 @@ fn root_size(spec: &InstanceSpec, facts: &Facts) -> Option<u64> {
 /// Where a disk that some node already holds, in a pool of its own, has to be used.
 fn home<'a>(name: &str, facts: &'a Facts) -> Option<&'a str> {
     let disk = facts.get(&disk_field(name))?;
-    let shared = disk.claims.get("pool").and_then(|pool| pool.get("shared")?.as_bool()).unwrap_or(false);
-    if shared { None } else { disk.held_on.first().map(String::as_str) }
+    if is_shared(disk) { None } else { disk.held_on.first().map(String::as_str) }
+}
+
+/// Whether a disk is in a pool that all nodes have.
+fn is_shared(disk: &Fact) -> bool {
+    disk.claims.get("pool").and_then(|pool| pool.get("shared")?.as_bool()).unwrap_or(false)
 }

@@ -9,7 +9,7 @@ use super::objects::{self, seen};
 use super::run::{self, JobRow, Run};
 use super::standing::Standing;
 use super::tx::Tx;
-use super::{Context, Store, assign, claims, jobs, letters, phases, quota, webhooks};
+use super::{Context, Store, assign, claims, drain, jobs, letters, phases, quota, webhooks};
 use crate::kernel::{Error, Held, JobState, Step, Stored, Timestamp, Verb, Who};
 
 /// How long a job that waits for a bell sleeps before it looks by itself.
@@ -254,7 +254,7 @@ async fn carry_out(
             assign::unassign(tx, id_of(job, who)).await?;
             Ok(Outcome::Done { made: false })
         }
-        Step::AwaitGone { who } => gone(tx, context, id_of(job, who), "").await,
+        Step::AwaitGone { who } => gone(tx, context, job, id_of(job, who), "").await,
         Step::AwaitJobs { jobs } => ended(tx, context, jobs).await,
         Step::Release => {
             release(tx, context, &job.resource).await?;
@@ -329,10 +329,14 @@ async fn ended(tx: &mut Tx, context: &Context, all: &[String]) -> Result<Outcome
 }
 
 /// Removal is never given up: a node that is away finishes it when it returns. `node`: only that one matters; empty: all.
-async fn gone(tx: &mut Tx, context: &Context, id: &str, node: &str) -> Result<Outcome, Error> {
+/// What only moves does not wait for a lost node, which runs nothing of it.
+async fn gone(tx: &mut Tx, context: &Context, job: &JobRow, id: &str, node: &str) -> Result<Outcome, Error> {
+    let fenced = i64::from(job.verb.as_str() == drain::MOVE);
     let sql = "SELECT a.message, r.name, s.connected FROM assignment a JOIN resource r ON r.id = a.node \
-               JOIN node_state s ON s.node = a.node WHERE a.object = $1 AND ($2 = '' OR a.node = $2) LIMIT 1";
-    let Some(row) = tx.row(sql, values![id, node]).await? else { return Ok(Outcome::Done { made: false }) };
+               JOIN node_state s ON s.node = a.node WHERE a.object = $1 AND ($2 = '' OR a.node = $2) AND ($3 = 0 OR a.fenced = 0) LIMIT 1";
+    let Some(row) = tx.row(sql, values![id, node, fenced]).await? else {
+        return Ok(Outcome::Done { made: false });
+    };
     let message = match row.truth("connected")? {
         true => row.text("message")?,
         false => format!("node `{}` is away; it will be finished when it returns", row.text("name")?),
@@ -406,7 +410,9 @@ async fn backward(tx: &mut Tx, context: &Context, run: &mut Run) -> Result<bool,
                 Some(held) if !held.truth("remove")? => assign::unassign_from(tx, &node, &id).await?,
                 _ => {}
             }
-            if let Outcome::Wait { awaits, until, message, progress } = gone(tx, context, &id, &node).await? {
+            if let Outcome::Wait { awaits, until, message, progress } =
+                gone(tx, context, &job, &id, &node).await?
+            {
                 row.state = "undoing".to_owned();
                 (row.message, row.progress) = (message, progress);
                 run.wait(context, awaits, until);

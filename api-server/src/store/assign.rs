@@ -79,7 +79,7 @@ const INSERT: &str = "INSERT INTO assignment (node, object, sequence, placement_
 /// Of two who order the same at once the second tells the node nothing anew.
 const AGAIN: &str = " ON CONFLICT (node, object) DO UPDATE SET sequence = excluded.sequence, \
      placement_epoch = excluded.placement_epoch, generation = excluded.generation, remove = 0, \
-     body = excluded.body, needs = excluded.needs, state = '', message = '', progress = 0, permanent = 0, \
+     fenced = 0, body = excluded.body, needs = excluded.needs, state = '', message = '', progress = 0, permanent = 0, \
      reported_generation = CASE WHEN assignment.remove = 1 THEN 0 ELSE assignment.reported_generation END, \
      applied_generation = CASE WHEN assignment.remove = 1 THEN 0 ELSE assignment.applied_generation END \
      WHERE assignment.remove = 1 OR assignment.permanent = 1 OR assignment.generation <> excluded.generation \

@@ -12,8 +12,9 @@ use super::jobs::Intent;
 use super::tx::Tx;
 use super::{Context, facts, history, objects, placement};
 use crate::kernel::error::WhyNot;
+use crate::kernel::place::Needs;
 use crate::kernel::resource::Call;
-use crate::kernel::{ClaimKind, Clash, Error, Held, Step, Stored, Verb, Who};
+use crate::kernel::{ClaimKind, Clash, Error, Facts, Held, Kind, Step, Stored, Verb, Who};
 
 /// What a node is called to do.
 pub(super) const VERB: &str = "drain";
@@ -95,31 +96,26 @@ async fn elsewhere(
     }
     let kind = context.registry.get(&object.core.kind)?;
     let facts = facts::known(tx, context, kind, &object.spec).await?;
-    let mut free = object.clone();
-    free.claims.remove("node");
-    let plan = kind.create(&free, &facts)?;
-    let needs = plan.claims.iter().find_map(|claim| match &claim.what {
-        ClaimKind::Placement(needs) => Some(needs.clone()),
-        _ => None,
-    });
-    let Some(needs) = needs else { return Ok(Err(Stays::Because("it is nowhere".to_owned()))) };
+    let Some((needs, making)) = anew(kind, object, &facts)? else {
+        return Ok(Err(Stays::Because("it is nowhere".to_owned())));
+    };
     let to = match placement::relocate(tx, context, object, &needs).await? {
         Ok(to) => to,
         Err(table) => return Ok(Err(Stays::NoRoom(table))),
     };
-    let was = object.core.phase.clone();
+    let was = match (object.core.phase.as_str(), object.spec["power"].as_str()) {
+        // Nobody knows; this is how it is to be.
+        ("unknown", Some("off")) => "stopped".to_owned(),
+        ("unknown", Some("paused")) => "paused".to_owned(),
+        (phase, _) => phase.to_owned(),
+    };
     let mut object = object.clone();
     if was != "stopped" {
         object = act(tx, context, maker, object, "stop", call).await?.0;
     }
-    let epoch = object.claims.get("placement_epoch").and_then(Value::as_i64).unwrap_or(1);
-    object.claims.insert("placement_epoch".into(), (epoch + 1).into());
-    object.claims.insert("node".into(), to.into());
-    object.core.generation += 1;
-    object.core.version += 1;
-    object.core.updated_at = context.env.now();
+    placed_on(context, &mut object, to);
     let mut steps = vec![Step::Unassign { who: Who::This }, Step::AwaitGone { who: Who::This }];
-    steps.extend(plan.steps);
+    steps.extend(making);
     let intent = Intent::new(Verb::Act(MOVE.to_owned()), steps);
     let moved = finish(tx, context, maker, object, intent, &facts).await?;
     let mut last = (moved.object, moved.job);
@@ -132,6 +128,33 @@ async fn elsewhere(
         last = act(tx, context, maker, last.0, verb, &Call::default()).await?;
     }
     Ok(Ok(last.1.unwrap_or_default()))
+}
+
+/// The object has its place on this node now: a new generation, of which that node is told, in a new placement.
+pub(super) fn placed_on(context: &Context, object: &mut Stored, node: String) {
+    let epoch = object.claims.get("placement_epoch").and_then(Value::as_i64).unwrap_or(1);
+    object.core.generation += 1;
+    object.core.version += 1;
+    object.core.updated_at = context.env.now();
+    object.claims.insert("placement_epoch".into(), (epoch + 1).into());
+    object.claims.insert("placed_generation".into(), object.core.generation.into());
+    object.claims.insert("node".into(), node.into());
+}
+
+/// What a kind's object needs of a node when it is made anew somewhere, and how; nothing if it needs no node.
+pub(super) fn anew(
+    kind: &'static dyn Kind,
+    object: &Stored,
+    facts: &Facts,
+) -> Result<Option<(Needs, Vec<Step>)>, Error> {
+    let mut free = object.clone();
+    free.claims.remove("node");
+    let plan = kind.create(&free, facts)?;
+    let needs = plan.claims.into_iter().find_map(|claim| match claim.what {
+        ClaimKind::Placement(needs) => Some(needs),
+        _ => None,
+    });
+    Ok(needs.map(|needs| (needs, plan.steps)))
 }
 
 /// Does one of the object's own verbs; the object then, and the job.

@@ -23,8 +23,10 @@ mod guess;
 mod history;
 mod jobs;
 mod keys;
+mod leases;
 mod letters;
 mod log;
+mod lost;
 mod nodes;
 mod notes;
 mod notify;
@@ -64,7 +66,9 @@ pub use change::{Asked, NewObject, Written};
 pub use db::outside;
 pub use denials::Denial;
 pub use keys::{Kept, KeptAnswer, Key};
+pub use leases::NODE_LEASE;
 pub use log::{Event, LOG_LEASE_SECONDS, LogHead, LogLease, MOST_APPENDED, Seal};
+pub use lost::{Away, Rescued};
 pub use nodes::{JoinRefusal, NodeHead, NodeInvite, SessionStanding};
 pub use open::{DbUrl, OpenError};
 pub use plan::{Placement, Planned, QuotaChange};
@@ -116,6 +120,8 @@ pub(crate) struct Context {
     pub(crate) vault: OnceLock<Arc<dyn Vault>>,
     /// Refuses URLs that are not to be called.
     pub(crate) url_judge: OnceLock<UrlJudge>,
+    /// When each server that works with this store last said that it is there.
+    pub(crate) beats: leases::Beats,
     /// For how long answers under a key are kept, unless it is a day.
     pub(crate) answer_seconds: OnceLock<i64>,
 }
@@ -142,6 +148,7 @@ impl Store {
             secret: tokio::sync::OnceCell::new(),
             vault: OnceLock::new(),
             url_judge: OnceLock::new(),
+            beats: leases::Beats::default(),
             answer_seconds: OnceLock::new(),
         });
         let store = Store {

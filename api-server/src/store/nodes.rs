@@ -45,6 +45,8 @@ pub enum SessionStanding {
     Newest,
     /// A newer one has begun, here or at another server.
     Superseded,
+    /// Its server was taken for dead, and the node for offline.
+    Buried,
     /// The node's certificates were revoked, or the node is gone.
     Revoked,
 }
@@ -145,7 +147,7 @@ impl Store {
         let taken = (node.to_owned(), server.to_owned());
         self.write(taken, move |tx, context, (node, server)| {
             Box::pin(async move {
-                let sql = "UPDATE node_state SET session = session + 1, server = $2, connected = 1 WHERE node = $1 \
+                let sql = "UPDATE node_state SET session = session + 1, server = $2, connected = 1, lost = 0 WHERE node = $1 \
                            RETURNING session";
                 let row = tx.row(sql, values![&node, server]).await?.ok_or(Error::NotFound)?;
                 let said = json!({"connected": true, "connected_at": context.env.now()});
@@ -168,10 +170,13 @@ impl Store {
         if self.certificate_refused(serial, node).await? {
             return Ok(SessionStanding::Revoked);
         }
-        let sql = "SELECT session FROM node_state WHERE node = $1";
+        let sql = "SELECT session, connected FROM node_state WHERE node = $1";
         let row = self.read().await?.row(sql, values![node]).await?.ok_or(Error::NotFound)?;
-        let newest = row.int("session")? == session;
-        Ok(if newest { SessionStanding::Newest } else { SessionStanding::Superseded })
+        Ok(match (row.int("session")? == session, row.truth("connected")?) {
+            (false, _) => SessionStanding::Superseded,
+            (true, false) => SessionStanding::Buried,
+            (true, true) => SessionStanding::Newest,
+        })
     }
 
     /// The server that holds the node's session, as far as the database knows.

@@ -23,13 +23,17 @@ pub(super) async fn take(
     needs: &Needs,
 ) -> Result<String, Error> {
     let holder = object.core.id.clone();
-    let sql = "SELECT node, vcpus, memory_bytes, disk_bytes FROM placement WHERE holder = $1";
+    let sql = "SELECT node, vcpus, memory_bytes, disk_bytes, restart FROM placement WHERE holder = $1";
     let held = if object.is_new() { None } else { tx.row(sql, values![&holder]).await? };
     let mut pinned = needs.clone();
     if let Some(row) = &held {
         let node = row.text("node")?;
         let had = [row.int("vcpus")?, row.int("memory_bytes")?, row.int("disk_bytes")?];
         if had == [i64::from(needs.vcpus), int(needs.memory_bytes), int(needs.disk_bytes)] {
+            if row.truth("restart")? != needs.restart {
+                let sql = "UPDATE placement SET restart = $2 WHERE holder = $1";
+                tx.run(sql, values![&holder, needs.restart]).await?;
+            }
             note(tx, &node).await?;
             return Ok(node);
         }
@@ -62,10 +66,10 @@ pub(super) async fn relocate(
 }
 
 async fn hold(tx: &mut Tx, holder: &str, node: &str, needs: &Needs) -> Result<(), Error> {
-    let sql =
-        "INSERT INTO placement (holder, node, vcpus, memory_bytes, disk_bytes) VALUES ($1, $2, $3, $4, $5)";
+    let sql = "INSERT INTO placement (holder, node, vcpus, memory_bytes, disk_bytes, restart) \
+               VALUES ($1, $2, $3, $4, $5, $6)";
     let sums = (i64::from(needs.vcpus), int(needs.memory_bytes), int(needs.disk_bytes));
-    tx.run(sql, values![holder, node, sums.0, sums.1, sums.2]).await?;
+    tx.run(sql, values![holder, node, sums.0, sums.1, sums.2, needs.restart]).await?;
     let reference = Reference { field: "node".into(), target: node.to_owned(), relation: Relation::Uses };
     objects::add_reference(tx, holder, &reference);
     Ok(())

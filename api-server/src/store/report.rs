@@ -200,6 +200,11 @@ async fn keep(tx: &mut Tx, context: &Context, node: &str, report: NodeReport) ->
 
 async fn observe(tx: &mut Tx, context: &Context, report: &NodeReport) -> Result<(), Error> {
     let Some(mut object) = by_id(tx, &report.object_id, true).await? else { return Ok(()) };
+    // What a node says that it was taken from is not how it is.
+    let placed = object.claims.get("placement_epoch").and_then(Value::as_i64).unwrap_or(0);
+    if report.placement_epoch < placed {
+        return Ok(());
+    }
     let before = (object.status.clone(), object.core.phase.clone());
     context.registry.get(&object.core.kind)?.observe(&mut object, &report.bytes)?;
     let last = phases::last(tx, &object).await?;

@@ -10,6 +10,7 @@ pub const SERVER_LEASE_SECONDS: i64 = 15;
 impl Store {
     /// This server is here.
     pub async fn server_heartbeat(&self, id: &str) -> Result<(), Error> {
+        let began = self.env().uptime();
         let taken = id.to_owned();
         self.write(taken, move |tx, context, id| {
             Box::pin(async move {
@@ -19,7 +20,9 @@ impl Store {
                 Ok(())
             })
         })
-        .await
+        .await?;
+        self.beat(id, began);
+        Ok(())
     }
 
     /// This server ends in order: nobody needs to wait until it is believed dead.

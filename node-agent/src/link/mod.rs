@@ -43,9 +43,10 @@ use reach::Network;
 pub use reach::{Begin, FromServer, Reach, Reached, ToReturning};
 use rhyzome_proto::v1::{NodeStatus, Order, Report};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
 /// Names what is behind a stream: called with the object's id and the purpose (`console`). The error is told to
@@ -100,6 +101,12 @@ pub enum LinkEvent {
     Order(Box<Order>),
     /// All orders up to this sequence have been sent.
     CaughtUp(u64),
+    /// The server has granted this node a lease until then, by the agent's clock of uptime. All orders that were there
+    /// when the session began have come before it.
+    Lease {
+        /// Its end.
+        until: Duration,
+    },
     /// The session ended, or none could be had; the link goes on trying by itself.
     Disconnected {
         /// One line for logs and for the node's status.
@@ -178,6 +185,15 @@ pub(crate) struct Shared {
     folder: IdentityFolder,
     current: RwLock<Arc<LoadedIdentity>>,
     outbox: Outbox,
+    leases: Leases,
+}
+
+/// Whether the node needs a lease.
+#[derive(Default)]
+struct Leases {
+    wanted: AtomicBool,
+    /// Rung when it needs one that did not before.
+    bell: Notify,
 }
 
 /// Events that wait for the owner before the server has to.
@@ -201,7 +217,13 @@ impl Link {
     ) -> Result<(Link, LinkHandle, mpsc::Receiver<LinkEvent>), LinkError> {
         let folder = IdentityFolder::new(&config.state_dir);
         let current = RwLock::new(Arc::new(folder.load()?));
-        let shared = Arc::new(Shared { config, folder, current, outbox: Outbox::default() });
+        let shared = Arc::new(Shared {
+            config,
+            folder,
+            current,
+            outbox: Outbox::default(),
+            leases: Leases::default(),
+        });
         let (events, received) = mpsc::channel(EVENTS);
         let handle = LinkHandle(shared.clone());
         Ok((Link { shared, ledger, reach, events }, handle, received))
@@ -245,6 +267,14 @@ impl LinkHandle {
     /// Tells the server what this node is. Never blocks; the newest counts.
     pub fn node_status(&self, status: NodeStatus) {
         self.0.outbox.node_status(status);
+    }
+
+    /// Whether the node needs a lease: then it is asked for often enough that it never ends while there is a server.
+    pub fn want_lease(&self, wanted: bool) {
+        let before = self.0.leases.wanted.swap(wanted, Ordering::Relaxed);
+        if wanted && !before {
+            self.0.leases.bell.notify_one();
+        }
     }
 
     /// The bytes of an image from `offset` on. Whoever asks verifies the digest at the end.

@@ -3,14 +3,17 @@ use super::comeback::come_back;
 use super::reach::{FromServer, answer};
 use super::renewal::Renewal;
 use super::{Link, LinkError, LinkEvent, attach, dial};
+use crate::lease::ASK_EVERY;
 use rhyzome_proto::v1::{
     AgentMessage, Goodbye, Heartbeat, Hello, RenewRequest, RenewResponse, Welcome, agent_message,
     server_message,
 };
 use std::sync::Mutex;
 use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tokio_stream::StreamExt as _;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -133,19 +136,25 @@ async fn speak(
     heartbeat: Duration,
     renewal: &Mutex<Renewal>,
 ) -> Result<(), LinkError> {
-    let mut beat = tokio::time::interval(heartbeat);
-    beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let leases = &link.shared.leases;
+    let mut last: Option<Instant> = None;
     loop {
+        let every = if leases.wanted.load(Ordering::Relaxed) { heartbeat.min(ASK_EVERY) } else { heartbeat };
+        let due = last.map_or_else(Instant::now, |last| last + every);
         tokio::select! {
             biased;
-            _ = beat.tick() => {
-                send(outgoing, agent_message::Message::Heartbeat(Heartbeat {})).await?;
+            () = tokio::time::sleep_until(due) => {
+                last = Some(Instant::now());
+                // Read before it is sent: whatever delays it from here on shortens the lease that answers it.
+                let beat = Heartbeat { echo: millis(link.shared.config.env.uptime()), lease_ms: 0 };
+                send(outgoing, agent_message::Message::Heartbeat(beat)).await?;
                 let due = renewal.lock().unwrap_or_else(PoisonError::into_inner).is_due(link.shared.config.env.now());
                 if due {
                     let csr_pem = link.shared.folder.key()?.csr_pem().map_err(crate::identity::IdentityError::from)?;
                     send(outgoing, agent_message::Message::Renew(RenewRequest { csr_pem })).await?;
                 }
             }
+            () = leases.bell.notified() => last = None,
             // A message that is taken out and then not sent is reported again after the next Connected.
             message = link.shared.outbox.next() => {
                 let gone = |_| LinkError::Connection("the session's stream is closed".into());
@@ -164,6 +173,7 @@ async fn listen(
     let patience = heartbeat * 3;
     // Streams end with their session: the server that asked for them is gone.
     let mut lent: Vec<AbortOnDropHandle<()>> = Vec::new();
+    let mut caught_up = false;
     loop {
         let message = match tokio::time::timeout(patience, incoming.next()).await {
             Ok(Some(Ok(message))) => message.message,
@@ -176,7 +186,15 @@ async fn listen(
                 link.tell(LinkEvent::Order(Box::new(order))).await?
             }
             Some(server_message::Message::CaughtUp(up)) => {
+                caught_up = true;
                 link.tell(LinkEvent::CaughtUp(up.sequence)).await?
+            }
+            // Before that, what this node is to let go of may still be on its way.
+            Some(server_message::Message::Heartbeat(beat)) if caught_up && beat.lease_ms > 0 => {
+                let now = link.shared.config.env.uptime();
+                let until =
+                    Duration::from_millis(beat.echo).min(now) + Duration::from_millis(beat.lease_ms.into());
+                link.tell(LinkEvent::Lease { until }).await?;
             }
             Some(server_message::Message::Renewed(renewed)) => take_over(link, renewed, renewal),
             Some(server_message::Message::OpenStream(wanted)) => {
@@ -189,6 +207,10 @@ async fn listen(
             Some(server_message::Message::Heartbeat(_) | server_message::Message::Welcome(_)) | None => {}
         }
     }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// A certificate that cannot be kept is logged, and asked for again; the present one is still good.

@@ -4,13 +4,13 @@ use super::Drivers;
 use crate::drivers::DriverError;
 use crate::drivers::disk::ObservedDisk;
 use crate::drivers::image::{ObservedImage, Progress};
-use crate::drivers::instance::{ObservedInstance, Start};
+use crate::drivers::instance::{Beneath, ObservedInstance, Start};
 use crate::drivers::network::DesiredNetwork;
 use crate::host::netns;
 use crate::names;
 use crate::plain::{ObservedPlain, Plain};
 use crate::reconcile::Action;
-use rhyzome_proto::v1::{DiskOrder, InstanceNic};
+use rhyzome_proto::v1::{DiskOrder, InstanceDisk, InstanceNic};
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -19,6 +19,7 @@ use std::sync::Arc;
 pub type Rendered = BTreeMap<String, String>;
 
 /// What one look at one thing saw.
+#[allow(clippy::large_enum_variant)] // There are few of them, and for a moment.
 #[derive(Debug)]
 pub enum Seen {
     /// An image, by its digest.
@@ -154,8 +155,10 @@ async fn act_on_instance(
     match action {
         Action::Start { boot, paused } => {
             let taps = open_taps(id, boot.order.nics.clone()).await?;
-            instances.start(Start { id: id.to_owned(), boot: *boot, taps, paused }).await
+            let beneath = boot.order.disks.iter().map(|disk| beneath(drivers, disk)).collect();
+            instances.start(Start { id: id.to_owned(), boot: *boot, taps, paused, beneath }).await
         }
+        Action::Guard(guarded) => instances.guard_running(id, guarded),
         Action::PressPower => instances.press_power(id, now_ms).await,
         Action::Kill => instances.kill(id, now_ms).await,
         Action::Pause => instances.pause(id).await,
@@ -163,6 +166,12 @@ async fn act_on_instance(
         Action::RemoveInstance => instances.remove(id, now_ms).await,
         _ => Ok(()),
     }
+}
+
+/// The image beneath a disk, where it is not where the disk's own file says.
+fn beneath(drivers: &Drivers, disk: &InstanceDisk) -> Option<Beneath> {
+    let order = DiskOrder { pool: disk.pool.clone(), ..DiskOrder::default() };
+    drivers.disks.beneath(&disk.disk_id, &order).map(|(path, format)| Beneath { path, format })
 }
 
 /// The descriptors that QEMU inherits: it never sees the namespaces of its networks.

@@ -35,6 +35,7 @@ pub(super) async fn look(drivers: &Drivers, orders: &Orders) -> Sight {
         Ok(networks) => sight.networks = Some(networks.into_iter().map(|network| network.id).collect()),
         Err(error) => tracing::warn!(%error, "cannot look at the networks"),
     }
+    drivers.instances.keep_guard();
     match drivers.instances.ids() {
         Ok(ids) => {
             for id in &ids {

@@ -8,6 +8,7 @@ mod act;
 mod hands;
 mod intake;
 mod known;
+mod leased;
 mod look;
 mod tell;
 
@@ -16,6 +17,7 @@ use crate::drivers::image::ImageDriver;
 use crate::drivers::instance::InstanceDriver;
 use crate::drivers::network::NetworkDriver;
 use crate::env::Env;
+use crate::lease::Lease;
 use crate::ledger::Ledger;
 use crate::link::LinkEvent;
 use crate::plain::Plains;
@@ -25,6 +27,7 @@ pub use act::{Done, Rendered, Seen};
 pub use hands::Hands;
 pub use intake::Intake;
 use known::Known;
+pub use leased::Wanter;
 pub use look::Sight;
 use rhyzome_proto::v1::{Order, Report};
 use std::collections::{BTreeMap, HashMap};
@@ -124,6 +127,8 @@ pub struct Owner {
     connected: Option<Instant>,
     looking: bool,
     attempts: u64,
+    /// Without one no guest runs that is marked for being restarted elsewhere.
+    lease: Option<(Lease, Wanter)>,
 }
 
 impl Owner {
@@ -155,6 +160,7 @@ impl Owner {
             connected: None,
             looking: false,
             attempts: 0,
+            lease: None,
         }
     }
 
@@ -211,6 +217,7 @@ impl Owner {
                     self.gone_told.clear();
                     self.intake().forget();
                 }
+                LinkEvent::Lease { until } => self.leased(until),
                 LinkEvent::CaughtUp(_) | LinkEvent::Order(_) => {}
             }
         }
@@ -363,9 +370,10 @@ impl Owner {
     /// Decides, begins what is to be done, reports what is new. Answers how long nothing is due by itself.
     async fn advance(&mut self) -> Duration {
         let now = self.env.now_ms();
+        let until_lease_changes = self.weigh_lease();
         let view = View { orders: &self.orders, world: &self.known.world, now_ms: now };
         self.decisions = plan(view);
-        let mut wake = LOOK_EVERY;
+        let mut wake = LOOK_EVERY.min(until_lease_changes);
         let mut finished = Vec::new();
         for (id, decision) in self.decisions.clone() {
             match decision {

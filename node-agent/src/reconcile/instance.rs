@@ -2,8 +2,13 @@
 
 use super::{Action, Decision, View, network, obstacle};
 use crate::drivers::instance::BootRecord;
+use crate::lease::Standing;
 use rhyzome_proto::v1::order_body::Body;
 use rhyzome_proto::v1::{InstanceOrder, Order, Power, StopMode};
+
+/// Why a guest that is marked for being restarted elsewhere does not run.
+const NO_LEASE: &str = "lease-lost: this node holds no lease, because it reaches no server that can vouch for it; what is \
+                        restarted elsewhere (`ha: restart`) does not run here meanwhile";
 
 /// How often a guest that was asked to stop is asked again: firmware and early boot hear nothing.
 const PRESS_AGAIN_MS: u64 = 3_000;
@@ -52,8 +57,19 @@ pub(super) fn decide(view: View<'_>, order: &Order, instance: &InstanceOrder) ->
     let boot = seen.and_then(|seen| seen.boot.as_ref());
     match seen.and_then(|seen| seen.process) {
         Some(process) => {
+            let guarded = boot.is_some_and(|boot| boot.order.ha_restart);
+            if guarded && instance.ha_restart && view.world.lease == Standing::Over {
+                return Decision::Do(Action::Kill);
+            }
             if is_stopping(instance, boot) {
                 return stop(view, &order.object_id, instance, boot, process.paused);
+            }
+            if guarded != instance.ha_restart {
+                // Marked without a lease it would be killed at once.
+                return match instance.ha_restart && view.world.lease != Standing::Held {
+                    true => Decision::wait(NO_LEASE),
+                    false => Decision::Do(Action::Guard(instance.ha_restart)),
+                };
             }
             match (instance.power() == Power::Paused, process.paused) {
                 (true, false) => Decision::Do(Action::Pause),
@@ -62,6 +78,7 @@ pub(super) fn decide(view: View<'_>, order: &Order, instance: &InstanceOrder) ->
             }
         }
         None if instance.power() == Power::Off => Decision::Held,
+        None if instance.ha_restart && view.world.lease != Standing::Held => Decision::wait(NO_LEASE),
         None => start(view, order, instance, boot),
     }
 }
@@ -116,6 +133,7 @@ fn start(view: View<'_>, order: &Order, instance: &InstanceOrder, boot: Option<&
         &view.world.host_boot_id,
         view.now_ms,
     );
+    (next.db_epoch, next.placement_epoch) = (order.db_epoch, order.placement_epoch);
     if let Some(died) = boot.filter(|boot| has_died(view, instance, boot)) {
         let is_calm = view.now_ms.saturating_sub(died.started_at_ms) > CALM_MS;
         next.restarts = died.restarts.saturating_add(1);

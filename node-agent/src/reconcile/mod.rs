@@ -18,6 +18,7 @@ use crate::drivers::disk::{Base, ObservedDisk};
 use crate::drivers::image::ObservedImage;
 use crate::drivers::instance::{BootRecord, ObservedInstance};
 use crate::drivers::network::DesiredNetwork;
+use crate::lease::Standing;
 use crate::plain::ObservedPlain;
 use rhyzome_proto::v1::order_body::Body;
 use rhyzome_proto::v1::{DiskOrder, ImageOrder, Order};
@@ -49,6 +50,8 @@ pub struct World {
     pub host_boot_id: String,
     /// "kvm", "tcg", or empty while it is being found out.
     pub accelerator: String,
+    /// What the node's lease allows.
+    pub lease: Standing,
 }
 
 /// Kinds whose drivers know of each other's things by what is decided here; all others are plain.
@@ -113,6 +116,8 @@ pub enum Action {
         /// With the guest's clock stopped.
         paused: bool,
     },
+    /// From now on the guest that runs is stopped when the node holds no lease, or (false) no more.
+    Guard(bool),
     /// Ask the guest to stop.
     PressPower,
     /// End QEMU at once.

@@ -147,6 +147,9 @@ impl Node {
                 let seen = ObservedInstance { id: id.into(), boot: Some(*boot), process };
                 world.instances.insert(id.into(), seen);
             }
+            Action::Guard(guarded) => {
+                world.instances.get_mut(id).unwrap().boot.as_mut().unwrap().order.ha_restart = guarded;
+            }
             Action::PressPower => {
                 world.pressed_ms.insert(id.into(), self.now_ms);
                 world.instances.get_mut(id).unwrap().boot.as_mut().unwrap().stop_asked_at_ms = self.now_ms;
@@ -413,4 +416,45 @@ fn one_of_a_plain_kind_waits_for_what_it_needs() {
     assert_eq!(decide(&node), Decision::Do(Action::RemovePlain("note")));
     node.settle();
     assert!(node.world.plain["note"].is_empty() && !node.orders.contains_key("note"));
+}
+
+#[test]
+fn a_marked_guest_runs_only_while_the_node_holds_a_lease() {
+    let mut node = Node::new();
+    node.instance().ha_restart = true;
+    node.settle();
+    let Decision::Wait { reason, until_ms: None } = node.decision("inst") else { panic!("it was started") };
+    assert!(reason.starts_with("lease-lost: "), "{reason}");
+    node.world.lease = Standing::Ending;
+    assert_eq!(node.step(), Vec::<String>::new());
+    node.world.lease = Standing::Held;
+    node.settle();
+    assert_eq!(node.decision("inst"), Decision::Held);
+    node.world.lease = Standing::Ending;
+    assert_eq!(node.decision("inst"), Decision::Held);
+    node.world.lease = Standing::Over;
+    assert_eq!(node.step(), ["inst:Kill"]);
+    assert_eq!(node.step(), Vec::<String>::new());
+    // A graceful stop does not hold it up either.
+    node.world.lease = Standing::Held;
+    node.settle();
+    node.instance().power = Power::Off.into();
+    node.step();
+    node.world.lease = Standing::Over;
+    assert_eq!(node.step(), ["inst:Kill"]);
+}
+
+#[test]
+fn a_guest_that_runs_is_marked_when_there_is_a_lease_and_not_before() {
+    let mut node = Node::running();
+    node.world.lease = Standing::Over;
+    assert_eq!(node.decision("inst"), Decision::Held, "it is not marked, and needs no lease");
+    node.instance().ha_restart = true;
+    assert!(matches!(node.decision("inst"), Decision::Wait { .. }));
+    node.world.lease = Standing::Held;
+    assert_eq!(node.step(), ["inst:Guard"]);
+    assert_eq!(node.decision("inst"), Decision::Held);
+    node.instance().ha_restart = false;
+    node.world.lease = Standing::Over;
+    assert_eq!(node.decision("inst"), Decision::Do(Action::Guard(false)), "it goes on without one");
 }

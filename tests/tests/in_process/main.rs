@@ -15,6 +15,7 @@ mod hygiene;
 mod laws;
 mod letters;
 mod log;
+mod lost;
 mod once;
 mod placement;
 mod plans;

@@ -6,7 +6,8 @@ use serde_json::{Map, Value, json};
 
 use super::validate::range;
 use super::{
-    Instance, InstancePower, disk_field, group_field, home, image_field, nic_field, root_size, size,
+    Instance, InstanceHa, InstancePower, disk_field, group_field, home, image_field, nic_field, root_size,
+    size,
 };
 use crate::kernel::place::{Group, Needs};
 use crate::kernel::resource::Call;
@@ -26,6 +27,7 @@ pub fn create(object: &This, facts: &Facts) -> Plan {
     if object.spec.root.keep {
         values.insert("keep_root".into(), true.into());
     }
+    values.extend(ha_value(None, object));
     let children: Vec<Child> = root(object, facts).into_iter().collect();
     let mut steps = prepare(object, facts);
     let image = image_field(&object.spec);
@@ -47,6 +49,7 @@ pub fn update(old: &This, new: &This, facts: &Facts) -> Plan {
     if new.spec.root.keep {
         plan.values.insert("keep_root".into(), true.into());
     }
+    plan.values.extend(ha_value(Some(old), new));
     if (old.spec.power, new.spec.power) == (InstancePower::Off, InstancePower::Paused) {
         plan.errors.push(FieldError::new("spec.power", "it is off: start it before you pause it"));
     }
@@ -132,6 +135,14 @@ fn power_values(boot_epoch: u64, hard: bool, deadline_seconds: u32) -> Map<Strin
     values.insert("stop_hard".into(), hard.into());
     values.insert("stop_deadline_seconds".into(), deadline_seconds.into());
     values
+}
+
+/// From which generation on its node has been told to stop it when it holds no lease: before the node has said that it
+/// does so, nobody may start it elsewhere.
+fn ha_value(old: Option<&This>, new: &This) -> Option<(String, Value)> {
+    let was = old.is_some_and(|old| old.spec.ha == InstanceHa::Restart);
+    let begins = new.spec.ha == InstanceHa::Restart && !was;
+    begins.then(|| ("ha_since".to_owned(), new.core.generation.into()))
 }
 
 /// The root disk that is made with it.
@@ -239,6 +250,7 @@ fn needs(object: &This, facts: &Facts) -> Needs {
         architecture: machine_type.and_then(|mt| mt.spec("/architecture")).unwrap_or_default(),
         node: pinned.or_else(placed).or_else(with_disk),
         guests: true,
+        restart: spec.ha == InstanceHa::Restart,
         ..rules
     }
 }

@@ -321,3 +321,41 @@ fn groups_and_tags_decide_the_first_placement_only() {
     let said = Instance::validate(&object(spec), &around, true);
     assert_eq!(fields(&said), ["spec.placement.groups.1"]);
 }
+
+#[test]
+fn what_is_restarted_elsewhere_finds_its_disks_there() {
+    let with = |more: Value| {
+        let mut spec = json!({"image": "tiny", "ha": "restart"});
+        json_patch::merge(&mut spec, &more);
+        spec
+    };
+    let said = complaints::<Instance>(with(json!({})), &around());
+    assert_eq!(fields(&said), ["spec.ha"]);
+    assert!(said[0].reason.contains("stateless: true"), "{}", said[0].reason);
+    assert_eq!(complaints::<Instance>(with(json!({"stateless": true})), &around()), []);
+    let mut shared = around();
+    let pool = fact("pool_1", json!({"driver": "dir", "path": "/srv", "shared": true}), json!({}), json!({}));
+    shared.0.insert("spec.root.pool".into(), pool);
+    assert_eq!(complaints::<Instance>(with(json!({})), &shared), []);
+    let data = json!({"disks": {"data": {"disk": "disk_7"}}});
+    assert_eq!(fields(&complaints::<Instance>(with(data.clone()), &shared)), ["spec.disks.data.disk"]);
+    shared.0.insert("spec.disks.data.disk".into(), disk("disk_7", true, &["node_1"]));
+    assert_eq!(complaints::<Instance>(with(data), &shared), []);
+    assert_eq!(fields(&complaints::<Instance>(with(json!({"node": "node_1"})), &shared)), ["spec.node"]);
+}
+
+#[test]
+fn from_when_on_it_is_marked_stays_known() {
+    let since = |plan: &Plan| plan.values.get("ha_since").cloned();
+    let (none, marked) =
+        (json!({"image": "tiny"}), json!({"image": "tiny", "ha": "restart", "stateless": true}));
+    let at = |spec: &Value, generation: i64| {
+        let mut object = stored_as::<Instance>(spec.clone(), json!({}), json!(null));
+        object.core.generation = generation;
+        object
+    };
+    assert_eq!(since(&Instance::create(&at(&marked, 1), &around())), Some(json!(1)));
+    assert_eq!(since(&Instance::update(&at(&none, 4), &at(&marked, 5), &around())), Some(json!(5)));
+    assert_eq!(since(&Instance::update(&at(&marked, 5), &at(&marked, 6), &around())), None, "as before");
+    assert_eq!(since(&Instance::update(&at(&marked, 6), &at(&none, 7), &around())), None);
+}

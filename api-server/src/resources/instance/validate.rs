@@ -5,7 +5,9 @@ use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
 
-use super::{Instance, InstancePower, disk_field, group_field, home, image_field, nic_field};
+use super::{
+    Instance, InstanceHa, InstancePower, disk_field, group_field, home, image_field, is_shared, nic_field,
+};
 use crate::kernel::{Facts, FieldError, NameRule, Object, name};
 
 const MIB: u64 = 1 << 20;
@@ -25,6 +27,7 @@ pub fn all(object: &Object<Instance>, facts: &Facts, creating: bool) -> Errors {
     disks(object, facts, &mut errors);
     groups(object, facts, &mut errors);
     first_boot(object, &mut errors);
+    ha(object, facts, &mut errors);
     if creating && object.spec.power == InstancePower::Paused {
         errors.push(FieldError::new("spec.power", "an instance begins `on` or `off`; pause it later"));
     }
@@ -159,6 +162,36 @@ fn first_boot(object: &Object<Instance>, errors: &mut Errors) {
     if length > MOST_USER_DATA {
         let reason = format!("is {length} bytes long, at most {MOST_USER_DATA}: let it fetch the rest");
         errors.push(FieldError::new("spec.user_data", reason));
+    }
+}
+
+/// What is restarted elsewhere finds its disks there, or needs none.
+fn ha(object: &Object<Instance>, facts: &Facts, errors: &mut Errors) {
+    let spec = &object.spec;
+    if spec.ha != InstanceHa::Restart {
+        return;
+    }
+    if spec.node.is_some() {
+        let reason = "with `ha: restart` it must be free to go to another node: leave `node` out";
+        errors.push(FieldError::new("spec.node", reason));
+    }
+    let pool = facts.get("spec.root.pool");
+    let local = pool.filter(|pool| !pool.spec::<bool>("/shared").unwrap_or(false));
+    if let Some(pool) = local.filter(|_| !spec.stateless) {
+        let reason = format!(
+            "`restart` needs a root disk that other nodes can use, and the pool `{}` is each node's own: choose a \
+             shared pool (`root.pool`), or say `stateless: true`, and it is made from the image again",
+            pool.name
+        );
+        errors.push(FieldError::new("spec.ha", reason));
+    }
+    for name in spec.disks.keys() {
+        let field = disk_field(name);
+        if facts.get(&field).is_some_and(|disk| !is_shared(disk)) {
+            let reason =
+                "is in a pool that only one node has; with `ha: restart` all disks must be in shared pools";
+            errors.push(FieldError::new(field, reason));
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use rhyzome_proto::v1::{
 use serde_json::Value;
 
 use super::validate::range;
-use super::{Instance, InstancePower, disk_field, nic_field, size};
+use super::{Instance, InstanceHa, InstancePower, disk_field, nic_field, size};
 use crate::kernel::{Fact, Facts, Object, Order, Timestamp};
 
 pub fn order(object: &Object<Instance>, facts: &Facts) -> Order {
@@ -37,6 +37,7 @@ pub fn order(object: &Object<Instance>, facts: &Facts) -> Order {
         boot_epoch: claims.number("boot_epoch"),
         stop_mode: (if hard { StopMode::Hard } else { StopMode::Graceful }).into(),
         stop_deadline_seconds: if deadline == 0 { spec.stop_deadline_seconds } else { deadline },
+        ha_restart: spec.ha == InstanceHa::Restart,
     };
     Order { body: OrderBody { body: Some(Body::Instance(body)) }.encode_to_vec(), needs }
 }
@@ -105,6 +106,7 @@ fn nics(object: &Object<Instance>, facts: &Facts) -> Vec<InstanceNic> {
 pub fn observe(object: &mut Object<Instance>, report: &[u8]) {
     let Ok(said) = v1::Report::decode(report) else { return };
     let status = &mut object.status;
+    status.away = false;
     status.message = (!said.message.is_empty()).then_some(said.message);
     let Some(report::Body::Instance(instance)) = said.body else { return };
     let started = i64::try_from(instance.started_at_ms).unwrap_or(0);

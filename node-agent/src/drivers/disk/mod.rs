@@ -84,9 +84,10 @@ impl DiskDriver {
         let Some((disk, found)) = self.look(&path)? else {
             return create(&path, order.size_bytes, base, backing.as_deref());
         };
-        let expected =
-            backing.as_deref().map_or_else(String::new, |path| path.to_string_lossy().into_owned());
-        if found.backing != expected {
+        // By its digest: another node, whose folder may be elsewhere, can have made a disk in a shared pool.
+        let name = |path: &Path| path.file_name().map(std::ffi::OsStr::to_owned);
+        if name(Path::new(&found.backing)) != backing.as_deref().and_then(name) {
+            let expected = backing.unwrap_or_default();
             let text = format!("{} stands on {:?}, not on {expected:?}", path.display(), found.backing);
             return Err(DriverError::Permanent(text));
         }
@@ -98,6 +99,16 @@ impl DiskDriver {
             self.grow(&path, order.size_bytes).await?;
         }
         Ok(())
+    }
+
+    /// The image beneath a disk as this node has it, and its format; none if that is what the disk's own file says, or
+    /// if there is none.
+    pub fn beneath(&self, id: &str, order: &DiskOrder) -> Option<(PathBuf, String)> {
+        let (_, found) = self.look(&self.path(id, order)).ok()??;
+        let sha256 = Path::new(&found.backing).file_name()?.to_str()?;
+        let here = names::image_file(&self.state, sha256);
+        let foreign = here != Path::new(&found.backing) && matches!(found.format.as_str(), "qcow2" | "raw");
+        (foreign && here.exists()).then_some((here, found.format))
     }
 
     async fn grow(&self, path: &Path, size_bytes: u64) -> Result<(), DriverError> {
@@ -115,6 +126,8 @@ impl DiskDriver {
         let failed = |error: io::Error| DriverError::io(format!("remove {}", path.display()), &error);
         files::remove_if_there(&path.with_extension("qcow2.new")).map_err(failed)?;
         files::remove_if_there(&path).map_err(failed)?;
+        // Who opened it last.
+        files::remove_if_there(&path.with_extension("holder")).map_err(failed)?;
         Ok(())
     }
 }

@@ -97,6 +97,8 @@ pub struct Found {
     pub size_bytes: u64,
     /// Name of the image beneath; empty for none.
     pub backing: String,
+    /// Its format, if the file says it.
+    pub format: String,
 }
 
 /// Reads back what [`render`] wrote, or QEMU made of it. None if this is no such file.
@@ -115,7 +117,34 @@ pub fn read(file: &mut (impl Read + Seek)) -> io::Result<Option<Found>> {
     let mut name = vec![0_u8; length];
     file.seek(SeekFrom::Start(long(8)))?;
     file.read_exact(&mut name)?;
-    Ok(Some(Found { size_bytes: long(24), backing: String::from_utf8_lossy(&name).into_owned() }))
+    let format = if name.is_empty() { String::new() } else { backing_format(file)? };
+    Ok(Some(Found { size_bytes: long(24), backing: String::from_utf8_lossy(&name).into_owned(), format }))
+}
+
+/// What the header's extensions say of the format of the image beneath; empty if they say nothing.
+fn backing_format(file: &mut (impl Read + Seek)) -> io::Result<String> {
+    let mut word = [0_u8; 4];
+    file.seek(SeekFrom::Start(u64::from(HEADER_LENGTH) - 4))?;
+    file.read_exact(&mut word)?;
+    // They begin where the header ends, and end with one of no kind.
+    let mut at = u64::from(u32::from_be_bytes(word));
+    while at < CLUSTER {
+        let mut head = [0_u8; 8];
+        file.seek(SeekFrom::Start(at))?;
+        file.read_exact(&mut head)?;
+        let kind = u32::from_be_bytes([head[0], head[1], head[2], head[3]]);
+        let length = u32::from_be_bytes([head[4], head[5], head[6], head[7]]);
+        if kind == 0 {
+            break;
+        }
+        if kind == BACKING_FORMAT_EXTENSION && length <= 32 {
+            let mut format = vec![0_u8; length as usize];
+            file.read_exact(&mut format)?;
+            return Ok(String::from_utf8_lossy(&format).into_owned());
+        }
+        at += 8 + u64::from(length).next_multiple_of(8);
+    }
+    Ok(String::new())
 }
 
 #[cfg(test)]
@@ -149,7 +178,10 @@ mod tests {
             assert_eq!(check["check-errors"], 0, "{check}");
             assert_eq!(check.get("leaks"), None, "{check}");
             let found = read(&mut io::Cursor::new(bytes)).unwrap();
-            assert_eq!(found, Some(Found { size_bytes: size, backing: base.to_owned() }));
+            assert_eq!(
+                found,
+                Some(Found { size_bytes: size, backing: base.to_owned(), format: "qcow2".into() })
+            );
         }
     }
 

@@ -1,5 +1,6 @@
 //! The exact command line of one guest: a pure function of its order, so that a golden test can read it.
 
+use super::Beneath;
 use crate::names;
 use rhyzome_proto::v1::{InstanceDisk, InstanceOrder};
 use sha2::{Digest, Sha256};
@@ -27,6 +28,8 @@ pub struct Machine<'a> {
     pub taps: &'a [RawFd],
     /// Start with the guest's clock stopped.
     pub paused: bool,
+    /// For each disk the image beneath, if it is not where the disk's own file says.
+    pub beneath: &'a [Option<Beneath>],
     /// The operator's own additions, last.
     pub additions: &'a [String],
 }
@@ -54,7 +57,8 @@ pub fn arguments(machine: &Machine<'_>) -> Vec<String> {
     let mut argv = Arguments(Vec::with_capacity(64));
     board(&mut argv, machine);
     for (index, disk) in machine.order.disks.iter().enumerate() {
-        block(&mut argv, machine.state, index, disk);
+        let beneath = machine.beneath.get(index).and_then(Option::as_ref);
+        block(&mut argv, machine.state, index, disk, beneath);
     }
     seed(&mut argv, machine);
     for (index, (nic, tap)) in machine.order.nics.iter().zip(machine.taps).enumerate() {
@@ -88,14 +92,21 @@ fn board(argv: &mut Arguments, machine: &Machine<'_>) {
     argv.pair("-device", "virtio-rng-pci");
 }
 
-fn block(argv: &mut Arguments, state: &Path, index: usize, disk: &InstanceDisk) {
+fn block(argv: &mut Arguments, state: &Path, index: usize, disk: &InstanceDisk, beneath: Option<&Beneath>) {
     let node = disk_node(index);
     let read_only = if disk.read_only { "on" } else { "off" };
+    let beneath = beneath.map_or_else(String::new, |image| {
+        format!(
+            ",backing.driver={},backing.read-only=on,backing.file.driver=file,backing.file.filename={}",
+            image.format,
+            escape(&image.path)
+        )
+    });
     argv.pair(
         "-blockdev",
         format!(
             "driver=qcow2,node-name={node},read-only={read_only},discard=unmap,file.driver=file,file.locking=on,\
-             file.filename={}",
+             file.filename={}{beneath}",
             escape(&disk_path(state, disk))
         ),
     );
@@ -214,6 +225,7 @@ mod tests {
             state: Path::new("/s"),
             taps: &[7],
             paused: false,
+            beneath: &[],
             additions: &["-d".into(), "guest errors".into()],
         };
         let text = readable("qemu-system-x86_64", &arguments(&machine));

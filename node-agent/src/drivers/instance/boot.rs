@@ -30,6 +30,12 @@ pub struct BootRecord {
     pub stop_asked_at_ms: u64,
     /// "kvm" or "tcg".
     pub accelerator: String,
+    /// Of the order by which it was started: database and placement.
+    #[serde(default)]
+    pub db_epoch: u64,
+    /// The second of the two.
+    #[serde(default)]
+    pub placement_epoch: u64,
     /// What it was started as.
     pub order: InstanceOrder,
 }
@@ -53,6 +59,8 @@ impl BootRecord {
             streak: 0,
             stop_asked_at_ms: 0,
             accelerator: accelerator.to_owned(),
+            db_epoch: 0,
+            placement_epoch: 0,
             order: order.clone(),
         }
     }

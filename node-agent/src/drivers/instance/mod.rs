@@ -11,11 +11,14 @@ pub mod process;
 pub mod qmp;
 pub mod seed;
 
+mod guarded;
 mod guest;
+mod holder;
 mod start;
 
 pub use boot::BootRecord;
-pub use start::{Start, program};
+pub use guarded::{GUARD, is_marked};
+pub use start::{Beneath, Start, program};
 
 use crate::drivers::DriverError;
 use crate::{files, names};
@@ -56,13 +59,21 @@ pub type Bell = mpsc::UnboundedSender<String>;
 pub struct InstanceDriver {
     state: PathBuf,
     bell: Bell,
+    /// The agent's own program, which is the guard too.
+    agent: String,
     guests: Mutex<HashMap<String, Arc<Guest>>>,
 }
 
 impl InstanceDriver {
     /// `bell` is rung with an instance's id when its process or its QEMU says something.
     pub fn new(state: &Path, bell: Bell) -> Self {
-        Self { state: state.to_owned(), bell, guests: Mutex::default() }
+        let agent = guarded::OWN_PROGRAM.to_owned();
+        Self { state: state.to_owned(), bell, agent, guests: Mutex::default() }
+    }
+
+    /// The same, with another program as the guard than the one that runs.
+    pub fn guarded_by(self, agent: String) -> Self {
+        Self { agent, ..self }
     }
 
     /// All instances that have a folder here, running or not.

@@ -1,6 +1,7 @@
 //! QEMU as a process of the node: started so that it outlives the agent, found again without mistaking another
 //! process for it, watched without polling.
 
+use crate::env::uptime;
 use crate::privileges;
 use nix::libc;
 use std::fs::{self, File, OpenOptions};
@@ -10,6 +11,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
@@ -101,6 +103,8 @@ pub struct Launch<'a> {
     pub output: &'a Path,
     /// Descriptors that it keeps, under the same numbers.
     pub keep: &'a [RawFd],
+    /// At this uptime of the machine it is too late: then nothing is run.
+    pub not_after: Option<Duration>,
 }
 
 /// Starts a program in a session of its own, with no capabilities and no way to gain any.
@@ -119,7 +123,7 @@ pub fn launch(launch: &Launch<'_>) -> io::Result<Identity> {
         .stdin(Stdio::null())
         .stdout(output.try_clone()?)
         .stderr(output);
-    prepare(&mut command, pid_file.as_raw_fd(), launch.keep.to_vec());
+    prepare(&mut command, pid_file.as_raw_fd(), launch.keep.to_vec(), launch.not_after);
     // Not waited for here: `Exit` reaps it, and init does if this agent is gone by then.
     #[allow(clippy::zombie_processes)]
     let child = command
@@ -132,7 +136,7 @@ pub fn launch(launch: &Launch<'_>) -> io::Result<Identity> {
 }
 
 #[allow(unsafe_code)]
-fn prepare(command: &mut Command, pid_file: RawFd, keep: Vec<RawFd>) {
+fn prepare(command: &mut Command, pid_file: RawFd, keep: Vec<RawFd>, not_after: Option<Duration>) {
     // SAFETY: the closure runs between fork and exec of a threaded program, so it makes nothing but direct
     // system calls on memory that it owns: no allocation, no locks.
     unsafe {
@@ -146,7 +150,12 @@ fn prepare(command: &mut Command, pid_file: RawFd, keep: Vec<RawFd>) {
                     return Err(io::Error::last_os_error());
                 }
             }
-            privileges::drop_all_in_child()
+            privileges::drop_all_in_child()?;
+            // Asked here, last of all: an agent that was stopped on its way does not stop this process with it.
+            match not_after {
+                Some(limit) if uptime() >= limit => Err(io::Error::from_raw_os_error(libc::ETIME)),
+                _ => Ok(()),
+            }
         });
     }
 }
@@ -242,6 +251,7 @@ mod tests {
             pid_file: &folder.join("pid"),
             output: &folder.join("output"),
             keep: &[],
+            not_after: None,
         })
         .unwrap()
     }
@@ -266,6 +276,24 @@ mod tests {
     }
 
     #[test]
+    fn nothing_is_run_when_it_is_too_late() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path();
+        let error = launch(&Launch {
+            program: "sleep",
+            arguments: &["600".into()],
+            folder: path,
+            pid_file: &path.join("pid"),
+            output: &path.join("output"),
+            keep: &[],
+            not_after: Some(uptime()),
+        })
+        .unwrap_err();
+        assert_eq!(error.to_string(), "cannot run sleep: Timer expired (os error 62)");
+        assert!(!Identity::read(&path.join("pid")).unwrap().is_alive());
+    }
+
+    #[test]
     fn a_missing_program_is_one_clear_line() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path();
@@ -276,6 +304,7 @@ mod tests {
             pid_file: &path.join("pid"),
             output: &path.join("output"),
             keep: &[],
+            not_after: None,
         })
         .unwrap_err();
         assert!(error.to_string().starts_with("cannot run no-such-program: No such file"), "{error}");

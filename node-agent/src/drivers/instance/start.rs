@@ -1,11 +1,12 @@
 //! From an order to a running QEMU.
 
 use super::argv::{self, Machine};
-use super::process::{Identity, Launch, last_line, launch};
-use super::{BootRecord, InstanceDriver, seed};
+use super::process::{Identity, Launch, host_boot_id, last_line, launch};
+use super::{BootRecord, InstanceDriver, guarded, holder, seed};
 use crate::drivers::DriverError;
+use crate::env::uptime;
 use crate::host::tools;
-use crate::{files, names};
+use crate::{files, lease, names};
 use std::fs;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
@@ -26,6 +27,18 @@ pub struct Start {
     pub taps: Vec<OwnedFd>,
     /// Start with the guest's clock stopped.
     pub paused: bool,
+    /// For each disk, in the order's order, the image beneath, where it is not where the disk's own file says: another
+    /// node may have made that.
+    pub beneath: Vec<Option<Beneath>>,
+}
+
+/// The image beneath a disk, on this node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Beneath {
+    /// Its file.
+    pub path: PathBuf,
+    /// "qcow2" or "raw".
+    pub format: String,
 }
 
 impl InstanceDriver {
@@ -47,8 +60,8 @@ impl InstanceDriver {
     }
 
     async fn launch(&self, start: Start, folder: &Path) -> Result<(), DriverError> {
-        let (id, state) = (start.id.clone(), self.state.clone());
-        let identity = tokio::task::spawn_blocking(move || run(&state, &start))
+        let (id, state, agent) = (start.id.clone(), self.state.clone(), self.agent.clone());
+        let identity = tokio::task::spawn_blocking(move || run(&state, &agent, &start))
             .await
             .map_err(|error| DriverError::Retry(format!("start: {error}")))??;
         tracing::info!(instance = %id, pid = identity.pid, "QEMU started");
@@ -108,7 +121,7 @@ fn is_mac(text: &str) -> bool {
     well_formed && parts == 6
 }
 
-fn run(state: &Path, start: &Start) -> Result<Identity, DriverError> {
+fn run(state: &Path, agent: &str, start: &Start) -> Result<Identity, DriverError> {
     let folder = names::instance_folder(state, &start.id);
     let failed = |error: io::Error| DriverError::io(format!("write {}", folder.display()), &error);
     let drop_in = folder.join("drop-in");
@@ -119,6 +132,14 @@ fn run(state: &Path, start: &Start) -> Result<Identity, DriverError> {
     fs::create_dir_all(names::run_folder(state, &start.id)).map_err(failed)?;
     let image = seed::iso(&seed::texts(&start.id, &start.boot.order)).map_err(DriverError::Permanent)?;
     files::write_atomic(&folder.join("seed.iso"), &image).map_err(failed)?;
+    let not_after = if start.boot.order.ha_restart {
+        guarded::mark(state, &folder, agent)?;
+        Some(lease_end(state)?)
+    } else {
+        guarded::unmark(&folder)?;
+        None
+    };
+    holder::note(state, &start.id, &start.boot)?;
 
     let additions = additions(&drop_in).map_err(failed)?;
     let taps: Vec<RawFd> = start.taps.iter().map(AsRawFd::as_raw_fd).collect();
@@ -129,6 +150,7 @@ fn run(state: &Path, start: &Start) -> Result<Identity, DriverError> {
         state,
         taps: &taps,
         paused: start.paused,
+        beneath: &start.beneath,
         additions: &additions,
     });
     let program = program();
@@ -143,8 +165,21 @@ fn run(state: &Path, start: &Start) -> Result<Identity, DriverError> {
         pid_file: &folder.join("pid"),
         output: &folder.join("qemu.log"),
         keep: &taps,
+        not_after,
     })
     .map_err(|error| DriverError::Retry(error.to_string()))
+}
+
+/// Until when a guest may be started that runs by the node's lease.
+fn lease_end(state: &Path) -> Result<Duration, DriverError> {
+    let until = lease::kept(state, &host_boot_id()).unwrap_or_default();
+    let limit = until.saturating_sub(lease::KILL_BEFORE);
+    match uptime() < limit {
+        true => Ok(limit),
+        false => {
+            Err(DriverError::Retry("lease-lost: the node's lease ended before the guest was started".into()))
+        }
+    }
 }
 
 /// QEMU's program for guests of this agent's architecture.

@@ -241,7 +241,7 @@ impl Agent {
             match self.event(60).await {
                 LinkEvent::Order(order) => sequences.push(order.sequence),
                 LinkEvent::CaughtUp(_) => return sequences,
-                LinkEvent::Connected { .. } => {}
+                LinkEvent::Connected { .. } | LinkEvent::Lease { .. } => {}
                 LinkEvent::Disconnected { reason } => panic!("disconnected: {reason}"),
             }
         }

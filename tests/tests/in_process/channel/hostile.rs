@@ -88,13 +88,13 @@ async fn an_agent_that_floods_or_does_not_say_hello_is_cut_off_with_a_reason(wor
     let cluster = Cluster::start(world).await;
     let node = cluster.make_node("n1").await;
     let (up, down) = session(&cluster, &node).await;
-    up.send(message(agent_message::Message::Heartbeat(Heartbeat {}))).await.unwrap();
+    up.send(message(agent_message::Message::Heartbeat(Heartbeat::default()))).await.unwrap();
     assert!(goodbye(down).await.contains("Hello"));
 
     let (up, down) = session(&cluster, &node).await;
     up.send(message(agent_message::Message::Hello(Hello::default()))).await.unwrap();
     tokio::spawn(async move {
-        while up.send(message(agent_message::Message::Heartbeat(Heartbeat {}))).await.is_ok() {}
+        while up.send(message(agent_message::Message::Heartbeat(Heartbeat::default()))).await.is_ok() {}
     });
     assert!(goodbye(down).await.contains("too many messages"));
 }
