@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use rhyzome_agent::identity::{IdentityFolder, NodeRecord};
+use rhyzome_agent::lease::Lease;
 use rhyzome_agent::ledger::Ledger;
 use rhyzome_agent::link::{Link, LinkConfig, LinkHandle};
 use rhyzome_agent::owner::{Event, Owner, Wires};
@@ -24,6 +25,8 @@ use crate::world::World;
 
 /// An agent that has ended comes back after so long at most, in milliseconds.
 const AWAY_MS: u64 = 15_000;
+/// How often the guard looks.
+const GUARD_LOOKS: Duration = Duration::from_millis(500);
 
 pub(super) struct Agent {
     /// Its node.
@@ -67,7 +70,9 @@ impl Agent {
         };
         identity.keep_record(&record).unwrap();
         let still = Switch::default();
-        let hands = Hands::new(&name, house, folder.path(), still.clone());
+        let hands = Arc::new(Hands::new(&name, house, folder.path(), still.clone()));
+        house.nodes.lock().unwrap().push(Arc::downgrade(&hands));
+        tokio::spawn(guard(hands.clone()));
         Agent {
             id: id.to_owned(),
             name,
@@ -75,7 +80,7 @@ impl Agent {
             house: house.clone(),
             cluster_id: authority.cluster_id().to_owned(),
             folder,
-            hands: Arc::new(hands),
+            hands,
             still,
             running: None,
             back_at: Instant::now(),
@@ -114,7 +119,10 @@ impl Agent {
             events,
             bell,
         };
-        let owner = Owner::new(ledger, self.hands.clone(), wires, self.hands.boot_id(), self.house.env());
+        let leases = handle.clone();
+        let lease = Lease::open(self.folder.path(), &self.hands.boot_id());
+        let owner = Owner::new(ledger, self.hands.clone(), wires, self.hands.boot_id(), self.house.env())
+            .with_lease(lease, Arc::new(move |wanted| leases.want_lease(wanted)));
         let mut tasks = JoinSet::new();
         tasks.spawn(unless(self.still.clone(), link.run(CancellationToken::new())));
         tasks.spawn(unless(self.still.clone(), owner.run()));
@@ -169,6 +177,14 @@ impl Agent {
     pub(super) fn side(&self) -> Side {
         let orders = Ledger::open(self.folder.path()).unwrap().orders().clone();
         Side { node: self.id.clone(), orders, world: self.hands.world() }
+    }
+}
+
+/// Beside the agent, whatever becomes of it.
+async fn guard(hands: Arc<Hands>) {
+    loop {
+        tokio::time::sleep(GUARD_LOOKS).await;
+        hands.guard();
     }
 }
 

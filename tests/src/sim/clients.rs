@@ -42,6 +42,10 @@ impl Sim {
             75..85 => {
                 let vcpus = 1 + self.house.below(4);
                 let patch = match kind {
+                    "instance" if self.house.percent(40) => {
+                        let ha = if self.house.percent(60) { "restart" } else { "none" };
+                        json!({"spec": {"ha": ha}})
+                    }
                     "instance" => json!({"spec": {"vcpus": vcpus}}),
                     "disk" => json!({"spec": {"size_bytes": (vcpus << 30)}}),
                     _ => json!({"spec": {"dns": [format!("9.9.9.{vcpus}")]}}),
@@ -67,12 +71,17 @@ impl Sim {
 
     fn spec(&mut self, kind: &str) -> Value {
         match kind {
+            "disk" if self.house.percent(50) => json!({"size_bytes": 1 << 30, "pool": "everywhere"}),
             "disk" => json!({"size_bytes": 1 << 30}),
             "network" => json!({}),
             _ => {
                 let mut spec = json!({"image": "tiny"});
                 if self.house.percent(40) {
                     spec["root"] = json!({"pool": "everywhere"});
+                }
+                if self.house.percent(40) {
+                    spec["ha"] = json!("restart");
+                    spec["stateless"] = json!(self.house.percent(30));
                 }
                 if self.house.percent(30) {
                     spec["disks"] = json!({"data": {"disk": format!("i{}", self.house.below(6))}});

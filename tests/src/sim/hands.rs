@@ -4,12 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use rhyzome_agent::drivers::{self, DriverError};
 use rhyzome_agent::owner::{self, Done, Rendered, Seen, Sight};
 use rhyzome_agent::plain::{Plain, Plains, look_at_all};
 use rhyzome_agent::reconcile::{Action, Orders, World};
+use rhyzome_agent::{guard, lease};
 use rhyzome_proto::v1::order_body::Body;
 
 use super::house::{House, Switch};
@@ -19,7 +21,7 @@ use crate::drivers as fake;
 const ACT_MS: u64 = 2_000;
 
 pub(super) struct Hands {
-    name: String,
+    pub(super) name: String,
     house: Arc<House>,
     folder: PathBuf,
     plain: Plains,
@@ -64,6 +66,35 @@ impl Hands {
     /// Which boot it is.
     pub(super) fn boot_id(&self) -> String {
         format!("boot-{}", self.lock().boots)
+    }
+
+    /// Whether a guest runs here.
+    pub(super) fn runs(&self, id: &str) -> bool {
+        self.lock().world.instances.get(id).is_some_and(|instance| instance.process.is_some())
+    }
+
+    /// For how long marked guests may go on here, by the lease that stands in the file.
+    fn time_left(&self) -> Option<Duration> {
+        let until = lease::kept(&self.folder, &self.boot_id());
+        guard::time_left(self.house.time.uptime(), until)
+    }
+
+    /// What the guard does, a process of its own: it looks at files, and ends guests, whatever the agent does.
+    pub(super) fn guard(&self) {
+        if self.time_left().is_some() {
+            return;
+        }
+        let mut ended = Vec::new();
+        for (id, instance) in &mut self.lock().world.instances {
+            if instance.process.is_some() && instance.boot.as_ref().is_some_and(|boot| boot.order.ha_restart)
+            {
+                instance.process = None;
+                ended.push(id.clone());
+            }
+        }
+        for id in ended {
+            self.house.fault("a guard ends a guest", format!("{}: {id}", self.name));
+        }
     }
 
     /// The agent's process has ended.
@@ -138,6 +169,15 @@ impl Hands {
     }
 
     fn make(&self, id: &str, action: &Action) -> Result<(), DriverError> {
+        if let Action::Start { boot, .. } = action {
+            // As between fork and exec.
+            if boot.order.ha_restart && self.time_left().is_none() {
+                return Err(DriverError::Retry("lease-lost".to_owned()));
+            }
+            if !self.lock().full {
+                self.house.begins(id, &self.name);
+            }
+        }
         let mut node = self.lock();
         if node.full && fake::writes(action) {
             return Err(DriverError::Retry("no space left on device".to_owned()));

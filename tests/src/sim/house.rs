@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rhyzome_agent::env::Env;
@@ -11,6 +11,8 @@ use rhyzome_api::channel::SessionDoor;
 use rhyzome_api::kernel::env::Outside;
 use tokio::sync::Notify;
 
+use super::hands::Hands;
+use crate::audit::{Finding, Wrong};
 use crate::given::{Dice, Time};
 
 /// How many of the last things are kept.
@@ -24,6 +26,10 @@ pub(super) struct House {
     pub(super) time: Time,
     /// The doors of servers that are there, and whether each stands still.
     pub(super) doors: Mutex<Vec<Option<(SessionDoor, Switch)>>>,
+    /// All nodes.
+    pub(super) nodes: Mutex<Vec<Weak<Hands>>>,
+    /// What must never be, and was.
+    pub(super) found: Mutex<Vec<Finding>>,
     dice: Mutex<Dice>,
     notes: Mutex<Notes>,
     healed: AtomicBool,
@@ -48,6 +54,8 @@ impl House {
             how,
             time: time.clone(),
             doors: Mutex::new(vec![None; servers]),
+            nodes: Mutex::default(),
+            found: Mutex::default(),
             dice: Mutex::new(Dice::new(seed)),
             notes: Mutex::default(),
             healed: AtomicBool::new(false),
@@ -95,11 +103,12 @@ impl House {
 
     /// The clock and the chance of an agent.
     pub(super) fn env(self: &Arc<House>) -> Env {
-        let (clock, chance) = (self.clone(), self.clone());
+        let (clock, chance, time) = (self.clone(), self.clone(), self.time.clone());
         Env::simulated(
             Arc::new(move || system_time(&clock.time)),
             Arc::new(move || chance.below(1 << 20) as f64 / f64::from(1 << 20)),
         )
+        .counting(Arc::new(move || time.uptime()))
     }
 
     fn lock(&self) -> MutexGuard<'_, Notes> {
@@ -122,6 +131,17 @@ impl House {
     pub(super) fn fault(&self, what: &'static str, with: impl std::fmt::Display) {
         *self.lock().faults.entry(what).or_default() += 1;
         self.note(format!("{what}: {with}"));
+    }
+
+    /// A guest begins on a node; nowhere else may it run at this moment.
+    pub(super) fn begins(&self, id: &str, on: &str) {
+        for other in self.nodes.lock().unwrap().iter().filter_map(Weak::upgrade) {
+            if other.name != on && other.runs(id) {
+                let what = format!("{} {id} begins on {on}, and runs on {}", self.time.now(), other.name);
+                self.note(&what);
+                self.found.lock().unwrap().push(Finding { wrong: Wrong::Duplicate, what });
+            }
+        }
     }
 
     pub(super) fn notes(&self) -> Notes {

@@ -185,6 +185,11 @@ impl Sim {
     async fn end(mut self, seed: u64) -> Story {
         self.agents.iter_mut().for_each(Agent::end);
         self.servers.iter_mut().for_each(Server::end);
+        let taken = self.ask("SELECT id FROM job WHERE verb = 'move' AND actor = 'system' ORDER BY id").await;
+        for job in taken {
+            self.house.fault("an instance is taken from a lost node", &job[0]);
+        }
+        self.found.append(&mut self.house.found.lock().unwrap());
         let mut notes = self.house.notes();
         for sql in [
             "SELECT id, phase, spec, claims FROM resource ORDER BY id",

@@ -128,6 +128,7 @@ impl Server {
         let mut tasks = JoinSet::new();
         let stop = CancellationToken::new();
         tasks.spawn(unless(still.clone(), jobs::run(store.clone(), stop.clone())));
+        tasks.spawn(unless(still.clone(), jobs::rescue(store.clone(), stop.clone())));
         tasks.spawn(unless(still.clone(), beat(store.clone(), name.clone())));
         let duty = LogDuty { server: name, alone: false, seal: Arc::new(Stamp), keep: Keep::default() };
         tasks.spawn(unless(still.clone(), log::run(store.clone(), duty, stop)));
