@@ -169,6 +169,13 @@ fn special(kinds: &Kinds, kind: &Kind) -> Vec<Command> {
                 .about("Print the line that makes a machine this node")
                 .after_help("Makes the node if it is not there. The line is good once, and not for long.")
                 .arg(Arg::new("name").value_name("NAME").required(true).help("Its name")),
+            Command::new("revoke")
+                .about("Accept nothing of a node any more, until it is invited and joins again")
+                .after_help(
+                    "For a machine that was stolen, or whose key may be elsewhere. Its guests go on.\n\n\
+                     Examples:\n  rhyzome node revoke rack1\n  rhyzome node invite rack1",
+                )
+                .arg(name()),
         ],
         "webhook" => vec![
             Command::new("test").about("Send a test message, and tell what came of it").arg(name()),

@@ -17,6 +17,7 @@ pub mod quick;
 pub mod sim;
 pub mod statements;
 pub mod tables;
+pub mod told;
 pub mod wait;
 pub mod world;
 

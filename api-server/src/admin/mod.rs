@@ -125,6 +125,11 @@ pub enum Node {
         /// Its name
         name: String,
     },
+    /// Accept nothing of a node any more, until it is invited and joins again
+    Revoke {
+        /// Its name or id
+        name: String,
+    },
     /// Keep new instances away from a node
     Cordon {
         /// Its name or id

@@ -67,6 +67,7 @@ pub(super) async fn node(desk: &Desk, config: &Config, verb: Node) -> anyhow::Re
         }
         Node::Delete { name } => desk.remove("node", &name).await,
         Node::Invite { name } => invite(desk, config, &name).await,
+        Node::Revoke { name } => revoke(desk, &name).await,
     }
 }
 
@@ -93,6 +94,17 @@ async fn invite(desk: &Desk, config: &Config, name: &str) -> anyhow::Result<Stri
     Ok(format!(
         "rhyzome-agent join --server {} --name {} --token {}",
         joining.server, node.core.name, token.line
+    ))
+}
+
+async fn revoke(desk: &Desk, name: &str) -> anyhow::Result<String> {
+    let (right, _) = desk.may("revoke", "node")?;
+    let taken = desk.store.revoke_certificates(&right, name, &desk.asked).await;
+    let taken = taken.map_err(|e| said(e, &format!("node `{name}`")))?;
+    Ok(format!(
+        "revoked; certificates refused from now on: {}, invitations: {}\n`rhyzome-api node invite {name}` brings it back",
+        taken.serials.len(),
+        taken.invitations
     ))
 }
 

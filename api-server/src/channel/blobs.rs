@@ -32,6 +32,7 @@ pub(super) async fn fetch(
     // What is not there, and what this node has no order for, look the same.
     let missing = || Status::not_found("no order of this node names these bytes");
     if !allowed.map_err(|error| status_of(&error))? {
+        tracing::info!(node = caller.node, sha256, "bytes that no order of this node names were refused");
         return Err(missing());
     }
     let mut file = File::open(&path).await.map_err(|error| {

@@ -119,6 +119,7 @@ async fn join(
 ) {
     let Ok(Ok(Some(first))) = tokio::time::timeout(BRING, frames.message()).await else { return };
     let Some(wanted) = streams.claim(&caller, &first.stream_id) else {
+        tracing::info!(node = caller.node, "a stream that nobody has asked of this node was refused");
         // Nobody reads the answer if this fails.
         let _ = outgoing.send(Err(Status::not_found("nobody waits for this stream"))).await;
         return;

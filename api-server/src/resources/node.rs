@@ -66,6 +66,10 @@ pub struct NodeStatus {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>, format = DateTime)]
     pub last_seen_at: Option<Timestamp>,
+    /// When its certificates were revoked; gone once it has joined again.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub revoked_at: Option<Timestamp>,
     /// What the machine calls itself.
     pub hostname: String,
     /// Version of the agent.

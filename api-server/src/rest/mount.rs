@@ -283,8 +283,19 @@ impl Mount {
                     .op("invite", "A join token for this node's agent, shown once")
                     .reasoned()
                     .problems(&[409, 413, 415, 422])
-                    .answers(201, "The token, and the command to run on the machine.", invitation_schema());
+                    .answers(
+                        201,
+                        "The token, and the command to run on the machine.",
+                        invite::invitation_schema(),
+                    );
                 self.route(Method::POST, &at("actions/invite"), op, move |ask| invite::invite(ask, kind));
+                let op = place
+                    .op("revoke", "Accept nothing of this node any more, until it is invited and joins again")
+                    .about("Its session ends at once; its certificates, the way back in with one, and invitations that nobody has used are refused. Guests on it go on.")
+                    .reasoned()
+                    .problems(&[409, 413, 415, 422])
+                    .answers(200, "What was taken from it, and how it comes back.", invite::revocation_schema());
+                self.route(Method::POST, &at("actions/revoke"), op, move |ask| invite::revoke(ask, kind));
             }
             "webhook" => self.webhook(kind, place),
             "image" => {
@@ -474,20 +485,6 @@ fn call_schema() -> Value {
         "not": {
             "required": ["mode", "deadline_seconds"],
             "properties": { "mode": { "const": "hard" } },
-        },
-    })
-}
-
-fn invitation_schema() -> Value {
-    let text = |about: &str| json!({ "type": "string", "description": about });
-    let time = json!({ "type": "string", "format": "date-time" });
-    json!({
-        "type": "object",
-        "required": ["node", "name", "token", "expires_at", "server", "command"],
-        "properties": {
-            "node": text("Id of the node."), "name": text("Name of the node."),
-            "token": text("Single use. Not shown again."), "expires_at": time,
-            "server": text("Where the agent dials in."), "command": text("Ready to run on the machine."),
         },
     })
 }

@@ -69,7 +69,7 @@ pub use keys::{Kept, KeptAnswer, Key};
 pub use leases::NODE_LEASE;
 pub use log::{Event, LOG_LEASE_SECONDS, LogHead, LogLease, MOST_APPENDED, Seal};
 pub use lost::{Away, Rescued};
-pub use nodes::{JoinRefusal, NodeHead, NodeInvite, SessionStanding};
+pub use nodes::{JoinRefusal, NodeHead, NodeInvite, Revoked, SessionStanding};
 pub use open::{DbUrl, OpenError};
 pub use plan::{Placement, Planned, QuotaChange};
 pub use prove::{MOST_UNSIGNED, Proof};

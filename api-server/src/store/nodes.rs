@@ -51,6 +51,15 @@ pub enum SessionStanding {
     Revoked,
 }
 
+/// What was taken from a node that was revoked.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Revoked {
+    /// Serial numbers of its certificates, each refused from now on.
+    pub serials: Vec<String>,
+    /// How many invitations that nobody had used are good for nothing now.
+    pub invitations: u64,
+}
+
 /// How far a node's orders and sessions have come.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeHead {
@@ -123,20 +132,26 @@ impl Store {
         Ok(self.read().await?.row(sql, values![serial, node]).await?.is_none())
     }
 
-    /// Revokes all certificates of a node; their serials.
+    /// Takes from a node all with which it could call, come back, or be joined by a machine that was invited before.
+    /// Whoever holds its session ends it; to invite it again brings it back.
     pub async fn revoke_certificates(
         &self,
         right: &Right,
         id: &str,
         asked: &Asked,
-    ) -> Result<Vec<String>, Error> {
+    ) -> Result<Revoked, Error> {
         let taken = (right.clone(), id.to_owned(), asked.clone());
         self.write(taken, move |tx, context, (right, id, asked)| {
             Box::pin(async move {
                 let maker = Maker::of(&right, &asked);
                 let node = objects::find(tx, &right, context.registry.get(KIND)?, &id).await?;
                 history::noted(tx, &context, &maker, &node, "revoke");
-                revoke(tx, &context, &node.core.id).await
+                let now = context.env.now();
+                let sql = "UPDATE join_token SET expires_at = $2 WHERE node = $1 AND used_at IS NULL AND expires_at > $2";
+                let invitations = tx.run(sql, values![&node.core.id, now]).await?;
+                let serials = revoke(tx, &context, &node.core.id).await?;
+                report::merge_status(tx, &context, &node.core.id, json!({"revoked_at": now})).await?;
+                Ok(Revoked { serials, invitations })
             })
         })
         .await
@@ -233,6 +248,12 @@ async fn revoke(tx: &mut Tx, context: &Context, node: &str) -> Result<Vec<String
     let sql =
         "UPDATE certificate SET revoked_at = $2 WHERE node = $1 AND revoked_at IS NULL RETURNING serial";
     let rows = tx.rows(sql, values![node, context.env.now()]).await?;
+    // Who misses the bell (of another process on SQLite it is never heard) finds that it holds a session of a node that
+    // is not connected, and looks.
+    let sql = "UPDATE node_state SET connected = 0 WHERE node = $1 AND connected = 1";
+    if tx.run(sql, values![node]).await? == 1 {
+        offline(tx, context, node).await?;
+    }
     // Whoever holds the node's stream looks again, and ends it.
     tx.ring(Bell::Node(node.to_owned()));
     Ok(rows.iter().map(|row| row.text("serial")).collect::<Result<_, _>>()?)
@@ -265,7 +286,7 @@ async fn redeem(
             ..Entry::default()
         };
         history::add(tx, context, joined);
-        report::merge_status(tx, context, &node, json!({"joined": true})).await?;
+        report::merge_status(tx, context, &node, json!({"joined": true, "revoked_at": null})).await?;
         return Ok(Ok(node));
     }
     let sql = "SELECT used_at, expires_at FROM join_token WHERE hash = $1";

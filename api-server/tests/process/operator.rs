@@ -77,6 +77,9 @@ fn verbs(place: &Place, name: &str) {
     assert!(colour.contains("spec.quota.colour"), "{colour}");
 
     assert!(place.done(&["node", "invite", name]).starts_with("rhyzome-agent join --server 127.0.0.1:"));
+    let revoked = place.done(&["node", "revoke", name]);
+    assert!(revoked.contains("certificates refused from now on: 0, invitations: 1"), "{revoked}");
+    assert!(place.refused(&["node", "revoke", "nobody"]).contains("there is none of this name or id"));
     assert!(place.done(&["node", "cordon", name]).contains("changed"));
     let nodes = place.done(&["node", "list"]);
     assert!(nodes.lines().any(|line| line.starts_with(name) && line.ends_with("yes")), "{nodes}");

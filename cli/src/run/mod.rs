@@ -69,6 +69,7 @@ pub async fn run(kinds: &Kinds, matches: &ArgMatches, around: &Surroundings) -> 
         ("image", "import") => image::import(&context, kind(kinds, noun)?, leaf).await,
         ("tenant", "quota") => quota::quota(&context, leaf).await,
         ("node", "invite") => node::invite(&context, leaf).await,
+        ("node", "revoke") => node::revoke(&context, kind(kinds, noun)?, leaf).await,
         ("webhook", "test") => webhook::test(&context, kind(kinds, noun)?, leaf).await,
         ("webhook", "deliveries") => webhook::deliveries(&context, kind(kinds, noun)?, leaf).await,
         ("webhook", "redeliver") => webhook::redeliver(&context, kind(kinds, noun)?, leaf).await,

@@ -27,6 +27,8 @@ pub struct Cluster {
     pub folder: tempfile::TempDir,
     pub streams: Streams,
     pub address: SocketAddr,
+    /// How often the door looks for what no bell told. An hour: whatever arrives was told by a bell.
+    pub net: Duration,
     stop: CancellationToken,
     served: Option<JoinHandle<anyhow::Result<()>>>,
 }
@@ -42,6 +44,7 @@ impl Cluster {
             folder,
             streams: Streams::new(),
             address: "127.0.0.1:0".parse().unwrap(),
+            net: Duration::from_secs(3600),
             stop: CancellationToken::new(),
             served: None,
         };
@@ -65,8 +68,7 @@ impl Cluster {
             names: vec!["127.0.0.1".into()],
             blobs: self.folder.path().join("blobs"),
             streams: self.streams.clone(),
-            // Whatever arrives was told by a bell.
-            net: Duration::from_secs(3600),
+            net: self.net,
         };
         self.served = Some(tokio::spawn(Channel::serve(listener, context, self.stop.clone())));
     }

@@ -58,9 +58,9 @@ async fn only_a_good_certificate_of_this_cluster_gets_an_answer(world: World) {
     }
 }
 
-type Down = Streaming<ServerMessage>;
+pub type Down = Streaming<ServerMessage>;
 
-async fn session(cluster: &Cluster, node: &str) -> (mpsc::Sender<AgentMessage>, Down) {
+pub async fn session(cluster: &Cluster, node: &str) -> (mpsc::Sender<AgentMessage>, Down) {
     let channel = cluster.dial(cluster.tls(&cluster.identity(node).await)).await.unwrap();
     let (up, messages) = mpsc::channel(64);
     let down = ControlClient::new(channel).session(ReceiverStream::new(messages)).await.unwrap();

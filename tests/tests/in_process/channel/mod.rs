@@ -1,6 +1,8 @@
 //! The door and the link, together: joining, sessions, orders, revocation, streams; on both databases.
 mod harness;
 mod hostile;
+mod matrix;
+mod revoke;
 
 use harness::{Agent, Cluster, Ledger};
 use rhyzome_agent::enroll::Joined;
@@ -150,12 +152,12 @@ async fn a_revoked_node_is_cut_off_by_a_bell_and_stays_out(world: World) {
     let cluster = Cluster::start(world).await;
     let mut agent = cluster.agent("n1").await;
     agent.orders().await;
-    let serials = cluster
+    let revoked = cluster
         .store()
         .revoke_certificates(&cluster.world.right(""), &agent.node, &Asked::default())
         .await
         .unwrap();
-    assert_eq!(serials.len(), 1);
+    assert_eq!(revoked.serials.len(), 1);
     let reason = agent.disconnected().await;
     assert!(reason.contains("revoked"), "{reason}");
     assert!(agent.handle.fetch_blob(&"a".repeat(64), 0).await.is_err());
