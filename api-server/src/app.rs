@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::os::unix::fs::DirBuilderExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::auth::{Authenticators, OperatorToken};
+use crate::authority::{self, AuthorityDuty, Pace};
 use crate::blobs::Blobs;
 use crate::channel::{self, Channel, ChannelContext, StreamError, Streams};
 use crate::config::Config;
@@ -77,6 +78,13 @@ pub async fn run(config: Config, role: Role, stop: CancellationToken) -> anyhow:
     let duty = LogDuty { server: server.clone(), alone, seal, keep: config.events };
     tasks.spawn(log::run(store.clone(), duty, stop.clone()));
     tasks.spawn(sealing::keep_fresh(store.clone(), keyring, stop.clone()));
+    let duty = AuthorityDuty {
+        authority: authority.clone(),
+        server: server.clone(),
+        pace: Pace::default(),
+        http_certificate: config.http_certificate.as_ref().map(|(cert, _)| cert.clone()),
+    };
+    tasks.spawn(authority::keep(store.clone(), duty, stop.clone()));
     store.keep_answers(config.answer_seconds);
     let duty = jobs::SweepDuty { server: server.clone(), blobs: folder.clone(), keep: config.history };
     tasks.spawn(jobs::sweep(store.clone(), duty, stop.clone()));
@@ -184,7 +192,7 @@ const ELSEWHERE: &str = "the node's agent is connected to another server process
 fn rest_context(
     config: &Config,
     store: Store,
-    authority: &Authority,
+    authority: &Arc<Authority>,
     blobs: Blobs,
     consoles: ConsolesOfChannel,
     courier: Arc<Courier>,
@@ -202,10 +210,12 @@ fn rest_context(
 }
 
 /// What an agent that is invited must know.
-pub(crate) fn joining(config: &Config, authority: &Authority) -> Joining {
+pub(crate) fn joining(config: &Config, authority: &Arc<Authority>) -> Joining {
     let host = config.grpc_names.first().cloned().unwrap_or_else(|| reachable(config.grpc.ip()).to_string());
     let host = if host.contains(':') { format!("[{host}]") } else { host };
-    Joining { root_sha256: authority.fingerprint(), server: format!("{host}:{}", config.grpc.port()) }
+    let authority = authority.clone();
+    let root_sha256 = Arc::new(move || authority.fingerprint());
+    Joining { root_sha256, server: format!("{host}:{}", config.grpc.port()) }
 }
 
 /// The operator's token, in the folder of data.
@@ -250,6 +260,7 @@ fn serve_rest(
     let scheme = if tls.is_some() { "https" } else { "http" };
     let url = format!("{scheme}://{}", SocketAddr::new(reachable(address.ip()), address.port()));
     tell_clients(&config.data, &url, &authority.trust_pem(), config.http_certificate.is_none())?;
+    tokio::spawn(follow_trust(authority, config.data.clone(), stop.clone()));
     tracing::info!(%url, pages = %format!("{url}/docs"), "the REST API is served");
     let app = rest::router(context).into_make_service_with_connect_info::<SocketAddr>();
     Ok(async move {
@@ -270,21 +281,47 @@ fn serve_rest(
     })
 }
 
-/// Keeps our own certificate for REST fresh: it lives 30 days, and is made anew each day.
+/// Keeps our own certificate for REST fresh: it lives 30 days, and is made anew each day, and when the authority is
+/// exchanged for another.
 async fn renew(
     authority: Arc<Authority>,
     names: Vec<String>,
     shown: Arc<ServerCertificate>,
     stop: CancellationToken,
 ) {
+    let (mut issuer, mut renewed) = (authority.issuer_key(), tokio::time::Instant::now());
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
-            () = tokio::time::sleep(Duration::from_secs(24 * 3600)) => {}
+            () = tokio::time::sleep(Duration::from_secs(1)) => {}
+        }
+        let now = authority.issuer_key();
+        if now == issuer && renewed.elapsed() < Duration::from_secs(24 * 3600) {
+            continue;
         }
         let made = authority.issue_server(&names, SystemTime::now());
         if let Err(error) = made.and_then(|identity| shown.replace(&identity)) {
             tracing::error!(%error, "the certificate for REST could not be renewed; trying again tomorrow");
+        }
+        (issuer, renewed) = (now, tokio::time::Instant::now());
+    }
+}
+
+/// Writes whom clients on this machine trust, whenever that is something else.
+async fn follow_trust(authority: Arc<Authority>, data: PathBuf, stop: CancellationToken) {
+    let mut told = authority.trust_digest();
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(Duration::from_secs(1)) => {}
+        }
+        let now = authority.trust_digest();
+        if now == told {
+            continue;
+        }
+        match write_private(&data.join(CA_FILE), authority.trust_pem().as_bytes()) {
+            Ok(()) => told = now,
+            Err(error) => tracing::warn!(%error, "clients on this machine were not told whom to trust"),
         }
     }
 }

@@ -7,6 +7,7 @@ pub mod admin;
 pub mod app;
 pub mod audit;
 pub mod auth;
+pub mod authority;
 pub mod blobs;
 pub mod channel;
 pub mod config;

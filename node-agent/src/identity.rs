@@ -103,6 +103,17 @@ impl IdentityFolder {
         Ok(())
     }
 
+    /// Keeps roots that are trusted from now on, in place of those before. Refuses what are none.
+    pub fn keep_trust(&self, trust_pem: &str) -> Result<(), IdentityError> {
+        rhyzome_pki::fingerprints(trust_pem)?;
+        Ok(write_private(&self.0.join("trust.pem"), trust_pem.as_bytes())?)
+    }
+
+    /// True if this root (the SHA-256 of its certificate, in hex) is trusted.
+    pub fn trusts(&self, root_sha256: &str) -> Result<bool, IdentityError> {
+        Ok(rhyzome_pki::fingerprints(&self.text("trust.pem")?)?.iter().any(|root| root == root_sha256))
+    }
+
     /// The certificate's chain, as it was issued.
     pub fn chain_pem(&self) -> Result<String, IdentityError> {
         self.text("chain.pem")

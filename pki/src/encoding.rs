@@ -47,9 +47,25 @@ pub(crate) fn certificates(pem: &str, what: &str) -> Result<Vec<CertificateDer<'
     Ok(found)
 }
 
+/// The first certificate in a PEM text.
+pub fn first_certificate(pem: &str) -> Result<CertificateDer<'static>, PkiError> {
+    Ok(certificates(pem, "the certificate")?.swap_remove(0))
+}
+
 /// SHA-256 of every certificate in a PEM text: whether a pinned root is among them.
 pub fn fingerprints(pem: &str) -> Result<Vec<String>, PkiError> {
     Ok(certificates(pem, "the trusted roots")?.iter().map(|der| sha256_hex(der)).collect())
+}
+
+/// Tells sets of trusted roots apart, whatever their order: SHA-256 of their SHA-256s, sorted, one a line.
+pub fn trust_digest(pem: &str) -> Result<String, PkiError> {
+    Ok(digest_of(&certificates(pem, "the trusted roots")?))
+}
+
+pub(crate) fn digest_of(roots: &[CertificateDer<'_>]) -> String {
+    let mut all: Vec<String> = roots.iter().map(|der| sha256_hex(der)).collect();
+    all.sort();
+    sha256_hex(all.join("\n").as_bytes())
 }
 
 /// Certificates as one PEM text.

@@ -49,6 +49,11 @@ impl Identity {
         &self.chain[0]
     }
 
+    /// The leaf, in PEM.
+    pub fn leaf_pem(&self) -> String {
+        encoding::pem_of(&self.chain[..1])
+    }
+
     /// The chain with a key that can sign. Refuses a key that is not the certificate's.
     pub(crate) fn certified(&self) -> Result<Arc<CertifiedKey>, PkiError> {
         let provider = rustls::crypto::ring::default_provider();

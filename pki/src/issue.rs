@@ -3,8 +3,8 @@ use crate::peer::{cluster_uri, is_plain_id, node_uri, server_uri};
 use crate::{Authority, Identity, PkiError, SERVER_NAME, certificate_times, encoding};
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, CertifiedIssuer, DistinguishedName,
-    DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PublicKeyData,
-    SanType, SerialNumber,
+    DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256,
+    PublicKeyData, SanType, SerialNumber,
 };
 use rustls_pki_types::PrivatePkcs8KeyDer;
 use std::time::{Duration, SystemTime};
@@ -37,10 +37,19 @@ pub(crate) struct NewAuthority {
     pub root_key_pem: String,
     pub intermediate_pem: String,
     pub intermediate_key_pem: String,
+    /// The intermediate's key, signed by the root before.
+    pub cross_pem: Option<String>,
 }
 
-/// A root with the cluster's name, and an intermediate signed by it.
-pub(crate) fn new_authority(cluster_id: &str, now: SystemTime) -> Result<NewAuthority, PkiError> {
+/// A root, and when it ends.
+type Elder<'a> = (&'a Issuer<'a, KeyPair>, SystemTime);
+
+/// A root with the cluster's name, and an intermediate signed by it, and by the root before if there is one.
+pub(crate) fn new_authority(
+    cluster_id: &str,
+    now: SystemTime,
+    elder: Option<Elder<'_>>,
+) -> Result<NewAuthority, PkiError> {
     let root_key = KeyPair::generate()?;
     let mut root = authority_params("Rhyzome root", &root_key, 1, (now, ROOT_LIFE))?;
     root.subject_alt_names = vec![SanType::URI(cluster_uri(cluster_id).try_into()?)];
@@ -49,8 +58,15 @@ pub(crate) fn new_authority(cluster_id: &str, now: SystemTime) -> Result<NewAuth
     let key = KeyPair::generate()?;
     let mut params = authority_params("Rhyzome intermediate", &key, 0, (now, INTERMEDIATE_LIFE))?;
     params.use_authority_key_identifier_extension = true;
+    let intermediate_pem = params.signed_by(&key, &root)?.pem();
+    let cross = elder.map(|(elder, ends)| {
+        params.not_after = OffsetDateTime::from(ends.min(now + INTERMEDIATE_LIFE));
+        params.serial_number = Some(SerialNumber::from_slice(&random_serial()?));
+        Ok::<_, PkiError>(params.signed_by(&key, elder)?.pem())
+    });
     Ok(NewAuthority {
-        intermediate_pem: params.signed_by(&key, &root)?.pem(),
+        cross_pem: cross.transpose()?,
+        intermediate_pem,
         intermediate_key_pem: key.serialize_pem(),
         root_pem: root.pem(),
         root_key_pem,
@@ -105,7 +121,7 @@ impl Authority {
     /// A new key and certificate for a server that is reached under `names` (DNS names or addresses).
     ///
     /// Its chain ends in the root itself, so that a joining agent, which knows the root's digest only, can
-    /// verify it.
+    /// verify it. While the root before is trusted, what leads to that one follows.
     pub fn issue_server(&self, names: &[String], now: SystemTime) -> Result<Identity, PkiError> {
         let key = KeyPair::generate()?;
         let mut params = bare_params(now, self.server_life)?;
@@ -117,9 +133,10 @@ impl Authority {
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         params.use_authority_key_identifier_extension = true;
-        let leaf = params.signed_by(&key, &self.issuer)?;
+        let keys = self.keys.load();
+        let leaf = params.signed_by(&key, &keys.issuer)?;
         let mut chain = vec![leaf.der().clone()];
-        chain.extend(self.chain.iter().cloned());
+        chain.extend(keys.chain.iter().chain(&keys.beside).cloned());
         Ok(Identity { chain, key: PrivatePkcs8KeyDer::from(key.serialize_der()).into() })
     }
 
@@ -149,11 +166,12 @@ impl Authority {
         let serial_hex =
             params.serial_number.as_ref().map(|s| encoding::hex(&s.to_bytes())).unwrap_or_default();
         // No longer than what signs it: whoever checks it on its last day finds all of the chain good.
-        let not_after = (now + self.node_life).min(certificate_times(&self.chain[0])?.not_after);
+        let keys = self.keys.load();
+        let not_after = (now + self.node_life).min(certificate_times(&keys.chain[0])?.not_after);
         params.not_after = OffsetDateTime::from(not_after);
-        let leaf = params.signed_by(&request.public_key, &self.issuer)?;
+        let leaf = params.signed_by(&request.public_key, &keys.issuer)?;
         // The root is what the node trusts already, so it does not travel with the chain.
-        let above = &self.chain[..self.chain.len() - 1];
+        let above = &keys.chain[..keys.chain.len() - 1];
         Ok(SignedLeaf {
             chain_pem: format!("{}{}", encoding::pem_of(&[leaf.der().clone()]), encoding::pem_of(above)),
             serial_hex,

@@ -23,18 +23,20 @@ mod keys;
 mod log_key;
 mod peer;
 mod pin;
+mod rotation;
 mod tls;
 
 pub use authority::Authority;
 pub use comeback::{Challenge, FormerNode};
-pub use encoding::{fingerprints, hex, random_hex, sha256_hex};
+pub use encoding::{fingerprints, first_certificate, hex, random_hex, sha256_hex, trust_digest};
 pub use error::PkiError;
 pub use files::write_private;
 pub use identity::Identity;
 pub use issue::SignedLeaf;
 pub use keys::NodeKey;
 pub use log_key::LogKey;
-pub use peer::{CertificateTimes, NodeIdentity, certificate_times, peer_identity};
+pub use peer::{CertificateTimes, NodeIdentity, certificate_times, issuer_key, peer_identity};
+pub use rotation::{Generation, Phase, Role, hold};
 pub use tls::{
     ServerCertificate, agent_client_config, grpc_server_config, joining_client_config, rest_server_config,
     returning_client_config,

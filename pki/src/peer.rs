@@ -1,7 +1,7 @@
 //! Who is on the other end: reads the one name in a node's certificate that counts.
 use crate::{PkiError, encoding};
 use std::time::{Duration, SystemTime};
-use x509_parser::extensions::GeneralName;
+use x509_parser::extensions::{GeneralName, ParsedExtension};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 /// A node as its certificate names it.
@@ -93,4 +93,31 @@ pub fn certificate_times(cert_der: &[u8]) -> Result<CertificateTimes, PkiError> 
         not_before: at(certificate.validity().not_before.timestamp()),
         not_after: at(certificate.validity().not_after.timestamp()),
     })
+}
+
+/// How a certificate names the key that has signed it (its authority key identifier), in lower-case hexadecimal; empty
+/// if it does not.
+pub fn issuer_key(cert_der: &[u8]) -> Result<String, PkiError> {
+    key_named(cert_der, |extension| match extension {
+        ParsedExtension::AuthorityKeyIdentifier(named) => named.key_identifier.as_ref().map(|key| key.0),
+        _ => None,
+    })
+}
+
+/// How an authority's certificate names its own key: as those that it signs do.
+pub(crate) fn own_key(cert_der: &[u8]) -> Result<String, PkiError> {
+    key_named(cert_der, |extension| match extension {
+        ParsedExtension::SubjectKeyIdentifier(key) => Some(key.0),
+        _ => None,
+    })
+}
+
+fn key_named(
+    cert_der: &[u8],
+    named: impl for<'a> Fn(&'a ParsedExtension<'a>) -> Option<&'a [u8]>,
+) -> Result<String, PkiError> {
+    let certificate = parse(cert_der)?;
+    let mut extensions = certificate.extensions().iter();
+    let key = extensions.find_map(|extension| named(extension.parsed_extension()).map(encoding::hex));
+    Ok(key.unwrap_or_default())
 }

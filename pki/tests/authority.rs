@@ -69,6 +69,10 @@ fn an_authority_of_ones_own_is_taken_if_it_holds_together() {
     assert!(refused(&text("intermediate.pem"), &text("intermediate.key")).contains("root last"));
     assert!(refused("nothing", &text("root.key")).contains("no PEM certificate"));
     assert!(refused(&chain, "nothing").contains("not a private key"));
+    let sec1 = "-----BEGIN EC PRIVATE KEY-----\nMHcCAQEE\n-----END EC PRIVATE KEY-----\n";
+    assert!(refused(&chain, sec1).contains("step crypto key format --pkcs8"));
+    let locked = "-----BEGIN ENCRYPTED PRIVATE KEY-----\nMHcCAQEE\n-----END ENCRYPTED PRIVATE KEY-----\n";
+    assert!(refused(&chain, locked).contains("without a password"));
 
     let key = KeyPair::generate().unwrap();
     let plain = CertificateParams::new(vec!["a.example".into()]).unwrap().self_signed(&key).unwrap();

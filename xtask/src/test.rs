@@ -49,7 +49,7 @@ const PARTS: &[Part] = &[
     Part::new(
         "unit",
         &[
-            "test --workspace --lib --bins --test authority --test matrix --test hostile --test qemu --test auditor --test process --test replay --test plain",
+            "test --workspace --lib --bins --test authority --test matrix --test rotation --test hostile --test qemu --test auditor --test process --test replay --test plain",
         ],
     ),
     Part::new("in-process", &["test --workspace --test in_process"]),

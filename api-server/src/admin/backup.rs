@@ -50,6 +50,8 @@ pub struct Kept {
 pub async fn backup(url: &DbUrl, data: &Path, out: impl Write, env: &Env) -> anyhow::Result<Kept> {
     let keys = data.join(sealing::FILE);
     let _held = if keys.exists() { Some(sealing::hold(&keys)?) } else { None };
+    let pki = data.join(AUTHORITY);
+    let _pki_held = if pki.exists() { Some(rhyzome_pki::hold(&pki)?) } else { None };
     let mut link = url.link(false).await?;
     link.snapshot().await?;
     let schema = link.known_version().await?;

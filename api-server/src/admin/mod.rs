@@ -19,6 +19,7 @@ use nix::unistd::{Uid, User, getuid};
 
 pub use backup::{Kept, backup};
 pub use restore::{Restored, restore};
+pub(crate) use verbs::columns;
 
 use crate::app;
 use crate::config::{Config, Sealing};
@@ -44,6 +45,9 @@ pub enum Admin {
     /// The operator's token
     #[command(subcommand)]
     Token(Token),
+    /// The cluster's authority: who signs, who is trusted, and exchanging it for another
+    #[command(subcommand)]
+    Pki(Pki),
     /// What a tenant uses and may use, straight on the database
     #[command(subcommand)]
     Quota(Quota),
@@ -154,6 +158,25 @@ pub enum Token {
     Renew,
 }
 
+/// Verbs of the authority.
+#[derive(Debug, Subcommand)]
+pub enum Pki {
+    /// Which authorities there are, for whom an exchange waits, what ends soon, and what each node shows
+    Status,
+    /// Exchange the authority for another, while all nodes stay connected
+    Rotate {
+        /// Let the other one sign at once, though some server or connected node does not trust it yet
+        #[arg(long)]
+        now: bool,
+    },
+    /// Trust the authority before no more; it retires by itself once nobody needs it
+    Retire {
+        /// Also if that shuts out nodes that have not taken the other one's certificates
+        #[arg(long)]
+        cut_off: bool,
+    },
+}
+
 /// Verbs of quotas.
 #[derive(Debug, Subcommand)]
 pub enum Quota {
@@ -208,6 +231,7 @@ impl Ready {
             }
             (Admin::Tenant(verb), _) => verbs::tenant(&Desk::open(config, &user).await?, verb).await,
             (Admin::Node(verb), _) => verbs::node(&Desk::open(config, &user).await?, config, verb).await,
+            (Admin::Pki(verb), _) => verbs::pki(&Desk::open(config, &user).await?, config, verb).await,
             (Admin::Quota(verb), _) => verbs::quota(&Desk::open(config, &user).await?, verb).await,
             (Admin::Token(Token::Show), _) => verbs::show_token(config),
             (Admin::Token(Token::Renew), _) => {

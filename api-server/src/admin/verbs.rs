@@ -1,11 +1,14 @@
 //! Verbs of tenants, nodes, quotas and the token: the same writes as those of the REST API.
 
+use std::sync::Arc;
+
 use anyhow::{Context as _, bail};
 use serde_json::{Map, Value, json};
 
-use super::{Desk, Node, Quota, Tenant, TenantFields, said};
+use super::{Desk, Node, Pki, Quota, Tenant, TenantFields, said};
 use crate::app;
 use crate::auth::OperatorToken;
+use crate::authority;
 use crate::config::Config;
 use crate::kernel::{Error, Kind, Right, Stored, join};
 use crate::rest::RestLimits;
@@ -85,9 +88,9 @@ async fn invite(desk: &Desk, config: &Config, name: &str) -> anyhow::Result<Stri
     if node.core.deleted_at.is_some() {
         bail!("{what} is being deleted");
     }
-    let joining = app::joining(config, &app::authority(config)?);
+    let joining = app::joining(config, &Arc::new(app::authority(config)?));
     let env = desk.store.env();
-    let token = join::invite(env, &joining.root_sha256);
+    let token = join::invite(env, &(joining.root_sha256)());
     let expires_at = env.now().plus_seconds(RestLimits::default().invite_seconds);
     let kept = NodeInvite { hash: token.hash, expires_at };
     desk.store.invite_node(&right, &node.core.id, kept, &desk.asked).await.map_err(|e| said(e, &what))?;
@@ -135,6 +138,27 @@ pub(super) async fn quota(desk: &Desk, verb: Quota) -> anyhow::Result<String> {
                 quota.insert(quantity.to_owned(), limit);
             }
             desk.patch("tenant", &tenant, json!({ "spec": { "quota": quota } })).await
+        }
+    }
+}
+
+// === the authority ===
+
+/// First the entry, then the deed, as with the token.
+pub(super) async fn pki(desk: &Desk, config: &Config, verb: Pki) -> anyhow::Result<String> {
+    let authority = app::authority(config)?;
+    match verb {
+        Pki::Status => {
+            let http = config.http_certificate.as_ref().map(|(cert, _)| cert.as_path());
+            authority::status(&desk.store, &authority, http).await
+        }
+        Pki::Rotate { now } => {
+            desk.store.note(&desk.caller, "authority", "rotate", &desk.asked).await?;
+            authority::rotate(&desk.store, &authority, now)
+        }
+        Pki::Retire { cut_off } => {
+            desk.store.note(&desk.caller, "authority", "retire", &desk.asked).await?;
+            authority::retire(&desk.store, &authority, cut_off).await
         }
     }
 }
@@ -222,7 +246,7 @@ fn written(written: Written, done: &str) -> String {
     format!("{} {} ({}): {done}{job}", core.kind, core.name, core.id)
 }
 
-fn columns(heads: &[&str], rows: Vec<Vec<String>>) -> String {
+pub(crate) fn columns(heads: &[&str], rows: Vec<Vec<String>>) -> String {
     let mut all = vec![heads.iter().map(|head| (*head).to_owned()).collect::<Vec<_>>()];
     all.extend(rows);
     let width = |at: usize| all.iter().map(|row| row[at].chars().count()).max().unwrap_or(0);

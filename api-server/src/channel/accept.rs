@@ -1,4 +1,5 @@
 //! Connections: each does its handshake in a task of its own, so that a slow stranger delays nobody.
+use arc_swap::ArcSwap;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
@@ -16,17 +17,17 @@ const HANDSHAKES: usize = 1024;
 /// Connections whose handshake is done.
 pub(super) fn incoming(
     listener: TcpListener,
-    tls: Arc<rustls::ServerConfig>,
+    tls: Arc<ArcSwap<rustls::ServerConfig>>,
     shutdown: CancellationToken,
 ) -> impl Stream<Item = std::io::Result<TlsStream<TcpStream>>> {
     let (done, connections) = mpsc::channel(64);
-    tokio::spawn(shutdown.run_until_cancelled_owned(accept(listener, TlsAcceptor::from(tls), done)));
+    tokio::spawn(shutdown.run_until_cancelled_owned(accept(listener, tls, done)));
     ReceiverStream::new(connections)
 }
 
 async fn accept(
     listener: TcpListener,
-    tls: TlsAcceptor,
+    tls: Arc<ArcSwap<rustls::ServerConfig>>,
     done: mpsc::Sender<std::io::Result<TlsStream<TcpStream>>>,
 ) {
     let places = Arc::new(Semaphore::new(HANDSHAKES));
@@ -40,7 +41,7 @@ async fn accept(
                 continue;
             }
         };
-        let (tls, done) = (tls.clone(), done.clone());
+        let (tls, done) = (TlsAcceptor::from(tls.load_full()), done.clone());
         tokio::spawn(async move {
             let _place = place;
             // Without it small messages wait for each other; a socket that refuses this is going away anyway.

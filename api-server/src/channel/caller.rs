@@ -1,7 +1,7 @@
 //! Who calls: the node in the certificate, if it is good *now*.
 use super::ChannelContext;
 use crate::kernel::Error;
-use rhyzome_pki::{certificate_times, peer_identity};
+use rhyzome_pki::{certificate_times, issuer_key, peer_identity};
 use rustls::pki_types::CertificateDer;
 use std::time::SystemTime;
 use tonic::{Request, Status};
@@ -11,6 +11,9 @@ use tonic::{Request, Status};
 pub(super) struct Caller {
     pub(super) node: String,
     pub(super) serial: String,
+    /// By which the certificate names the key that has signed it.
+    pub(super) issuer: String,
+    pub(super) not_before: SystemTime,
     pub(super) not_after: SystemTime,
 }
 
@@ -40,6 +43,7 @@ pub(super) async fn who_shows(
 ) -> Result<Caller, Status> {
     let who = peer_identity(certificate).map_err(|error| refuse(&error.to_string(), from))?;
     let times = certificate_times(certificate).map_err(|error| refuse(&error.to_string(), from))?;
+    let issuer = issuer_key(certificate).map_err(|error| refuse(&error.to_string(), from))?;
     if who.cluster_id != context.authority.cluster_id() {
         return Err(refuse("it is of another cluster", from));
     }
@@ -50,7 +54,13 @@ pub(super) async fn who_shows(
     if refused.map_err(|error| status_of(&error))? {
         return Err(refuse("it was revoked, or its node is gone", &who.node_id));
     }
-    Ok(Caller { node: who.node_id, serial: who.serial, not_after: times.not_after })
+    Ok(Caller {
+        node: who.node_id,
+        serial: who.serial,
+        issuer,
+        not_before: times.not_before,
+        not_after: times.not_after,
+    })
 }
 
 /// What an agent is told when the store could not do its part.

@@ -3,6 +3,7 @@
 //! - `accept`: TLS, one task per connection. `caller`: who calls, from the certificate.
 //! - `enroll`: the one service without a certificate, with `comeback` for those whose own has run out. `control`: all other calls.
 //! - `door`: where sessions begin. `session`: orders out, reports in, for one node. `sessions`: all that this server holds, and their bells.
+//! - `credentials`: what agents show and trust.
 //! - `blobs`: an image's bytes. `streams`: consoles, lent by agents, for whoever asks.
 //!
 //! Nobody calls it to say that there is something to send: it hears bells, looks into the store, and looks
@@ -14,6 +15,7 @@ mod blobs;
 mod caller;
 mod comeback;
 mod control;
+mod credentials;
 mod door;
 mod enroll;
 mod flood;
@@ -25,8 +27,9 @@ mod streams;
 use crate::kernel::Timestamp;
 use crate::store::Store;
 use anyhow::Context;
+use arc_swap::ArcSwap;
 pub use door::{SessionDoor, ToAgent, ToReturning};
-use rhyzome_pki::{Authority, ServerCertificate, grpc_server_config};
+use rhyzome_pki::{Authority, PkiError, ServerCertificate, grpc_server_config};
 use rhyzome_proto::v1::control_server::ControlServer;
 use rhyzome_proto::v1::enrollment_server::EnrollmentServer;
 use std::path::PathBuf;
@@ -48,6 +51,9 @@ const LONGEST_JOIN: usize = 64 << 10;
 const GRACE: Duration = Duration::from_secs(5);
 /// The server's own certificate is made anew this often; it lives 30 days.
 const NEW_CERTIFICATE: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// How often to look whether the authority has been exchanged for another.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// What the channel works with.
 pub struct ChannelContext {
@@ -92,11 +98,13 @@ impl Channel {
         shutdown: CancellationToken,
     ) -> anyhow::Result<()> {
         let context = Arc::new(context);
+        let edition = context.authority.refresh()?;
         let shown = ServerCertificate::new(&context.authority.issue_server(&context.names, context.now())?)?;
         let tls = grpc_server_config(shown.clone(), &context.authority.trust_pem())?;
+        let tls = Arc::new(ArcSwap::new(tls));
         let sessions = SessionDoor::open(context.clone()).await?;
-        let incoming = accept::incoming(listener, tls, shutdown.clone());
-        let _renewing = AbortOnDropHandle::new(tokio::spawn(renew(context.clone(), shown)));
+        let incoming = accept::incoming(listener, tls.clone(), shutdown.clone());
+        let _renewing = AbortOnDropHandle::new(tokio::spawn(follow(context.clone(), shown, tls, edition)));
         let ears = sessions.clone();
         let _bells = AbortOnDropHandle::new(tokio::spawn(async move { ears.hear().await }));
         let enroll = enroll::Enroll { context: context.clone(), door: sessions.clone() };
@@ -119,14 +127,44 @@ impl Channel {
     }
 }
 
-/// Keeps the server's own certificate fresh. One that cannot be made now is tried again; the old one is good
-/// for weeks.
-async fn renew(context: Arc<ChannelContext>, shown: Arc<ServerCertificate>) {
+/// Keeps the server's own certificate fresh, and follows the authority when it is exchanged for another. A certificate
+/// that cannot be made now is tried again; the old one is good for weeks.
+async fn follow(
+    context: Arc<ChannelContext>,
+    shown: Arc<ServerCertificate>,
+    tls: Arc<ArcSwap<rustls::ServerConfig>>,
+    mut edition: u64,
+) {
+    let mut renewed = tokio::time::Instant::now();
     loop {
-        tokio::time::sleep(NEW_CERTIFICATE).await;
-        let made = context.authority.issue_server(&context.names, context.now());
-        if let Err(error) = made.and_then(|identity| shown.replace(&identity)) {
-            tracing::error!(%error, "the server's certificate could not be renewed");
+        tokio::time::sleep(LOOK_AGAIN).await;
+        let now = context.authority.refresh().unwrap_or_else(|error| {
+            tracing::error!(%error, "the authority cannot be read; the one that is known stays");
+            edition
+        });
+        if now == edition && renewed.elapsed() < NEW_CERTIFICATE {
+            continue;
         }
+        match take_over(&context, &shown) {
+            Ok(config) => tls.store(config),
+            Err(error) => {
+                tracing::error!(%error, "the server's certificate could not be renewed");
+                continue;
+            }
+        }
+        if now != edition {
+            // Each agent is told what is trusted now.
+            context.streams.sessions().ring_all();
+        }
+        (edition, renewed) = (now, tokio::time::Instant::now());
     }
+}
+
+fn take_over(
+    context: &ChannelContext,
+    shown: &Arc<ServerCertificate>,
+) -> Result<Arc<rustls::ServerConfig>, PkiError> {
+    let config = grpc_server_config(shown.clone(), &context.authority.trust_pem())?;
+    shown.replace(&context.authority.issue_server(&context.names, context.now())?)?;
+    Ok(config)
 }

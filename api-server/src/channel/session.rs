@@ -1,6 +1,7 @@
 //! One session of one node: orders out, reports in, side by side, so that neither ever waits for the other.
 use super::caller::Caller;
 use super::control::VERSION;
+use super::credentials::Known;
 use super::flood::Allowance;
 use super::report::{self, insist, signed, unsigned};
 use super::sessions::{Place, superseded};
@@ -8,8 +9,8 @@ use super::{ChannelContext, timestamp};
 use crate::store::SessionStanding;
 use rhyzome_pki::sha256_hex;
 use rhyzome_proto::v1::{
-    AgentMessage, CaughtUp, Goodbye, Heartbeat, Hello, RenewResponse, ServerMessage, Welcome, agent_message,
-    server_message,
+    AgentMessage, CaughtUp, Credentials, Goodbye, Heartbeat, Hello, RenewResponse, ServerMessage, Welcome,
+    agent_message, server_message,
 };
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -55,6 +56,7 @@ struct Session {
     number: i64,
     db_epoch: i64,
     outgoing: Outgoing,
+    known: Known,
 }
 
 /// Runs a session to its end.
@@ -78,7 +80,8 @@ pub(super) async fn run(
     let Some(number) = opened else {
         return farewell(&outgoing, goodbye("the session could not be opened", COME_BACK_LATE_MS)).await;
     };
-    let session = Session { context, caller, number, db_epoch, outgoing };
+    let known = Known::of(&caller);
+    let session = Session { context, caller, number, db_epoch, outgoing, known };
     let end = match session.context.streams.sessions().enter(&session.caller.node, number, asked) {
         Some(place) => session.hold(place, hello, incoming).await,
         None => End::Say(superseded()),
@@ -142,18 +145,27 @@ impl Session {
             () = self.outgoing.closed() => End::Gone,
             end = self.lend(openings) => end,
             end = self.listen(&place, incoming) => end,
-            end = self.order(&place, cursor) => end,
+            end = self.order(&place, cursor, hello.credentials) => end,
         }
     }
 
     /// Streams what the node should hold above `sent`, and whenever a bell rings, what is new.
-    async fn order(&self, place: &Place, mut sent: i64) -> End {
+    async fn order(&self, place: &Place, mut sent: i64, credentials: Option<Credentials>) -> End {
         let mut caught_up = false;
+        self.known.hear(&self.context, &self.caller.node, credentials).await;
         if let Err(end) = self.send_removals(sent).await {
             return end;
         }
         loop {
             if let Some(end) = self.standing().await {
+                return end;
+            }
+            if self.known.has_retired(&self.context) {
+                return goodbye("this node's certificate is of an authority that is trusted no more", 1_000);
+            }
+            if let Some(trust) = self.known.news(&self.context)
+                && let Err(end) = self.send(server_message::Message::Trust(trust)).await
+            {
                 return end;
             }
             let before = sent;
@@ -249,6 +261,7 @@ impl Session {
             if self.context.now() > not_after {
                 return goodbye("the certificate has expired and was not renewed", COME_BACK_LATE_MS);
             }
+            self.known.watch(&self.context, &self.caller.node).await;
             match self.hear(place, message).await {
                 Ok(Some(renewed)) => not_after = renewed,
                 Ok(None) => {}
@@ -276,6 +289,9 @@ impl Session {
                 let beat = server_message::Message::Heartbeat(Heartbeat { echo, lease_ms });
                 // A full queue says as well that this server is alive.
                 let _ = self.outgoing.try_send(Ok(ServerMessage { message: Some(beat) }));
+            }
+            Some(agent_message::Message::Credentials(said)) => {
+                self.known.hear(&self.context, &self.caller.node, Some(said)).await;
             }
             Some(agent_message::Message::Renew(request)) => return self.renew(&request.csr_pem).await,
             // A newer agent may say what this server does not know.

@@ -99,7 +99,13 @@ impl Sessions {
         }
     }
 
-    fn ring_all(&self) {
+    /// How many there are.
+    pub(super) fn count(&self) -> usize {
+        self.lock().len()
+    }
+
+    /// All look again.
+    pub(super) fn ring_all(&self) {
         self.lock().values().for_each(|handle| handle.shared.look.notify_one());
     }
 }

@@ -70,6 +70,9 @@ pub struct NodeStatus {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>, format = DateTime)]
     pub revoked_at: Option<Timestamp>,
+    /// What the agent shows when it dials in, once it has said so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub certificate: Option<NodeCertificate>,
     /// What the machine calls itself.
     pub hostname: String,
     /// Version of the agent.
@@ -94,6 +97,20 @@ pub struct NodeStatus {
     pub kernel: String,
     /// Changes with each boot of the machine.
     pub boot_id: String,
+}
+
+/// An agent's certificate.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(default)]
+pub struct NodeCertificate {
+    /// When it ends. It is renewed after two thirds of its life, while the agent is connected.
+    #[schema(value_type = String, format = DateTime)]
+    pub expires_at: Timestamp,
+    /// True: less than a sixth of its life is left, and it was not renewed though the agent was connected.
+    pub expires_soon: bool,
+    /// Why there is no newer one, if one was asked for and did not come.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub renewal_problem: Option<String>,
 }
 
 /// One tool or right.

@@ -16,7 +16,7 @@ pub async fn invite(mut ask: Ask, kind: &'static dyn Kind) -> Answer {
     let why = "a token is a secret that is shown once and kept nowhere; invite again instead";
     let (right, node) = meant(&mut ask, kind, "invite", why).await?;
     let env = ask.ctx.store.env();
-    let token = join::invite(env, &ask.ctx.joining.root_sha256);
+    let token = join::invite(env, &(ask.ctx.joining.root_sha256)());
     let expires_at = env.now().plus_seconds(ask.ctx.limits.invite_seconds);
     let kept = NodeInvite { hash: token.hash, expires_at };
     ask.ctx.store.invite_node(&right, &node.core.id, kept, ask.asked()).await?;

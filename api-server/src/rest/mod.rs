@@ -84,10 +84,10 @@ pub struct RestContext {
 }
 
 /// What an invitation tells an agent besides its secret.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone)]
 pub struct Joining {
-    /// SHA-256 of the cluster's root certificate in hex.
-    pub root_sha256: String,
+    /// SHA-256 of the cluster's root certificate in hex, as it is now: the authority may be exchanged for another.
+    pub root_sha256: Arc<dyn Fn() -> String + Send + Sync>,
     /// Where agents dial in, `host:port`.
     pub server: String,
 }

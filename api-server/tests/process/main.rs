@@ -6,6 +6,7 @@
 
 mod backup;
 mod operator;
+mod pki;
 mod place;
 // Its other users ask more of it.
 #[allow(dead_code)]

@@ -21,13 +21,14 @@
 //! # What it promises
 //!
 //! It never gives up: after any end it dials again, 0.2 to 15 seconds later with jitter, or when the server's
-//! Goodbye says. It renews its certificate at two thirds of its life over the session, and comes back with its key when
-//! the certificate ran out while there was none. It has no opinion on orders.
+//! Goodbye says. It renews its certificate at two thirds of its life over the session, or when the server says that its
+//! authority is exchanged for another, and comes back with its key when the certificate ran out while there was none. It has no opinion on orders.
 
 mod attach;
 mod backoff;
 mod blob;
 mod comeback;
+mod credentials;
 pub(crate) mod dial;
 mod outbox;
 mod reach;

@@ -1,8 +1,9 @@
-//! What waits to be told to the server: the newest report of each object, and the newest node status.
+//! What waits to be told to the server: the newest report of each object, the newest node status, and what this node
+//! shows and trusts.
 //!
 //! A newer report of an object replaces an older one that was not sent yet, so that the outbox is bounded by
 //! the number of objects, nobody who reports ever waits, and a slow server gets the truth instead of history.
-use rhyzome_proto::v1::{AgentMessage, NodeStatus, Report, agent_message::Message};
+use rhyzome_proto::v1::{AgentMessage, Credentials, NodeStatus, Report, agent_message::Message};
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
@@ -15,6 +16,7 @@ pub(crate) struct Outbox {
 
 #[derive(Default)]
 struct Waiting {
+    credentials: Option<Credentials>,
     node: Option<NodeStatus>,
     reports: BTreeMap<String, Report>,
 }
@@ -30,6 +32,11 @@ impl Outbox {
         self.bell.notify_one();
     }
 
+    pub(crate) fn credentials(&self, credentials: Credentials) {
+        self.lock().credentials = Some(credentials);
+        self.bell.notify_one();
+    }
+
     /// The next message; waits until there is one. Dropping the future loses nothing.
     pub(crate) async fn next(&self) -> AgentMessage {
         loop {
@@ -42,6 +49,9 @@ impl Outbox {
 
     fn take(&self) -> Option<Message> {
         let mut waiting = self.lock();
+        if let Some(credentials) = waiting.credentials.take() {
+            return Some(Message::Credentials(credentials));
+        }
         if let Some(status) = waiting.node.take() {
             return Some(Message::Node(status));
         }

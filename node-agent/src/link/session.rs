@@ -2,11 +2,10 @@
 use super::comeback::come_back;
 use super::reach::{FromServer, answer};
 use super::renewal::Renewal;
-use super::{Link, LinkError, LinkEvent, attach, dial};
+use super::{Link, LinkError, LinkEvent, attach, credentials, dial};
 use crate::lease::ASK_EVERY;
 use rhyzome_proto::v1::{
-    AgentMessage, Goodbye, Heartbeat, Hello, RenewRequest, RenewResponse, Welcome, agent_message,
-    server_message,
+    AgentMessage, Goodbye, Heartbeat, Hello, RenewRequest, Welcome, agent_message, server_message,
 };
 use std::sync::Mutex;
 use std::sync::PoisonError;
@@ -61,6 +60,7 @@ async fn begin(link: &Link) -> Result<Session, LinkError> {
         boot_id: config.boot_id.clone(),
         db_epoch: link.ledger.db_epoch(),
         cursor: link.ledger.cursor(),
+        credentials: Some(credentials::of(&link.shared, String::new())?),
     };
     send(&outgoing, agent_message::Message::Hello(hello)).await?;
     let mut incoming = (reached.begin)(messages).await?;
@@ -150,6 +150,7 @@ async fn speak(
                 send(outgoing, agent_message::Message::Heartbeat(beat)).await?;
                 let due = renewal.lock().unwrap_or_else(PoisonError::into_inner).is_due(link.shared.config.env.now());
                 if due {
+                    credentials::tell_of_asking(&link.shared, renewal)?;
                     let csr_pem = link.shared.folder.key()?.csr_pem().map_err(crate::identity::IdentityError::from)?;
                     send(outgoing, agent_message::Message::Renew(RenewRequest { csr_pem })).await?;
                 }
@@ -196,7 +197,12 @@ async fn listen(
                     Duration::from_millis(beat.echo).min(now) + Duration::from_millis(beat.lease_ms.into());
                 link.tell(LinkEvent::Lease { until }).await?;
             }
-            Some(server_message::Message::Renewed(renewed)) => take_over(link, renewed, renewal),
+            Some(server_message::Message::Renewed(renewed)) => {
+                credentials::take_over(&link.shared, &renewed, renewal)
+            }
+            Some(server_message::Message::Trust(trust)) => {
+                credentials::take_trust(&link.shared, &trust, renewal)
+            }
             Some(server_message::Message::OpenStream(wanted)) => {
                 lent.retain(|stream| !stream.is_finished());
                 let stream = attach::lend(link.shared.clone(), wanted);
@@ -211,22 +217,4 @@ async fn listen(
 
 fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
-}
-
-/// A certificate that cannot be kept is logged, and asked for again; the present one is still good.
-fn take_over(link: &Link, renewed: RenewResponse, renewal: &Mutex<Renewal>) {
-    let kept = link
-        .shared
-        .folder
-        .keep_certificate(&renewed.certificate_chain_pem, &renewed.trust_pem)
-        .and_then(|()| link.shared.reload_identity());
-    match kept {
-        Ok(()) => {
-            let times = link.shared.identity().times;
-            *renewal.lock().unwrap_or_else(PoisonError::into_inner) =
-                Renewal::of(times, link.shared.config.env.chance());
-            tracing::info!("the node's certificate was renewed");
-        }
-        Err(error) => tracing::error!(%error, "the renewed certificate cannot be kept; asking again"),
-    }
 }

@@ -24,7 +24,9 @@ use tonic::transport::Endpoint;
 pub struct Cluster {
     pub world: World,
     pub authority: Arc<Authority>,
-    pub folder: tempfile::TempDir,
+    pub folder: Arc<tempfile::TempDir>,
+    /// This server among others.
+    pub server: String,
     pub streams: Streams,
     pub address: SocketAddr,
     /// How often the door looks for what no bell told. An hour: whatever arrives was told by a bell.
@@ -41,10 +43,30 @@ impl Cluster {
         let mut cluster = Cluster {
             world,
             authority: Arc::new(authority),
-            folder,
+            folder: Arc::new(folder),
+            server: "server".into(),
             streams: Streams::new(),
             address: "127.0.0.1:0".parse().unwrap(),
             net: Duration::from_secs(3600),
+            stop: CancellationToken::new(),
+            served: None,
+        };
+        cluster.open().await;
+        cluster
+    }
+
+    /// Another server of the same cluster, as another process on the same files would be.
+    pub async fn beside(&self, server: &str) -> Cluster {
+        let authority =
+            Authority::open_or_create(&self.folder.path().join("pki"), SystemTime::now()).unwrap();
+        let mut cluster = Cluster {
+            world: self.world.clone(),
+            authority: Arc::new(authority),
+            folder: self.folder.clone(),
+            server: server.into(),
+            streams: Streams::new(),
+            address: "127.0.0.1:0".parse().unwrap(),
+            net: self.net,
             stop: CancellationToken::new(),
             served: None,
         };
@@ -64,7 +86,7 @@ impl Cluster {
         let context = ChannelContext {
             store: self.world.store.clone(),
             authority: self.authority.clone(),
-            server_id: "server".into(),
+            server_id: self.server.clone(),
             names: vec!["127.0.0.1".into()],
             blobs: self.folder.path().join("blobs"),
             streams: self.streams.clone(),

@@ -24,7 +24,7 @@ on_both!(
     nobody_comes_back_without_the_key,
 );
 
-async fn who_am_i(cluster: &Cluster, tls: Arc<rustls::ClientConfig>) -> Result<String, String> {
+pub async fn who_am_i(cluster: &Cluster, tls: Arc<rustls::ClientConfig>) -> Result<String, String> {
     let mut client = ControlClient::new(cluster.dial(tls).await?);
     let answer = client.who_am_i(WhoAmIRequest {}).await;
     answer.map(|answer| answer.into_inner().node_id).map_err(|status| format!("{status:?}"))
@@ -72,7 +72,7 @@ fn message(message: agent_message::Message) -> AgentMessage {
 }
 
 /// The server's parting words.
-async fn goodbye(mut down: Down) -> String {
+pub async fn goodbye(mut down: Down) -> String {
     let last = async {
         while let Some(said) = down.message().await.unwrap() {
             if let Some(server_message::Message::Goodbye(goodbye)) = said.message {
@@ -110,10 +110,10 @@ async fn a_stream_that_nobody_asked_for_is_refused(world: World) {
     assert_eq!(refused.code(), tonic::Code::NotFound);
 }
 
-type Back = (mpsc::Sender<ReturnMessage>, Streaming<ReturnAnswer>);
+pub type Back = (mpsc::Sender<ReturnMessage>, Streaming<ReturnAnswer>);
 
 /// Somebody without a certificate who wants to come back, and says this first.
-async fn back(cluster: &Cluster, first: Step) -> Back {
+pub async fn back(cluster: &Cluster, first: Step) -> Back {
     let tls = returning_client_config(&cluster.authority.trust_pem()).unwrap();
     let mut client = EnrollmentClient::new(cluster.dial(tls).await.unwrap());
     let (say, steps) = mpsc::channel(4);

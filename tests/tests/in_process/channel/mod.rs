@@ -3,6 +3,7 @@ mod harness;
 mod hostile;
 mod matrix;
 mod revoke;
+mod rotation;
 
 use harness::{Agent, Cluster, Ledger};
 use rhyzome_agent::enroll::Joined;
