@@ -103,8 +103,8 @@ async fn other_processes_follow_and_only_one_of_them_takes_a_step() {
     let (one, other) = (open(&folder), open(&folder));
     let now = SystemTime::now();
     assert_eq!(other.refresh().unwrap(), 0);
-    let steps: [fn(&Authority, SystemTime) -> Result<bool, PkiError>; 3] =
-        [Authority::prepare, Authority::activate, Authority::retire];
+    type Step = fn(&Authority, SystemTime) -> Result<bool, PkiError>;
+    let steps: [Step; 3] = [Authority::prepare, Authority::activate, Authority::retire];
     for (done, step) in (1..).zip(steps) {
         let taken = std::thread::scope(|scope| {
             let both = [&one, &other].map(|authority| scope.spawn(|| step(authority, now).unwrap()));

@@ -226,7 +226,9 @@ async fn postgres(options: &PgConnectOptions, how: Outside) -> Result<Opened, Op
     // Each statement has one plan, made for all values: the one that was tested. Left to itself PostgreSQL makes another
     // one for the first values that it sees, and at some of them reads all that comes behind a page.
     let options = options.clone().statement_cache_capacity(STATEMENTS);
-    let options = options.options([("plan_cache_mode", "force_generic_plan")]);
+    // No statement is worth several processes, each of which reads ahead of what is wanted.
+    let plans = [("plan_cache_mode", "force_generic_plan"), ("max_parallel_workers_per_gather", "0")];
+    let options = options.options(plans);
     let pool = Pool::<PgConnection>::new(options.clone(), CONNECTIONS, how);
     let mut lent = pool.acquire().await.map_err(OpenError::Connect)?;
     let conn = lent.work().map_err(OpenError::Connect)?;
