@@ -4,16 +4,17 @@ use crate::accelerator::{self, Accelerator};
 use crate::config::Config;
 use crate::drivers::disk::DiskDriver;
 use crate::drivers::image::{BlobSource, ImageDriver};
-use crate::drivers::instance::process::host_boot_id;
 use crate::drivers::instance::{InstanceDriver, argv, program};
 use crate::drivers::network::NetworkDriver;
 use crate::drivers::{self, DriverError};
 use crate::env::Env;
+use crate::host::process::host_boot_id;
 use crate::host::tools::{self, Tool};
 use crate::identity::IdentityFolder;
 use crate::lease::Lease;
 use crate::ledger::Ledger;
 use crate::link::{Blob, LedgerView, Lendable, Link, LinkConfig, LinkError, LinkHandle};
+use crate::machine::{Guard, Here};
 use crate::owner::{Drivers, Event, Owner, Wires};
 use crate::{names, node};
 use futures_util::StreamExt;
@@ -54,11 +55,14 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
     let record = IdentityFolder::new(&state).record()?.ok_or_else(|| {
         anyhow::anyhow!("{} holds no identity: run `rhyzome-agent join` first", state.display())
     })?;
+    let here = Here::of(config.pretend.as_deref());
     let link_config = LinkConfig {
         server: config.server.clone().unwrap_or_else(|| record.server.clone()),
         state_dir: state.clone(),
         agent_version: env!("CARGO_PKG_VERSION").to_owned(),
-        boot_id: host_boot_id(),
+        boot_id: here.boot_id.clone(),
+        machine_id: here.machine_id.clone(),
+        incarnation: rhyzome_pki::random_hex().unwrap_or_default(),
         socket_of: socket_of(&state),
         env: env.clone(),
     };
@@ -79,12 +83,21 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
         let handle = handle.clone();
         Arc::new(move |report| handle.report(report))
     };
-    let wires = Wires { link: link_events, teller, session: session.clone(), events: heard, bell };
-    let leases = handle.clone();
-    let wanter = Arc::new(move |wanted| leases.want_lease(wanted));
-    let owner = Owner::new(ledger, Arc::new(drivers), wires, host_boot_id(), env)
-        .with_lease(Lease::open(&state, &host_boot_id()), wanter);
-    let owner = tokio::spawn(owner.run());
+    let finder = {
+        let handle = handle.clone();
+        Arc::new(move |findings| handle.findings(findings))
+    };
+    let guard = Guard::of(&state, &here.machine_id, env.clone());
+    let (told, leases, folder) = (session.clone(), handle.clone(), state.clone());
+    let owner = tokio::spawn(async move {
+        // Where the folder may be a copy of another machine's, nothing is done before the server has said that it is not.
+        let link = guard.admit(link_events).await;
+        let wires = Wires { link, teller, findings: finder, session: told, events: heard, bell };
+        let wanter = Arc::new(move |wanted| leases.want_lease(wanted));
+        // By the real boot, as the guard has it.
+        let lease = Lease::open(&folder, &host_boot_id());
+        Owner::new(ledger, Arc::new(drivers), wires, here.boot_id, env).with_lease(lease, wanter).run().await;
+    });
     let (found, machine) = watch::channel(Machine::default());
     tokio::spawn(tell_status(state, handle, session, machine));
     tokio::spawn(find_out(config, events, found));

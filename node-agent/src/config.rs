@@ -57,6 +57,9 @@ pub struct Settings {
     /// Log JSON lines instead of text [default: false]
     #[arg(long, global = true, num_args = 0..=1, default_missing_value = "true")]
     pub log_json: Option<bool>,
+    /// What this boot of the machine and the machine itself are called, BOOT or BOOT/MACHINE: for rehearsals
+    #[arg(long, global = true, hide = true)]
+    pub pretend: Option<String>,
 }
 
 /// The agent's configuration.
@@ -74,6 +77,8 @@ pub struct Config {
     pub log: String,
     /// Log JSON lines.
     pub log_json: bool,
+    /// Another boot and another machine than these are: for rehearsals of reboots and of clones.
+    pub pretend: Option<String>,
 }
 
 impl Config {
@@ -104,6 +109,7 @@ impl Config {
             accelerator: all.accelerator.unwrap_or(Wanted::Auto),
             log: all.log.unwrap_or_else(|| "info".into()),
             log_json: all.log_json.unwrap_or(false),
+            pretend: all.pretend,
         })
     }
 }
@@ -117,6 +123,7 @@ impl Settings {
             accelerator: self.accelerator.or(other.accelerator),
             log: self.log.or(other.log),
             log_json: self.log_json.or(other.log_json),
+            pretend: self.pretend.or(other.pretend),
         }
     }
 }

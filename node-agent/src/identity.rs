@@ -134,6 +134,17 @@ impl IdentityFolder {
         Ok(write_private(&path, &text)?)
     }
 
+    /// The machine that this folder was last used on; none if nobody has written it down.
+    pub fn machine(&self) -> Option<String> {
+        let text = std::fs::read_to_string(self.0.join("machine")).ok()?;
+        Some(text.trim().to_owned()).filter(|id| !id.is_empty())
+    }
+
+    /// Writes down the machine that this folder is used on.
+    pub fn keep_machine(&self, machine_id: &str) -> Result<(), IdentityError> {
+        Ok(write_private(&self.0.join("machine"), format!("{machine_id}\n").as_bytes())?)
+    }
+
     /// Reads all of it.
     pub fn load(&self) -> Result<LoadedIdentity, IdentityError> {
         let record = self.record()?.ok_or(IdentityError::NotJoined)?;

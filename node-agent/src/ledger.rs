@@ -265,6 +265,22 @@ impl Ledger {
             .map_err(|error| failed("forget an object", error))
     }
 
+    /// Drops the order for an object, if it is of an older database than the one that this node obeys. Nothing is said to
+    /// be gone: what was made for it is still there. False if nothing was dropped.
+    pub fn drop_stale(&mut self, object_id: &str) -> Result<bool, LedgerError> {
+        let db_epoch = self.db_epoch();
+        if self.orders.get(object_id).is_none_or(|order| order.db_epoch >= db_epoch) {
+            return Ok(false);
+        }
+        self.write_meta()?;
+        self.orders.remove(object_id);
+        let objects = self.folder.join("objects");
+        files::remove_if_there(&objects.join(format!("{object_id}.json")))
+            .and_then(|_| files::sync_folder(&objects))
+            .map_err(|error| failed("drop an order", error))?;
+        Ok(true)
+    }
+
     /// Forgets that objects are gone.
     pub fn heard(&mut self, object_ids: &[String]) -> Result<(), LedgerError> {
         for id in object_ids {

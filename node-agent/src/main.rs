@@ -4,7 +4,7 @@ use clap::{Parser, Subcommand};
 use rhyzome_agent::config::{Config, Settings};
 use rhyzome_agent::enroll::{Joined, join};
 use rhyzome_agent::host::tools;
-use rhyzome_agent::{agent, guard, privileges, setup};
+use rhyzome_agent::{agent, guard, privileges, setup, status};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use tokio_util::sync::CancellationToken;
@@ -41,6 +41,10 @@ enum Verb {
         #[arg(long)]
         dry_run: bool,
     },
+    /// Prints what the agent's folder says: who it is, where it belongs, what it holds, and why it was refused last
+    ///
+    /// Only reads; works without a server, and while the agent runs or not.
+    Status,
     /// Tries every tool that the agent needs, and prints what is there and what is missing
     Check,
     /// Ends guests that need the node's lease when it ends; the agent starts it by itself
@@ -86,6 +90,7 @@ fn perform(verb: Verb, config: Config) -> anyhow::Result<ExitCode> {
         Verb::Guard => anyhow::bail!("guard needs --state-dir DIR, the agent's own folder"),
         Verb::Version => println!("rhyzome-agent {}", env!("CARGO_PKG_VERSION")),
         Verb::Check => return Ok(check()),
+        Verb::Status => print!("{}", status::text(&config.state_dir)?),
         Verb::Setup { dry_run } => setup::run(dry_run, &mut std::io::stdout())?,
         Verb::Run => run(config)?,
         Verb::Join { name, token } => {

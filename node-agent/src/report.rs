@@ -102,6 +102,7 @@ fn doing(action: &Action) -> &'static str {
         Action::Start { .. } => "starting the guest",
         Action::PressPower | Action::Kill => "stopping the guest",
         Action::Guard(_) => "marking the guest",
+        Action::Rewrite => "writing the guest's files again",
         Action::Pause | Action::Resume => "pausing or resuming the guest",
         Action::ApplyPlain(..) => "making it so",
         Action::RemoveImage(_)

@@ -32,6 +32,7 @@ pub const MIGRATIONS: &[Migration] = &[
     Migration { version: 5, name: "open jobs", sql: include_str!("../migrations/0005_open_jobs.sql") },
     Migration { version: 6, name: "credentials", sql: include_str!("../migrations/0006_credentials.sql") },
     Migration { version: 7, name: "leases", sql: include_str!("../migrations/0007_leases.sql") },
+    Migration { version: 8, name: "drift", sql: include_str!("../migrations/0008_drift.sql") },
 ];
 
 /// Which database speaks.

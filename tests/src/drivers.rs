@@ -61,7 +61,7 @@ pub fn act(world: &mut World, id: &str, action: Action, now_ms: u64, deaf: bool,
         Action::Pause => pause(world, id, true),
         Action::Resume => pause(world, id, false),
         Action::RemoveInstance => drop(world.instances.remove(id)),
-        Action::ApplyPlain(..) | Action::RemovePlain(_) | Action::Forget => {}
+        Action::Rewrite | Action::ApplyPlain(..) | Action::RemovePlain(_) | Action::Forget => {}
     }
 }
 

@@ -19,6 +19,7 @@ use nix::unistd::{Uid, User, getuid};
 
 pub use backup::{Kept, backup};
 pub use restore::{Restored, restore};
+pub use schema::raise_epoch;
 pub(crate) use verbs::columns;
 
 use crate::app;
@@ -72,6 +73,10 @@ pub enum Db {
         #[arg(long)]
         yes_destroy_everything: bool,
     },
+    /// Say that this database counts although agents have obeyed a newer one: after a copy of its files was put back
+    ///
+    /// Agents then take its orders. Guests that it does not know are shown as orphans, and left alone.
+    RaiseEpoch,
 }
 
 /// Verbs of tenants.
@@ -229,6 +234,7 @@ impl Ready {
             (Admin::Db(Db::Reset { yes_destroy_everything }), _) => {
                 schema::reset(config, yes_destroy_everything).await
             }
+            (Admin::Db(Db::RaiseEpoch), _) => schema::say_that_it_counts(config, &user).await,
             (Admin::Tenant(verb), _) => verbs::tenant(&Desk::open(config, &user).await?, verb).await,
             (Admin::Node(verb), _) => verbs::node(&Desk::open(config, &user).await?, config, verb).await,
             (Admin::Pki(verb), _) => verbs::pki(&Desk::open(config, &user).await?, config, verb).await,

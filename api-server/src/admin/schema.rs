@@ -6,9 +6,11 @@ use anyhow::bail;
 use nix::fcntl::Flock;
 use rhyzome_sql::{Link, version};
 
+use super::Desk;
 use crate::app;
 use crate::config::Config;
 use crate::environment::system_env;
+use crate::kernel::Env;
 use crate::store::{DbUrl, SERVER_LEASE_SECONDS};
 
 pub(super) async fn migrate(config: &Config) -> anyhow::Result<String> {
@@ -63,6 +65,32 @@ pub(super) async fn reset(config: &Config, sure: bool) -> anyhow::Result<String>
         migrated.to,
         config.data.display()
     ))
+}
+
+pub(super) async fn say_that_it_counts(config: &Config, user: &str) -> anyhow::Result<String> {
+    let url: DbUrl = config.db.parse()?;
+    app::private_folder(&config.data)?;
+    let _alone = alone(&url, config)?;
+    let mut link = url.link(false).await?;
+    link.known_version().await?;
+    refuse_running(&mut link).await?;
+    let epoch = raise_epoch(&url, &system_env()).await?;
+    let desk = Desk::open(config, user).await?;
+    desk.store.note(&desk.caller, "database", "raise-epoch", &desk.asked).await?;
+    Ok(format!(
+        "the database's epoch is {epoch}: agents obey it from now on; what they hold and it does not know is shown by \
+         `rhyzome node drift NODE`, and left alone"
+    ))
+}
+
+/// Raises the epoch of a database; what it is then.
+pub async fn raise_epoch(url: &DbUrl, env: &Env) -> anyhow::Result<i64> {
+    let mut link = url.link(false).await?;
+    link.begin().await?;
+    // In seconds since 1970: higher than that of any copy that was raised before.
+    let epoch = link.raise_epoch(env.now().0 / 1_000_000).await?;
+    link.commit().await?;
+    Ok(epoch)
 }
 
 /// On SQLite, the folder's lock: nobody else works on it while this is held.

@@ -18,6 +18,7 @@ mod control;
 mod credentials;
 mod door;
 mod enroll;
+mod findings;
 mod flood;
 mod report;
 mod session;

@@ -14,7 +14,7 @@ const AGAIN: Duration = Duration::from_secs(1);
 const LONGEST_TEXT: usize = 4096;
 
 /// Bytes that no database keeps in a text, and texts without end, stop here.
-fn clean(text: &str) -> String {
+pub(super) fn clean(text: &str) -> String {
     text.chars().take(LONGEST_TEXT).map(|c| if c == '\0' { '\u{fffd}' } else { c }).collect()
 }
 

@@ -2,11 +2,12 @@
 use super::caller::Caller;
 use super::control::VERSION;
 use super::credentials::Known;
+use super::findings;
 use super::flood::Allowance;
 use super::report::{self, insist, signed, unsigned};
 use super::sessions::{Place, superseded};
 use super::{ChannelContext, timestamp};
-use crate::store::SessionStanding;
+use crate::store::{Introduction, SessionStanding};
 use rhyzome_pki::sha256_hex;
 use rhyzome_proto::v1::{
     AgentMessage, CaughtUp, Credentials, Goodbye, Heartbeat, Hello, RenewResponse, ServerMessage, Welcome,
@@ -73,12 +74,13 @@ pub(super) async fn run(
     let asked = context.store.env().uptime();
     let opened = tokio::select! {
         biased;
-        opened = insist("session", || context.store.open_session(&caller.node, &context.server_id)) => opened,
+        opened = open(&context, db_epoch, &caller, &hello) => opened,
         // An agent that has gone while the database was away must not take the place of its next session.
         () = outgoing.closed() => return,
     };
-    let Some(number) = opened else {
-        return farewell(&outgoing, goodbye("the session could not be opened", COME_BACK_LATE_MS)).await;
+    let number = match opened {
+        Ok(number) => number,
+        Err(end) => return farewell(&outgoing, end).await,
     };
     let known = Known::of(&caller);
     let session = Session { context, caller, number, db_epoch, outgoing, known };
@@ -95,6 +97,24 @@ pub(super) async fn run(
     drop(session.outgoing);
     let (store, node) = (&session.context.store, &session.caller.node);
     insist("end of session", || store.close_session(node, number)).await;
+}
+
+/// Begins a session in the store, if this agent can be the node. Why it cannot is kept, so that operators see it.
+async fn open(context: &ChannelContext, db_epoch: i64, caller: &Caller, hello: &Hello) -> Result<i64, End> {
+    let who = Introduction {
+        machine: report::clean(&hello.machine_id),
+        incarnation: report::clean(&hello.incarnation),
+        db_epoch: signed(hello.db_epoch),
+        cursor: signed(hello.cursor),
+    };
+    let met = insist("introduction", || context.store.introduce(&caller.node, who.clone(), db_epoch)).await;
+    let unopened = || goodbye("the session could not be opened", COME_BACK_LATE_MS);
+    if let Some(refused) = met.ok_or_else(unopened)? {
+        tracing::warn!(node = caller.node, refused, "an agent is refused as this node");
+        return Err(goodbye(refused, COME_BACK_LATE_MS));
+    }
+    let opened = insist("session", || context.store.open_session(&caller.node, &context.server_id)).await;
+    opened.ok_or_else(unopened)
 }
 
 async fn first(incoming: &mut impl FromAgent) -> Option<Hello> {
@@ -151,7 +171,7 @@ impl Session {
 
     /// Streams what the node should hold above `sent`, and whenever a bell rings, what is new.
     async fn order(&self, place: &Place, mut sent: i64, credentials: Option<Credentials>) -> End {
-        let mut caught_up = false;
+        let (mut caught_up, mut decided) = (false, Vec::new());
         self.known.hear(&self.context, &self.caller.node, credentials).await;
         if let Err(end) = self.send_removals(sent).await {
             return end;
@@ -168,6 +188,9 @@ impl Session {
             {
                 return end;
             }
+            if let Err(end) = self.send_decisions(&mut decided).await {
+                return end;
+            }
             let before = sent;
             if let Err(end) = self.send_above(place, &mut sent).await {
                 return end;
@@ -181,6 +204,17 @@ impl Session {
             }
             place.look().await;
         }
+    }
+
+    /// What operators have decided on what this node found, if that is not what was said before.
+    async fn send_decisions(&self, said: &mut Vec<(String, String)>) -> Result<(), End> {
+        let (store, node) = (&self.context.store, &self.caller.node);
+        let decided = insist("decisions", || store.decisions_for(node)).await.unwrap_or_default();
+        if decided == *said {
+            return Ok(());
+        }
+        said.clone_from(&decided);
+        self.send(server_message::Message::Decisions(findings::decisions(decided))).await
     }
 
     /// What the node was told to let go of and has not, though it has heard of it.
@@ -294,6 +328,9 @@ impl Session {
                 self.known.hear(&self.context, &self.caller.node, Some(said)).await;
             }
             Some(agent_message::Message::Renew(request)) => return self.renew(&request.csr_pem).await,
+            Some(agent_message::Message::Findings(findings)) => {
+                findings::keep(&self.context, &self.caller.node, findings).await;
+            }
             // A newer agent may say what this server does not know.
             Some(agent_message::Message::Hello(_)) | None => {}
         }

@@ -7,6 +7,7 @@ use std::sync::{Arc, OnceLock};
 use serde_json::{Map, Value};
 use utoipa::openapi::{RefOr, Schema};
 
+use super::adopt::Adopted;
 use super::resource::{Call, Meta, Object, Resource, ResourceCore};
 use super::schema::Checks;
 use super::secret;
@@ -70,6 +71,8 @@ pub trait Kind: Send + Sync {
     fn observe(&self, object: &mut Stored, report: &[u8]) -> Result<(), Error>;
     /// The phase when no job is at work on it.
     fn settled(&self, object: &Stored) -> &'static str;
+    /// What a record is of what a node holds already.
+    fn adopted(&self, id: &str, found: &[u8]) -> Result<Adopted, String>;
     /// The status as users see it.
     fn show(&self, object: &Stored) -> Value;
     /// A secret for a field that was left out, if the kind makes one.
@@ -197,6 +200,10 @@ impl<R: Resource> Kind for Erased<R> {
 
     fn settled(&self, object: &Stored) -> &'static str {
         loaded::<R>(object).map_or("failed", |object| R::settled(&object))
+    }
+
+    fn adopted(&self, id: &str, found: &[u8]) -> Result<Adopted, String> {
+        R::adopted(id, found)
     }
 
     fn show(&self, object: &Stored) -> Value {

@@ -1,6 +1,7 @@
 //! The words of the domain. No I/O, no SQL, no HTTP, no wire: whoever wants to know what Rhyzome *is*
 //! reads this folder, and everything in it can be tested in microseconds.
 
+pub mod adopt;
 pub mod caller;
 pub mod env;
 pub mod error;

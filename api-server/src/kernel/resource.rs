@@ -9,6 +9,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize as _, Serialize};
 use serde_json::Value;
 
+use super::adopt::Adopted;
 use super::secret::Plain;
 use super::{Claims, Error, Facts, FieldError, Order, Plan, Ref, Stored, Timestamp};
 
@@ -225,6 +226,12 @@ pub trait Resource: Sized + Send + Sync + 'static {
     /// field stays empty. A field that holds secrets is marked by `#[schema(write_only)]`, nothing else.
     fn make_secret(_path: &str, _random: [u8; 32]) -> Option<Plain> {
         None
+    }
+
+    /// What a record of an object is that a node holds and nobody here knows, from what the node says of it (an encoded
+    /// message of the wire); or why none can be made.
+    fn adopted(_id: &str, _found: &[u8]) -> Result<Adopted, String> {
+        Err("objects of this kind cannot be adopted".to_owned())
     }
 
     /// Puts into the status what users see but nobody reports: claimed addresses, pending fields.

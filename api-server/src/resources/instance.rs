@@ -5,6 +5,7 @@
 //! `pause`... are words for changing it), `status.power` what is. Its root disk is made with it, owned by
 //! it, and leaves with it unless `root.keep` is true.
 
+mod adopt;
 mod plan;
 #[cfg(test)]
 mod tests;
@@ -17,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use utoipa::ToSchema;
 
+use crate::kernel::adopt::Adopted;
 use crate::kernel::resource::Call;
 use crate::kernel::{
     Action, Change, Error, Fact, Facts, FieldError, Held, Meta, NameRule, Object, Order, Plan, Ref, Resource,
@@ -339,6 +341,12 @@ impl Resource for Instance {
 
     fn observe(object: &mut Object<Self>, report: &[u8]) {
         wire::observe(object, report);
+    }
+
+    // === adopted ===
+
+    fn adopted(id: &str, found: &[u8]) -> Result<Adopted, String> {
+        adopt::adopted(id, found)
     }
 
     // === settled ===

@@ -97,6 +97,27 @@ pub struct NodeStatus {
     pub kernel: String,
     /// Changes with each boot of the machine.
     pub boot_id: String,
+    /// The machine that is this node: a digest of its own name for itself.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub machine: String,
+    /// The last agent that was not let in as this node, until somebody has decided on it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub refused: Option<NodeRefusal>,
+}
+
+/// An agent that was not let in.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(default)]
+pub struct NodeRefusal {
+    /// `cloned-state`, `older-database`.
+    pub reason: String,
+    /// Why, and what can be done.
+    pub detail: String,
+    /// The machine that it is on.
+    pub machine: String,
+    /// When.
+    #[schema(value_type = String, format = DateTime)]
+    pub at: Timestamp,
 }
 
 /// An agent's certificate.

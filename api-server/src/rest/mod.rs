@@ -18,6 +18,7 @@ mod jobs;
 mod json;
 mod layers;
 mod mount;
+mod node;
 mod operation;
 mod page;
 mod pages;

@@ -14,7 +14,7 @@ use super::extract::Ask;
 use super::operation::Operation;
 use super::problem::{Answer, Problem};
 use super::schemas::{self, reference};
-use super::{RestContext, action, bulk, console, content, crud, events, invite, jobs, quota, root, webhook};
+use super::{RestContext, action, bulk, console, content, crud, events, jobs, quota, root, webhook};
 use crate::kernel::kind::pascal;
 use crate::kernel::{Kind, Registry, Scope};
 
@@ -41,7 +41,7 @@ pub fn all(registry: &Registry) -> Mount {
 }
 
 /// Where a set of routes is, and how its operations are called.
-struct Place {
+pub(super) struct Place {
     base: String,
     ids: String,
     tag: &'static str,
@@ -49,15 +49,15 @@ struct Place {
 }
 
 impl Place {
-    fn op(&self, verb: &str, summary: impl Into<String>) -> Operation {
+    pub(super) fn op(&self, verb: &str, summary: impl Into<String>) -> Operation {
         Operation::new(format!("{}_{verb}", self.ids), self.tag, summary)
     }
 
-    fn one(&self) -> String {
+    pub(super) fn one(&self) -> String {
         format!("{}/{{id}}", self.base)
     }
 
-    fn schema(&self) -> Value {
+    pub(super) fn schema(&self) -> Value {
         reference(&self.name)
     }
 }
@@ -65,7 +65,8 @@ impl Place {
 // === impl Mount ===
 
 impl Mount {
-    fn route<F, W>(&mut self, method: Method, path: &str, operation: Operation, handler: F)
+    /// Serves a route, and says so in the document.
+    pub(super) fn route<F, W>(&mut self, method: Method, path: &str, operation: Operation, handler: F)
     where
         F: Fn(Ask) -> W + Clone + Send + Sync + 'static,
         W: Future<Output = Answer> + Send + 'static,
@@ -278,25 +279,7 @@ impl Mount {
                     .answers(200, "By quantity.", reference("Quota"));
                 self.route(Method::GET, "/v1/tenants/{tenant}/quota", op, quota::quota);
             }
-            "node" => {
-                let op = place
-                    .op("invite", "A join token for this node's agent, shown once")
-                    .reasoned()
-                    .problems(&[409, 413, 415, 422])
-                    .answers(
-                        201,
-                        "The token, and the command to run on the machine.",
-                        invite::invitation_schema(),
-                    );
-                self.route(Method::POST, &at("actions/invite"), op, move |ask| invite::invite(ask, kind));
-                let op = place
-                    .op("revoke", "Accept nothing of this node any more, until it is invited and joins again")
-                    .about("Its session ends at once; its certificates, the way back in with one, and invitations that nobody has used are refused. Guests on it go on.")
-                    .reasoned()
-                    .problems(&[409, 413, 415, 422])
-                    .answers(200, "What was taken from it, and how it comes back.", invite::revocation_schema());
-                self.route(Method::POST, &at("actions/revoke"), op, move |ask| invite::revoke(ask, kind));
-            }
+            "node" => self.node(kind, place),
             "webhook" => self.webhook(kind, place),
             "image" => {
                 let bytes = json!({ "type": "string", "format": "binary" });

@@ -239,6 +239,7 @@ fn path_parameters(path: &str) -> Vec<Value> {
         .map(|name| {
             let (about, schema) = match name {
                 "tenant" => ("Name of the tenant.", json!({ "type": "string" })),
+                "difference" => ("Id of the difference.", json!({ "type": "string" })),
                 "number" => ("Number of the delivery.", json!({ "type": "integer", "format": "int64" })),
                 "n" => ("Version of the revision.", json!({ "type": "integer", "format": "int64" })),
                 _ => ("Its id or its name.", json!({ "type": "string" })),

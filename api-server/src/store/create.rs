@@ -13,6 +13,7 @@ use super::request::Write;
 use super::secrets::{self, Fresh};
 use super::tx::Tx;
 use super::{Context, Store, claims, facts, history, nodes, objects, quota, webhooks};
+use crate::kernel::adopt::Adopted;
 use crate::kernel::quota::{Exceeded, amounts};
 use crate::kernel::webhook;
 use crate::kernel::{
@@ -63,16 +64,35 @@ pub(super) async fn create(
     kind: &'static dyn Kind,
     body: NewObject,
 ) -> Result<Written, Error> {
+    create_as(tx, context, maker, kind, body, None).await
+}
+
+/// As `create`; or a record of what a node holds already: under its own id, with what it has, and nothing to be done.
+pub(super) async fn create_as(
+    tx: &mut Tx,
+    context: &Context,
+    maker: &Maker<'_>,
+    kind: &'static dyn Kind,
+    body: NewObject,
+    there: Option<&Adopted>,
+) -> Result<Written, Error> {
     let meta = kind.meta();
     let tenant = tenant_of(tx, meta, maker.tenant).await?;
     let mut errors = envelope_errors(meta, body.name.as_deref(), &body.tags);
     let name = body.name.clone().unwrap_or_else(|| name::generate(&context.env, meta.kind, meta.name));
     let mut object = new_object(context, meta, maker.tenant, name, body);
+    if let Some(there) = there {
+        as_it_is(&mut object, there);
+    }
     let spec = std::mem::replace(&mut object.spec, objects::empty());
     let mut draft = drafted(tx, context, maker, kind, object, &spec, true).await?;
     errors.append(&mut draft.errors);
     object = draft.object;
-    let plan = kind.create(&object, &draft.facts)?;
+    let mut plan = kind.create(&object, &draft.facts)?;
+    if let Some(there) = there {
+        plan.steps.clear();
+        plan.values.extend(there.values.clone());
+    }
     errors.extend(plan.errors.iter().cloned());
     let free = insert(tx, context, &object, !plan.steps.is_empty(), errors.is_empty()).await?;
     let mut exceeded = Vec::new();
@@ -86,7 +106,8 @@ pub(super) async fn create(
     }
     let claimed = claims::resolve(tx, context, &mut object, &plan.claims).await;
     let children =
-        make_children(tx, context, maker, &object, &plan.children, &mut errors, &mut exceeded).await?;
+        make_children(tx, context, maker, (&object, there), &plan.children, &mut errors, &mut exceeded)
+            .await?;
     match claimed {
         Ok(clashes) => errors.extend(clashes),
         Err(_) if !exceeded.is_empty() => {}
@@ -118,6 +139,14 @@ pub(super) async fn create(
     let intent = Intent::new(Verb::Create, plan.steps);
     let written = finish(tx, context, maker, object, intent, &draft.facts).await?;
     Ok(Written { made: secrets::made(draft.fresh), ..written })
+}
+
+/// It is what it is on its node, and its orders count there because their numbers are higher.
+fn as_it_is(object: &mut Stored, there: &Adopted) {
+    object.core.id.clone_from(&there.id);
+    object.core.generation = there.generation + 1;
+    object.claims.clone_from(&there.claims);
+    object.claims.insert("placement_epoch".into(), (there.placement_epoch + 1).into());
 }
 
 /// The row is there before what it claims refers to it, as it most likely stays. All of it goes if anything is wrong:
@@ -234,7 +263,7 @@ async fn make_children(
     tx: &mut Tx,
     context: &Context,
     maker: &Maker<'_>,
-    object: &Stored,
+    (object, there): (&Stored, Option<&Adopted>),
     children: &[Child],
     errors: &mut Vec<FieldError>,
     exceeded: &mut Vec<Exceeded>,
@@ -249,8 +278,9 @@ async fn make_children(
             wanted = format!("{wanted}-{}", context.env.below(1 << 32));
         }
         let body = NewObject { name: Some(wanted.clone()), spec: child.spec.clone(), ..NewObject::default() };
-        match Box::pin(create(tx, context, maker, kind, body)).await.map_err(|e| not_the_callers(e, &wanted))
-        {
+        let there = there.and_then(|there| there.children.get(&child.key));
+        let made_one = Box::pin(create_as(tx, context, maker, kind, body, there)).await;
+        match made_one.map_err(|e| not_the_callers(e, &wanted)) {
             Ok(written) => made.push((child.clone(), written.object.core.id)),
             Err(Error::Invalid(list)) => {
                 errors.extend(list.into_iter().map(|error| FieldError {

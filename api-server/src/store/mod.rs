@@ -7,6 +7,7 @@
 //! Each column has one hand: users write `spec`, `claims.rs` writes claims, `advance.rs` writes jobs and
 //! assignments, `report.rs` writes status. `phase` is stored with whichever of them is written.
 
+mod adopt;
 mod advance;
 mod assign;
 mod audit;
@@ -20,6 +21,7 @@ mod denials;
 mod drain;
 mod erase;
 mod facts;
+mod findings;
 mod guess;
 mod history;
 mod jobs;
@@ -28,6 +30,7 @@ mod leases;
 mod letters;
 mod log;
 mod lost;
+mod machines;
 mod nodes;
 mod notes;
 mod notify;
@@ -61,16 +64,19 @@ mod writer;
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 
+pub use adopt::AdoptAs;
 pub use audit::AuditQuery;
 pub use bells::{Bell, Bells};
 pub use change::{Asked, NewObject, Written};
 pub use credentials::{NodeKeys, Shown, Untold};
 pub use db::outside;
 pub use denials::Denial;
+pub use findings::{Decided, Decision, Findings, Found};
 pub use keys::{Kept, KeptAnswer, Key};
 pub use leases::NODE_LEASE;
 pub use log::{Event, LOG_LEASE_SECONDS, LogHead, LogLease, MOST_APPENDED, Seal};
 pub use lost::{Away, Rescued};
+pub use machines::Introduction;
 pub use nodes::{JoinRefusal, NodeHead, NodeInvite, Revoked, SessionStanding};
 pub use open::{DbUrl, OpenError};
 pub use plan::{Placement, Planned, QuotaChange};

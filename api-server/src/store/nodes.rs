@@ -6,7 +6,7 @@ use super::create::Maker;
 use super::db::values;
 use super::history::{self, Entry};
 use super::tx::Tx;
-use super::{Asked, Bell, Context, Store, objects, placement, report};
+use super::{Asked, Bell, Context, Store, machines, objects, placement, report};
 use crate::kernel::{Error, Right, Timestamp};
 
 /// The kind that has a row of sums and sessions beside its resource.
@@ -286,6 +286,7 @@ async fn redeem(
             ..Entry::default()
         };
         history::add(tx, context, joined);
+        machines::joined(tx, context, &node).await?;
         report::merge_status(tx, context, &node, json!({"joined": true, "revoked_at": null})).await?;
         return Ok(Ok(node));
     }

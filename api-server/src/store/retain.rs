@@ -45,7 +45,7 @@ const REVISION: &str = "v.resource = r.id AND v.at < $4 AND (r.gone_at < $4 OR (
          WHERE j.resource = r.id AND j.state = 'done' ORDER BY j.id DESC LIMIT 1)), 0)))";
 
 /// Rows that hold on to an object that has gone: nodes and tenants stay, and whose history is kept.
-const HOLD: [&str; 19] = [
+const HOLD: [&str; 22] = [
     "live t WHERE t.id",
     "label t WHERE t.resource",
     "job t WHERE t.resource",
@@ -59,6 +59,9 @@ const HOLD: [&str; 19] = [
     "prefix_lease t WHERE t.holder",
     "secret t WHERE t.holder",
     "node_state t WHERE t.node",
+    "node_finding t WHERE t.node",
+    "node_decision t WHERE t.node",
+    "node_machine t WHERE t.node",
     "certificate t WHERE t.node",
     "join_token t WHERE t.node",
     "quota t WHERE t.tenant",

@@ -1,4 +1,4 @@
-//! `rhyzome node invite`, `rhyzome node revoke`.
+//! `rhyzome node invite`, `revoke`, `guests`, `drift`, `repair` and `forget`.
 
 use anyhow::Context as _;
 use clap::ArgMatches;
@@ -6,7 +6,7 @@ use rhyzome_client::Kind;
 use serde_json::{Value, json};
 
 use super::{Context, Usage, text};
-use crate::output::Format;
+use crate::output::{self, Format};
 
 /// Makes the node if it is not there, and prints the line that its machine is to run.
 pub async fn invite(context: &Context<'_>, leaf: &ArgMatches) -> anyhow::Result<()> {
@@ -50,4 +50,98 @@ pub async fn revoke(context: &Context<'_>, kind: &Kind, leaf: &ArgMatches) -> an
         }
     }
     Ok(())
+}
+
+/// Everything that runs on it.
+pub async fn guests(context: &Context<'_>, leaf: &ArgMatches) -> anyhow::Result<()> {
+    let name = text(leaf, "name").unwrap_or_default();
+    let path = format!("/v1/nodes/{name}/guests");
+    let columns = ["id", "state", "name", "pid", "vcpus", "memory_bytes", "since", "disks"];
+    table(context, &name, &path, &columns, "nothing runs there").await
+}
+
+/// Where it is not as it was ordered; or a decision on that.
+pub async fn drift(context: &Context<'_>, leaf: &ArgMatches) -> anyhow::Result<()> {
+    let Some((verb, leaf)) = leaf.subcommand() else {
+        let name = text(leaf, "name").unwrap_or_default();
+        let path = format!("/v1/nodes/{name}/drift");
+        let columns =
+            ["id", "what", "object", "expected", "found", "since", "repaired_at", "actions", "decision"];
+        return table(context, &name, &path, &columns, "it is as it was ordered").await;
+    };
+    let (name, difference) =
+        (text(leaf, "name").unwrap_or_default(), text(leaf, "difference").unwrap_or_default());
+    let mut body = json!({});
+    for (flag, field) in [("of", "tenant"), ("as", "name")] {
+        if let Some(value) = text(leaf, flag) {
+            body[field] = json!(value);
+        }
+    }
+    let path = format!("/v1/nodes/{name}/drift/{difference}");
+    let answer = context.client.action(&path, verb, body).await?.body;
+    if context.format == Format::Json {
+        say!("{}", serde_json::to_string_pretty(&answer)?);
+        return Ok(());
+    }
+    let what = answer["difference"]["what"].as_str().unwrap_or_default();
+    say!("{verb}: {difference} ({what})");
+    if let Some(id) = answer["instance"]["id"].as_str() {
+        let instance = |key: &str| answer["instance"][key].as_str().unwrap_or_default();
+        say!(
+            "  instance {} of tenant {} ({id}); its guest was not touched",
+            instance("name"),
+            instance("tenant")
+        );
+    }
+    Ok(())
+}
+
+/// Which machine it is, and who was refused.
+pub async fn settle(context: &Context<'_>, verb: &str, leaf: &ArgMatches) -> anyhow::Result<()> {
+    let name = text(leaf, "name").unwrap_or_default();
+    let body = text(leaf, "machine").map_or_else(|| json!({}), |machine| json!({"machine": machine}));
+    let node = context.client.action(&format!("/v1/nodes/{name}"), verb, body).await?.body;
+    match context.format {
+        Format::Json => say!("{}", serde_json::to_string_pretty(&node)?),
+        _ => {
+            let machine = node["status"]["machine"].as_str().unwrap_or("not known yet");
+            say!("node {name} is the machine {machine}; nobody is refused any more");
+        }
+    }
+    Ok(())
+}
+
+async fn table(
+    context: &Context<'_>,
+    name: &str,
+    path: &str,
+    columns: &[&str],
+    nothing: &str,
+) -> anyhow::Result<()> {
+    let found: Value = context.client.get(path).await.map_err(|error| match context.kinds.get("node") {
+        Some(kind) => context.missing(kind, name, error),
+        None => error.into(),
+    })?;
+    let items = found["items"].as_array().cloned().unwrap_or_default();
+    match context.format {
+        Format::Json => say!("{}", serde_json::to_string_pretty(&items)?),
+        Format::Name => items.iter().for_each(|item| say!("{}", item["id"].as_str().unwrap_or_default())),
+        Format::Table if items.is_empty() => say!("{nothing}"),
+        Format::Table => {
+            let rows = items.iter().map(|item| columns.iter().map(|column| cell(&item[*column])).collect());
+            say!("{}", output::table(columns, rows));
+        }
+    }
+    Ok(())
+}
+
+fn cell(value: &Value) -> String {
+    match value {
+        Value::Null => "-".into(),
+        Value::String(text) => text.clone(),
+        Value::Array(list) => list.iter().map(cell).collect::<Vec<_>>().join(", "),
+        // A decision.
+        Value::Object(map) => format!("{} by {}", cell(&map["verb"]), cell(&map["by"])),
+        other => other.to_string(),
+    }
 }

@@ -22,6 +22,24 @@ pub fn plain(state: &Path) -> Plains {
     PLAIN.iter().map(|line| line(state)).collect()
 }
 
+/// Something that is not as a driver left it, or not as it was ordered.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Deviation {
+    /// `network.links`, `network.rules`, `guest.file`...
+    pub what: &'static str,
+    /// What there should be, for people.
+    pub expected: String,
+    /// What is there instead.
+    pub found: String,
+}
+
+impl Deviation {
+    /// One, in the words of people.
+    pub fn new(what: &'static str, expected: impl Into<String>, found: impl Into<String>) -> Self {
+        Self { what, expected: expected.into(), found: found.into() }
+    }
+}
+
 /// Why a driver could not do what it was asked to.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DriverError {

@@ -42,7 +42,7 @@ pub use blob::Blob;
 use outbox::Outbox;
 use reach::Network;
 pub use reach::{Begin, FromServer, Reach, Reached, ToReturning};
-use rhyzome_proto::v1::{NodeStatus, Order, Report};
+use rhyzome_proto::v1::{Decision, Findings, NodeStatus, Order, Report};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -74,6 +74,10 @@ pub struct LinkConfig {
     pub agent_version: String,
     /// Which boot of the machine this is.
     pub boot_id: String,
+    /// Which machine this is; empty if it does not say.
+    pub machine_id: String,
+    /// Which process of the agent this is.
+    pub incarnation: String,
     /// Where the streams are that the server may want lent.
     pub socket_of: SocketOf,
     /// Clock and jitter.
@@ -108,6 +112,8 @@ pub enum LinkEvent {
         /// Its end.
         until: Duration,
     },
+    /// All that operators have decided on what this node has found.
+    Decisions(Vec<Decision>),
     /// The session ended, or none could be had; the link goes on trying by itself.
     Disconnected {
         /// One line for logs and for the node's status.
@@ -276,6 +282,11 @@ impl LinkHandle {
         if wanted && !before {
             self.0.leases.bell.notify_one();
         }
+    }
+
+    /// Tells the server what is here unasked. Never blocks; the newest counts.
+    pub fn findings(&self, findings: Findings) {
+        self.0.outbox.findings(findings);
     }
 
     /// The bytes of an image from `offset` on. Whoever asks verifies the digest at the end.

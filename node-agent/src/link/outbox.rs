@@ -3,7 +3,7 @@
 //!
 //! A newer report of an object replaces an older one that was not sent yet, so that the outbox is bounded by
 //! the number of objects, nobody who reports ever waits, and a slow server gets the truth instead of history.
-use rhyzome_proto::v1::{AgentMessage, Credentials, NodeStatus, Report, agent_message::Message};
+use rhyzome_proto::v1::{AgentMessage, Credentials, Findings, NodeStatus, Report, agent_message::Message};
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
@@ -18,6 +18,7 @@ pub(crate) struct Outbox {
 struct Waiting {
     credentials: Option<Credentials>,
     node: Option<NodeStatus>,
+    findings: Option<Findings>,
     reports: BTreeMap<String, Report>,
 }
 
@@ -34,6 +35,11 @@ impl Outbox {
 
     pub(crate) fn credentials(&self, credentials: Credentials) {
         self.lock().credentials = Some(credentials);
+        self.bell.notify_one();
+    }
+
+    pub(crate) fn findings(&self, findings: Findings) {
+        self.lock().findings = Some(findings);
         self.bell.notify_one();
     }
 
@@ -55,7 +61,10 @@ impl Outbox {
         if let Some(status) = waiting.node.take() {
             return Some(Message::Node(status));
         }
-        waiting.reports.pop_first().map(|(_, report)| Message::Report(report))
+        if let Some((_, report)) = waiting.reports.pop_first() {
+            return Some(Message::Report(report));
+        }
+        waiting.findings.take().map(Message::Findings)
     }
 
     fn lock(&self) -> MutexGuard<'_, Waiting> {

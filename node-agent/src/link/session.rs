@@ -61,6 +61,8 @@ async fn begin(link: &Link) -> Result<Session, LinkError> {
         db_epoch: link.ledger.db_epoch(),
         cursor: link.ledger.cursor(),
         credentials: Some(credentials::of(&link.shared, String::new())?),
+        machine_id: config.machine_id.clone(),
+        incarnation: config.incarnation.clone(),
     };
     send(&outgoing, agent_message::Message::Hello(hello)).await?;
     let mut incoming = (reached.begin)(messages).await?;
@@ -202,6 +204,9 @@ async fn listen(
             }
             Some(server_message::Message::Trust(trust)) => {
                 credentials::take_trust(&link.shared, &trust, renewal)
+            }
+            Some(server_message::Message::Decisions(all)) => {
+                link.tell(LinkEvent::Decisions(all.decisions)).await?
             }
             Some(server_message::Message::OpenStream(wanted)) => {
                 lent.retain(|stream| !stream.is_finished());

@@ -1,11 +1,11 @@
 //! Carries out one action by the one driver that it is for, and looks at the result.
 
 use super::Drivers;
-use crate::drivers::DriverError;
 use crate::drivers::disk::ObservedDisk;
 use crate::drivers::image::{ObservedImage, Progress};
 use crate::drivers::instance::{Beneath, ObservedInstance, Start};
 use crate::drivers::network::DesiredNetwork;
+use crate::drivers::{Deviation, DriverError};
 use crate::host::netns;
 use crate::names;
 use crate::plain::{ObservedPlain, Plain};
@@ -21,6 +21,7 @@ pub type Rendered = BTreeMap<String, String>;
 /// What one look at one thing saw.
 #[allow(clippy::large_enum_variant)] // There are few of them, and for a moment.
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant)] // Moved once, from a task to the loop.
 pub enum Seen {
     /// An image, by its digest.
     Image(String, Option<ObservedImage>),
@@ -34,6 +35,8 @@ pub enum Seen {
     Instance(String, Option<ObservedInstance>, Rendered),
     /// One of a plain kind.
     Plain(&'static str, String, Option<ObservedPlain>),
+    /// What somebody had changed of this object, and was put right.
+    Repaired(String, Vec<Deviation>),
 }
 
 /// One action, come to its end.
@@ -82,6 +85,9 @@ pub(super) async fn act(
         Action::ApplyNetwork(network) => match drivers.networks.apply(&network).await {
             Ok(applied) => {
                 seen.push(Seen::Network(id.to_owned(), Some((network, applied.rendered))));
+                if !applied.repaired.is_empty() {
+                    seen.push(Seen::Repaired(id.to_owned(), applied.repaired));
+                }
                 Ok(())
             }
             Err(error) => {
@@ -164,6 +170,7 @@ async fn act_on_instance(
         Action::Pause => instances.pause(id).await,
         Action::Resume => instances.resume(id).await,
         Action::RemoveInstance => instances.remove(id, now_ms).await,
+        Action::Rewrite => instances.rewrite(id),
         _ => Ok(()),
     }
 }

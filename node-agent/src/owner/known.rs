@@ -3,6 +3,7 @@
 use super::act::{Rendered, Seen};
 use super::look::Sight;
 use crate::drivers::network::DesiredNetwork;
+use crate::findings::{Beside, Diary};
 use crate::reconcile::{Orders, World};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
@@ -15,6 +16,9 @@ pub(super) struct Known {
     versions: HashMap<String, u64>,
     rendered: HashMap<String, (Rendered, u64)>,
     applied: HashMap<String, Instant>,
+    /// What was seen beside the world.
+    pub beside: Beside,
+    pub diary: Diary,
 }
 
 impl Known {
@@ -25,6 +29,8 @@ impl Known {
             versions: HashMap::new(),
             rendered: HashMap::new(),
             applied: HashMap::new(),
+            beside: Beside::default(),
+            diary: Diary::default(),
         }
     }
 
@@ -32,12 +38,18 @@ impl Known {
         &self.versions
     }
 
+    /// No look is under way: what is not ordered any more need not be told from what it was.
+    pub fn prune(&mut self, orders: &Orders) {
+        self.versions.retain(|id, _| orders.contains_key(id));
+    }
+
     pub fn touch(&mut self, id: &str) {
         *self.versions.entry(id.to_owned()).or_default() += 1;
     }
 
     pub fn forget(&mut self, id: &str) {
-        self.versions.remove(id);
+        // A look that is under way has seen it: it is not believed.
+        self.touch(id);
         self.rendered.remove(id);
         self.applied.remove(id);
         self.world.pressed_ms.remove(id);
@@ -45,9 +57,13 @@ impl Known {
 
     /// Believes a look at everything, for the objects that `is_fresh` agrees to.
     pub fn take(&mut self, sight: Sight, is_fresh: impl Fn(&str) -> bool) {
+        let disk_files = sight.disk_files.unwrap_or_else(|| std::mem::take(&mut self.beside.disk_files));
+        self.beside = Beside { guests: sight.guests, disk_files, edited: sight.edited };
         let fresh = sight.seen.into_iter().filter(|seen| match seen {
             // An image file only ever appears whole and vanishes by order: a late look does no harm.
             Seen::Image(..) => true,
+            // By an act, never by a look.
+            Seen::Repaired(..) => false,
             Seen::Disk(id, _)
             | Seen::Instance(id, ..)
             | Seen::Network(id, _)
@@ -87,6 +103,8 @@ impl Known {
                 world.in_force.remove(&id);
                 world.networks.insert(id);
             }
+            // Told where it is known when.
+            Seen::Repaired(..) => {}
             Seen::NetworkGone(id) => {
                 world.in_force.remove(&id);
                 world.networks.remove(&id);

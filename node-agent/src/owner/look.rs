@@ -3,6 +3,8 @@
 
 use super::Drivers;
 use super::act::{Seen, look_at_disk, look_at_image, look_at_instance};
+use crate::drivers::Deviation;
+use crate::drivers::instance::ObservedGuest;
 use crate::plain::{Plain, look_at_all};
 use crate::reconcile::Orders;
 use rhyzome_proto::v1::order_body::Body;
@@ -20,6 +22,12 @@ pub struct Sight {
     pub instances: Option<BTreeSet<String>>,
     /// All of each plain kind where that could be found out.
     pub plain: Vec<(&'static str, BTreeSet<String>)>,
+    /// Every QEMU that runs on the node.
+    pub guests: Vec<ObservedGuest>,
+    /// All disks in the agent's own folder; None if that could not be found out.
+    pub disk_files: Option<BTreeSet<String>>,
+    /// Files of instances that somebody has changed, by instance.
+    pub edited: BTreeMap<String, Vec<Deviation>>,
 }
 
 pub(super) async fn look(drivers: &Drivers, orders: &Orders) -> Sight {
@@ -41,10 +49,24 @@ pub(super) async fn look(drivers: &Drivers, orders: &Orders) -> Sight {
             for id in &ids {
                 sight.seen.push(look_at_instance(drivers, id).await);
                 drivers.instances.trim_logs(id);
+                let edited = drivers.instances.edited(id);
+                if !edited.is_empty() {
+                    sight.edited.insert(id.clone(), edited);
+                }
             }
             sight.instances = Some(ids);
         }
         Err(error) => tracing::warn!(%error, "cannot look at the instances"),
+    }
+    let (instances, disks) = (drivers.instances.clone(), drivers.disks.clone());
+    let looked = tokio::task::spawn_blocking(move || (instances.processes(), disks.ids()));
+    match looked.await {
+        Ok((guests, disks)) => {
+            sight.guests = guests;
+            sight.disk_files =
+                disks.inspect_err(|error| tracing::warn!(%error, "cannot look at the disks")).ok();
+        }
+        Err(error) => tracing::warn!(%error, "cannot look at the processes"),
     }
     for driver in &drivers.plain {
         look_at_kind(driver, orders, &mut sight).await;

@@ -5,6 +5,7 @@
 //! timer) only says "look again": the same code runs after a restart and in the middle of everything.
 
 mod act;
+mod drift;
 mod hands;
 mod intake;
 mod known;
@@ -29,7 +30,7 @@ pub use intake::Intake;
 use known::Known;
 pub use leased::Wanter;
 pub use look::Sight;
-use rhyzome_proto::v1::{Order, Report};
+use rhyzome_proto::v1::{Findings, Order, Report};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -71,12 +72,17 @@ pub enum Event {
 /// Takes a report to the link. Never blocks.
 pub type Teller = Arc<dyn Fn(Report) + Send + Sync>;
 
+/// Takes what is there unasked to the link. Never blocks.
+pub type Finder = Arc<dyn Fn(Findings) + Send + Sync>;
+
 /// Where the owner's words come from and go to.
 pub struct Wires {
     /// Sessions and orders, from the link.
     pub link: mpsc::Receiver<LinkEvent>,
     /// Reports, to the link.
     pub teller: Teller,
+    /// What is there unasked, to the link.
+    pub findings: Finder,
     /// Told whenever a session began: the node's own status is to be sent again.
     pub session: Arc<Notify>,
     /// News from the rest of the agent.
@@ -125,6 +131,7 @@ pub struct Owner {
     working: HashMap<String, Instant>,
     gone_told: BTreeMap<String, Instant>,
     connected: Option<Instant>,
+    drift: drift::Drift,
     looking: bool,
     attempts: u64,
     /// Without one no guest runs that is marked for being restarted elsewhere.
@@ -158,6 +165,7 @@ impl Owner {
             working: HashMap::new(),
             gone_told: BTreeMap::new(),
             connected: None,
+            drift: drift::Drift::default(),
             looking: false,
             attempts: 0,
             lease: None,
@@ -214,11 +222,16 @@ impl Owner {
                 LinkEvent::Connected { db_epoch, .. } => self.connected(db_epoch),
                 LinkEvent::Disconnected { .. } => {
                     self.connected = None;
+                    self.drift.begin_anew();
                     self.gone_told.clear();
                     self.intake().forget();
                 }
                 LinkEvent::Lease { until } => self.leased(until),
-                LinkEvent::CaughtUp(_) | LinkEvent::Order(_) => {}
+                LinkEvent::CaughtUp(_) => (self.drift.caught_up, self.drift.is_due) = (true, true),
+                LinkEvent::Decisions(decisions) => {
+                    (self.drift.decisions, self.drift.is_due) = (decisions, true)
+                }
+                LinkEvent::Order(_) => {}
             }
         }
         self.take(orders).await;
@@ -232,6 +245,7 @@ impl Owner {
         }
         drop(ledger);
         self.connected = Some(Instant::now());
+        self.drift.begin_anew();
         self.told.clear();
         self.gone_told.clear();
         self.wires.session.notify_one();
@@ -299,9 +313,11 @@ impl Owner {
             }
             Back::Sight { versions, sight } => {
                 self.looking = false;
+                self.drift.is_due = true;
                 let busy = &self.busy;
                 let still = self.known.versions().clone();
                 self.known.take(sight, |id| !busy.contains_key(id) && versions.get(id) == still.get(id));
+                self.known.prune(&self.orders);
             }
         }
     }
@@ -314,6 +330,12 @@ impl Owner {
         self.progress.remove(&id);
         self.known.touch(&id);
         for seen in done.seen {
+            if let Seen::Repaired(object, deviations) = &seen {
+                for deviation in deviations {
+                    self.known.diary.repaired(object, deviation, self.env.now_ms());
+                }
+                self.drift.is_due = true;
+            }
             self.known.apply(seen);
         }
         match done.result {
@@ -396,6 +418,7 @@ impl Owner {
         }
         if self.connected.is_some() {
             wake = wake.min(self.report());
+            self.survey().await;
         }
         if finished.is_empty() { wake.max(Duration::from_millis(1)) } else { Duration::ZERO }
     }
@@ -422,7 +445,9 @@ impl Owner {
         if trouble.failure.permanent {
             return Some(LOOK_EVERY);
         }
-        (now < trouble.retry_at_ms).then(|| Duration::from_millis(trouble.retry_at_ms - now))
+        // None waits longer than that: the clock was put back meanwhile.
+        let wait = trouble.retry_at_ms.saturating_sub(now);
+        (1..=MAX_RETRY_MS).contains(&wait).then(|| Duration::from_millis(wait))
     }
 
     fn spawn(&mut self, id: &str, action: Action, now: u64) {
@@ -447,30 +472,6 @@ impl Owner {
     fn refresh(&mut self, id: &str, now: u64) {
         if let Some(network) = self.known.due(id, REFRESH_EVERY).filter(|_| !self.busy.contains_key(id)) {
             self.spawn(id, Action::ApplyNetwork(network), now);
-        }
-    }
-
-    async fn forget(&mut self, id: &str) {
-        let ledger = self.ledger.clone();
-        let object = id.to_owned();
-        let forgotten = self
-            .env
-            .blocking(move || ledger.lock().unwrap_or_else(PoisonError::into_inner).finish_removal(&object));
-        match forgotten.await {
-            Ok(Ok(())) => {
-                tracing::info!(object = id, "gone");
-                self.orders.remove(id);
-                self.decisions.remove(id);
-                self.trouble.remove(id);
-                self.told.remove(id);
-                self.working.remove(id);
-                self.known.forget(id);
-            }
-            Ok(Err(error)) => {
-                let failure = Failure { message: error.to_string(), permanent: false };
-                self.in_trouble(id.to_owned(), Action::Forget, failure);
-            }
-            Err(error) => tracing::error!(%error, "cannot forget {id}"),
         }
     }
 }

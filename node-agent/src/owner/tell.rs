@@ -1,7 +1,8 @@
 //! What the server is told, and when it has heard that something is gone.
 
 use super::Owner;
-use crate::report;
+use crate::reconcile::Action;
+use crate::report::{self, Failure};
 use rhyzome_proto::v1::{Report, ReportState};
 use std::collections::hash_map::Entry;
 use std::sync::PoisonError;
@@ -90,6 +91,31 @@ impl Owner {
         match ledger.heard(&heard) {
             Ok(()) => self.gone_told.retain(|id, _| !heard.contains(id)),
             Err(error) => tracing::error!(%error, "cannot forget what is gone"),
+        }
+    }
+
+    /// Nothing is left of it: its order goes, and that it is gone is told.
+    pub(super) async fn forget(&mut self, id: &str) {
+        let ledger = self.ledger.clone();
+        let object = id.to_owned();
+        let forgotten = self
+            .env
+            .blocking(move || ledger.lock().unwrap_or_else(PoisonError::into_inner).finish_removal(&object));
+        match forgotten.await {
+            Ok(Ok(())) => {
+                tracing::info!(object = id, "gone");
+                self.orders.remove(id);
+                self.decisions.remove(id);
+                self.trouble.remove(id);
+                self.told.remove(id);
+                self.working.remove(id);
+                self.known.forget(id);
+            }
+            Ok(Err(error)) => {
+                let failure = Failure { message: error.to_string(), permanent: false };
+                self.in_trouble(id.to_owned(), Action::Forget, failure);
+            }
+            Err(error) => tracing::error!(%error, "cannot forget {id}"),
         }
     }
 }

@@ -13,6 +13,7 @@ mod tests;
 
 pub use instance::{is_stopping, pending};
 pub use network::effective;
+pub use storage::used_by;
 
 use crate::drivers::disk::{Base, ObservedDisk};
 use crate::drivers::image::ObservedImage;
@@ -44,6 +45,8 @@ pub struct World {
     pub plain: BTreeMap<&'static str, BTreeMap<String, ObservedPlain>>,
     /// When each guest's power button was pressed last, in milliseconds since 1970.
     pub pressed_ms: BTreeMap<String, u64>,
+    /// Disks that may be made anew although a guest has had them: an operator said so.
+    pub approved: BTreeSet<String>,
     /// Kinds that this node cannot hold, and the line that says which tool is missing.
     pub missing: BTreeMap<Kind, String>,
     /// Identifies this boot of the node.
@@ -128,6 +131,8 @@ pub enum Action {
     Resume,
     /// End QEMU at once and remove its folder.
     RemoveInstance,
+    /// Write an instance's files again as they were when it was started; the guest goes on.
+    Rewrite,
     /// Make one of a plain kind as this body says.
     ApplyPlain(&'static str, Vec<u8>),
     /// Leave nothing of one of a plain kind.

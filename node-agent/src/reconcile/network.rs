@@ -2,6 +2,7 @@
 //! and rules are there before it boots.
 
 use super::{Action, Decision, View};
+use crate::drivers::instance::ObservedInstance;
 use crate::drivers::network::{DesiredNetwork, Port};
 use crate::names;
 use ipnet::Ipv4Net;
@@ -68,6 +69,7 @@ fn ports(view: View<'_>, network_id: &str) -> Vec<Port> {
         .orders
         .values()
         .flat_map(|order| nics(view, order))
+        .chain(view.world.instances.values().flat_map(|instance| unordered(view, instance)))
         .filter(|(_, _, nic)| nic.network_id == network_id)
         .filter_map(|(id, hostname, nic)| {
             Some(Port {
@@ -82,6 +84,18 @@ fn ports(view: View<'_>, network_id: &str) -> Vec<Port> {
         .collect();
     ports.sort_by(|one, other| one.tap.cmp(&other.tap));
     ports
+}
+
+/// The nics of a guest that runs and was never ordered, or whose order is still on its way: nobody takes its network
+/// away on a guess.
+fn unordered<'a>(
+    view: View<'a>,
+    instance: &'a ObservedInstance,
+) -> impl Iterator<Item = (&'a str, &'a str, &'a InstanceNic)> {
+    let runs = instance.process.is_some() && !view.orders.contains_key(&instance.id);
+    let boot = instance.boot.as_ref().filter(|_| runs).map(|boot| &boot.order);
+    boot.into_iter()
+        .flat_map(|order| order.nics.iter().map(|nic| (instance.id.as_str(), order.hostname.as_str(), nic)))
 }
 
 /// The nics that one instance has or is to have: those of the running guest as it was booted, and those that the

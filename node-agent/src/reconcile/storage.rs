@@ -2,6 +2,7 @@
 
 use super::{Action, Decision, View, obstacle};
 use crate::drivers::disk::Base;
+use crate::drivers::instance::BootRecord;
 use rhyzome_proto::v1::order_body::Body;
 use rhyzome_proto::v1::{DiskOrder, ImageOrder, Order};
 
@@ -46,6 +47,19 @@ pub(super) fn disk(view: View<'_>, order: &Order, disk: &DiskOrder) -> Decision 
         }
         _ => {}
     }
+    if seen.is_none()
+        && let Some(user) = used_by(view, id)
+        && !view.world.approved.contains(id)
+    {
+        // Its pool may not be mounted, or somebody moved it: an empty one in its place would hide that.
+        return Decision::Refuse {
+            reason: format!(
+                "disk-gone: {id}, which {user} has had, is not there, and is not made anew by itself; put its file \
+                 back, or see `rhyzome node drift`"
+            ),
+            permanent: false,
+        };
+    }
     if disk.image_id.is_empty() {
         return Decision::Do(Action::ApplyDisk(disk.clone(), None));
     }
@@ -63,6 +77,13 @@ pub(super) fn disk(view: View<'_>, order: &Order, disk: &DiskOrder) -> Decision 
         }
         _ => Decision::refuse(format!("{} is no image", disk.image_id)),
     }
+}
+
+/// An instance that was booted with this disk.
+pub fn used_by<'a>(view: View<'a>, disk_id: &str) -> Option<&'a str> {
+    let names = |boot: &BootRecord| boot.order.disks.iter().any(|disk| disk.disk_id == disk_id);
+    let mut users = view.world.instances.values();
+    users.find(|instance| instance.boot.as_ref().is_some_and(names)).map(|instance| instance.id.as_str())
 }
 
 /// The instance whose running QEMU has this disk open.

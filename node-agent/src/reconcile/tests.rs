@@ -169,6 +169,7 @@ impl Node {
                 world.plain.get_mut(kind).unwrap().insert(id.into(), seen);
             }
             Action::RemovePlain(kind) => drop(world.plain.get_mut(kind).unwrap().remove(id)),
+            Action::Rewrite => {}
             Action::Forget => drop(self.orders.remove(id)),
         }
     }
@@ -457,4 +458,29 @@ fn a_guest_that_runs_is_marked_when_there_is_a_lease_and_not_before() {
     node.instance().ha_restart = false;
     node.world.lease = Standing::Over;
     assert_eq!(node.decision("inst"), Decision::Do(Action::Guard(false)), "it goes on without one");
+}
+
+#[test]
+fn a_disk_that_a_guest_has_had_is_not_made_anew_unless_somebody_says_so() {
+    let mut node = Node::running();
+    node.end_process();
+    node.world.disks.clear();
+    let Decision::Refuse { reason, permanent: false } = node.decision("disk") else { panic!("made anew") };
+    assert!(reason.starts_with("disk-gone: disk, which inst has had"), "{reason}");
+    assert!(matches!(node.decision("inst"), Decision::Wait { .. }), "no guest starts without its disk");
+    assert_eq!(node.todo(), []);
+    node.world.approved.insert("disk".into());
+    assert_eq!(node.settle(), ["disk:ApplyDisk", "inst:Start"]);
+}
+
+#[test]
+fn a_guest_that_nobody_ordered_keeps_its_port_and_its_network() {
+    let mut node = Node::running();
+    node.orders.remove("inst");
+    let Decision::Held = node.decision("net") else { panic!("its network is changed") };
+    node.remove("net");
+    let Decision::Wait { reason, .. } = node.decision("net") else { panic!("its network is taken away") };
+    assert!(reason.contains("inst"), "{reason}");
+    node.end_process();
+    assert_eq!(node.decision("net"), Decision::Do(Action::RemoveNetwork));
 }

@@ -85,7 +85,9 @@ impl Node {
         link.try_send(LinkEvent::Connected { db_epoch: 1, session: 1 }).unwrap();
         let ledger = Arc::new(Mutex::new(Ledger::open(state).unwrap()));
         let teller = Arc::new(move |report| drop(reports_out.send(report)));
-        let wires = Wires { link: link_in, teller, session: Arc::default(), events: events_in, bell };
+        let findings = Arc::new(|_| {});
+        let wires =
+            Wires { link: link_in, teller, findings, session: Arc::default(), events: events_in, bell };
         let owner =
             tokio::spawn(Owner::new(ledger, Arc::new(drivers), wires, host_boot_id(), Env::system()).run());
         Agent { owner, link, reports, newest: HashMap::new() }

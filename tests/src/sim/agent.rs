@@ -97,6 +97,8 @@ impl Agent {
             state_dir: self.folder.path().to_owned(),
             agent_version: "simulated".to_owned(),
             boot_id: self.hands.boot_id(),
+            machine_id: format!("machine of {}", self.name),
+            incarnation: format!("{} {}", self.name, self.hands.life()),
             socket_of: Arc::new(|_, _| Err("nothing is lent here".to_owned())),
             env: self.house.env(),
         };
@@ -111,10 +113,11 @@ impl Agent {
         let (news, events) = mpsc::unbounded_channel();
         news.send(Event::Accelerator("tcg".to_owned())).unwrap();
         let session = Arc::new(Notify::new());
-        let reports = handle.clone();
+        let (reports, findings) = (handle.clone(), handle.clone());
         let wires = Wires {
             link: orders,
             teller: Arc::new(move |report| reports.report(report)),
+            findings: Arc::new(move |found| findings.findings(found)),
             session: session.clone(),
             events,
             bell,

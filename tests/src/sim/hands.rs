@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
+use rhyzome_agent::drivers::instance::{ObservedGuest, ObservedInstance};
 use rhyzome_agent::drivers::{self, DriverError};
 use rhyzome_agent::owner::{self, Done, Rendered, Seen, Sight};
 use rhyzome_agent::plain::{Plain, Plains, look_at_all};
@@ -95,6 +96,11 @@ impl Hands {
         for id in ended {
             self.house.fault("a guard ends a guest", format!("{}: {id}", self.name));
         }
+    }
+
+    /// Which process of the agent it is.
+    pub(super) fn life(&self) -> u64 {
+        self.life.load(Ordering::SeqCst)
     }
 
     /// The agent's process has ended.
@@ -248,12 +254,36 @@ impl Hands {
             seen.extend(objects.into_iter().map(|(id, object)| Seen::Plain(kind, id, Some(object))));
         }
         let instances: BTreeSet<String> = world.instances.keys().cloned().collect();
-        Sight { seen, networks: Some(world.networks.clone()), instances: Some(instances), plain: here }
+        let guests = world.instances.values().filter_map(guest).collect();
+        let disk_files = Some(world.disks.keys().cloned().collect());
+        Sight {
+            seen,
+            networks: Some(world.networks.clone()),
+            instances: Some(instances),
+            plain: here,
+            guests,
+            disk_files,
+            ..Sight::default()
+        }
     }
 }
 
 fn image(world: &World, sha256: &str) -> Seen {
     Seen::Image(sha256.to_owned(), world.images.get(sha256).cloned())
+}
+
+/// Its QEMU, as /proc would show it.
+fn guest(instance: &ObservedInstance) -> Option<ObservedGuest> {
+    let (process, boot) = (instance.process?, instance.boot.as_ref()?);
+    Some(ObservedGuest {
+        pid: process.pid,
+        digest: instance.id.clone(),
+        name: instance.id.clone(),
+        vcpus: boot.order.vcpus,
+        memory_bytes: boot.order.memory_bytes,
+        disks: Vec::new(),
+        started_at_ms: boot.started_at_ms,
+    })
 }
 
 fn instance(world: &World, id: &str) -> Seen {

@@ -9,6 +9,7 @@ mod house;
 
 mod crash;
 mod doors;
+mod drift;
 mod life;
 mod long;
 mod refuse;

@@ -6,6 +6,7 @@ use crate::drivers::DriverError;
 use crate::{files, jail, names};
 use overlay::{Backing, Found};
 use rhyzome_proto::v1::DiskOrder;
+use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
@@ -41,6 +42,17 @@ impl DiskDriver {
     /// Disks without a pool of their own live under `state`.
     pub fn new(state: &Path) -> Self {
         Self { state: state.to_owned() }
+    }
+
+    /// Ids of all disks in the agent's own folder.
+    pub fn ids(&self) -> io::Result<BTreeSet<String>> {
+        let entries = match fs::read_dir(self.state.join("disks")) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeSet::new()),
+            Err(error) => return Err(error),
+        };
+        let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
+        Ok(names.filter_map(|name| name.strip_suffix(".qcow2").map(str::to_owned)).collect())
     }
 
     /// Where the disk's file is.

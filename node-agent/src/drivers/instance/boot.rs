@@ -4,6 +4,7 @@
 use crate::files;
 use rhyzome_proto::v1::InstanceOrder;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 
@@ -38,6 +39,9 @@ pub struct BootRecord {
     pub placement_epoch: u64,
     /// What it was started as.
     pub order: InstanceOrder,
+    /// Digests of the files that were written for it, by name.
+    #[serde(default)]
+    pub files: BTreeMap<String, String>,
 }
 
 impl BootRecord {
@@ -62,6 +66,7 @@ impl BootRecord {
             db_epoch: 0,
             placement_epoch: 0,
             order: order.clone(),
+            files: BTreeMap::new(),
         }
     }
 

@@ -11,13 +11,16 @@ pub mod process;
 pub mod qmp;
 pub mod seed;
 
+mod edited;
 mod guarded;
 mod guest;
 mod holder;
+mod processes;
 mod start;
 
 pub use boot::BootRecord;
 pub use guarded::{GUARD, is_marked};
+pub use processes::{ObservedGuest, Processes};
 pub use start::{Beneath, Start, program};
 
 use crate::drivers::DriverError;
@@ -62,18 +65,33 @@ pub struct InstanceDriver {
     /// The agent's own program, which is the guard too.
     agent: String,
     guests: Mutex<HashMap<String, Arc<Guest>>>,
+    processes: Processes,
+    /// Files that were read to see whether they are as they were written.
+    read: Mutex<HashMap<PathBuf, edited::Read>>,
 }
 
 impl InstanceDriver {
     /// `bell` is rung with an instance's id when its process or its QEMU says something.
     pub fn new(state: &Path, bell: Bell) -> Self {
         let agent = guarded::OWN_PROGRAM.to_owned();
-        Self { state: state.to_owned(), bell, agent, guests: Mutex::default() }
+        Self {
+            state: state.to_owned(),
+            bell,
+            agent,
+            guests: Mutex::default(),
+            processes: Processes::default(),
+            read: Mutex::default(),
+        }
     }
 
     /// The same, with another program as the guard than the one that runs.
     pub fn guarded_by(self, agent: String) -> Self {
         Self { agent, ..self }
+    }
+
+    /// Every QEMU that runs on this node, ours or not.
+    pub fn processes(&self) -> Vec<ObservedGuest> {
+        self.processes.guests()
     }
 
     /// All instances that have a folder here, running or not.

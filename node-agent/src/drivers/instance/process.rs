@@ -2,6 +2,7 @@
 //! process for it, watched without polling.
 
 use crate::env::uptime;
+pub use crate::host::process::host_boot_id;
 use crate::privileges;
 use nix::libc;
 use std::fs::{self, File, OpenOptions};
@@ -220,11 +221,6 @@ fn reap(pid: u32) -> Option<String> {
         Ok(WaitStatus::Signaled(_, signal, _)) => Some(format!("killed by {signal}")),
         _ => None,
     }
-}
-
-/// Identifies this boot of the node.
-pub fn host_boot_id() -> String {
-    fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
 }
 
 /// The last line that a program printed.

@@ -2,7 +2,7 @@
 
 use super::argv::{self, Machine};
 use super::process::{Identity, Launch, host_boot_id, last_line, launch};
-use super::{BootRecord, InstanceDriver, guarded, holder, seed};
+use super::{BootRecord, InstanceDriver, edited, guarded, holder, seed};
 use crate::drivers::DriverError;
 use crate::env::uptime;
 use crate::host::tools;
@@ -157,7 +157,9 @@ fn run(state: &Path, agent: &str, start: &Start) -> Result<Identity, DriverError
     files::write_atomic(&folder.join("command"), argv::readable(&program, &arguments).as_bytes())
         .map_err(failed)?;
     // Before the process exists: a record without a process is a crash, a process without one is a riddle.
-    start.boot.write(&folder.join("boot.json")).map_err(failed)?;
+    let mut boot = start.boot.clone();
+    boot.files = edited::digests(&folder).map_err(failed)?;
+    boot.write(&folder.join("boot.json")).map_err(failed)?;
     launch(&Launch {
         program: &program,
         arguments: &arguments,

@@ -3,6 +3,7 @@
 use super::plan::DesiredNetwork;
 use super::plan::resolver::{self, Setting};
 use super::record::{Resolver, write, write_if_changed};
+use crate::drivers::Deviation;
 use crate::host::process::ProcessId;
 use crate::host::{netns, tools};
 use crate::privileges;
@@ -34,8 +35,13 @@ pub struct Service<'a> {
 
 impl Service<'_> {
     /// Makes dnsmasq serve `network`: not at all touched if it does, told to read again if only ports changed,
-    /// restarted if it must be. `found` is the one that was remembered.
-    pub fn ensure(&self, network: &DesiredNetwork, found: Option<&Resolver>) -> io::Result<Resolver> {
+    /// restarted if it must be. `found` is the one that was remembered. Beside it: what was not as it had been left, if
+    /// it is still to be what it was.
+    pub fn ensure(
+        &self,
+        network: &DesiredNetwork,
+        found: Option<&Resolver>,
+    ) -> io::Result<(Resolver, Vec<Deviation>)> {
         let folder = self.setting.folder;
         let configuration = resolver::configuration(network, &self.setting);
         write_if_changed(&folder.join("dnsmasq.conf"), &configuration)?;
@@ -46,13 +52,21 @@ impl Service<'_> {
         let table = folder.join("leases");
         let broken =
             fs::read_to_string(&table).ok().and_then(|text| resolver::without_broken_leases(&text, network));
+        let mut strange = Vec::new();
+        if broken.is_some() {
+            strange.push(Deviation::new("network.leases", "leases of its ports", "a lease that no port has"));
+        }
+        if let Some(dead) = found.filter(|found| !found.process.is_alive()) {
+            let expected = format!("dnsmasq, as process {}", dead.process.pid);
+            strange.push(Deviation::new("network.process", expected, "it does not run"));
+        }
         if let Some(found) = found.filter(|found| found.process.is_alive()) {
             let right = found.namespace == self.cookie
                 && found.bridge == self.bridge
                 && found.configuration == digest;
             if right && broken.is_none() {
                 if !(reservations || names) || found.process.signal(Signal::SIGHUP)? {
-                    return Ok(found.clone());
+                    return Ok((found.clone(), strange));
                 }
             } else {
                 found.process.end(PATIENCE)?;
@@ -66,7 +80,9 @@ impl Service<'_> {
             write(&table, &kept)?;
         }
         let process = self.start()?;
-        Ok(Resolver { process, namespace: self.cookie, bridge: self.bridge, configuration: digest })
+        let resolver =
+            Resolver { process, namespace: self.cookie, bridge: self.bridge, configuration: digest };
+        Ok((resolver, strange))
     }
 
     fn start(&self) -> io::Result<ProcessId> {

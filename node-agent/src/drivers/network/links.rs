@@ -4,6 +4,7 @@
 //! inside the namespace and used from outside.
 
 use super::plan::{DesiredNetwork, UPLINK, Uplink};
+use crate::drivers::Deviation;
 use crate::host::netns;
 use crate::names::BRIDGE;
 use futures_util::TryStreamExt;
@@ -50,6 +51,59 @@ impl Live {
                 && name.starts_with('t')
                 && name[1..].bytes().all(|byte| byte.is_ascii_hexdigit())
         })
+    }
+
+    /// Where this is not what the network wants, in a namespace that was as it should be.
+    pub fn deviations(&self, network: &DesiredNetwork, uplink: Option<Uplink>) -> Vec<Deviation> {
+        let mut all = Vec::new();
+        let mut differs = |expected: String, found: &str| {
+            all.push(Deviation::new("network.links", expected, found));
+        };
+        let bridge = self.links.get(BRIDGE);
+        let standing = |link: Option<&Link>| match link {
+            None => Some("it is gone"),
+            Some(link) if !link.up => Some("it is down"),
+            Some(_) => None,
+        };
+        if let Some(found) = standing(bridge) {
+            differs(format!("the bridge {BRIDGE}"), found);
+        }
+        let own = Ipv4Net::new_assert(network.gateway, network.cidr.prefix_len());
+        for (name, subnet) in
+            [(BRIDGE, Some(own)), (UPLINK, uplink.map(|it| Ipv4Net::new_assert(it.inner, 31)))]
+        {
+            let (Some(link), Some(subnet)) = (self.links.get(name), subnet) else { continue };
+            let here: Vec<_> = self.addresses.iter().filter(|(_, at, _)| *at == link.index).collect();
+            if here.len() != 1 || here.iter().any(|(_, _, address)| *address != subnet) {
+                let found: Vec<String> = here.iter().map(|(_, _, address)| address.to_string()).collect();
+                differs(
+                    format!("{name} with the address {subnet}"),
+                    &format!("addresses: {}", found.join(", ")),
+                );
+            }
+        }
+        if let Some(uplink) = uplink {
+            if let Some(found) = standing(self.links.get(UPLINK)) {
+                differs(format!("the way out {UPLINK}"), found);
+            } else if self.default_via != Some(uplink.outer) {
+                differs(format!("the default route by {}", uplink.outer), "it is gone, or leads elsewhere");
+            }
+        }
+        for port in &network.ports {
+            let link = self.links.get(&port.tap);
+            let apart = || {
+                let master = link.and_then(|link| link.controller);
+                (master != bridge.map(|bridge| bridge.index)).then_some("it is not on the bridge")
+            };
+            if let Some(found) = standing(link).or_else(apart) {
+                differs(format!("the tap {} of nic {} of {}", port.tap, port.nic, port.instance_id), found);
+            }
+        }
+        let wanted = |tap: &&String| network.ports.iter().any(|port| port.tap == **tap);
+        for tap in self.taps().filter(|tap| !wanted(tap)) {
+            differs(format!("no tap {tap}"), "it is there");
+        }
+        all
     }
 
     /// All addresses of the namespace.

@@ -5,6 +5,7 @@
 //! nothing differs: creating an instance waits for it.
 
 mod dnsmasq;
+mod drift;
 mod links;
 mod nft;
 pub mod observe;
@@ -14,9 +15,10 @@ mod record;
 pub use observe::ObservedNetwork;
 pub use plan::{DesiredNetwork, Port};
 
-use super::DriverError;
+use super::{Deviation, DriverError};
 use crate::host::netns;
 use crate::names;
+use drift::Eye;
 use links::{Links, Live};
 use plan::ruleset::{self, Ruleset};
 use plan::{Uplink, resolver};
@@ -56,6 +58,8 @@ pub struct AppliedNetwork {
     pub namespace: String,
     /// What was written for it, by file name.
     pub rendered: BTreeMap<String, String>,
+    /// What somebody had changed, and what was put right.
+    pub repaired: Vec<Deviation>,
 }
 
 impl NetworkDriver {
@@ -126,12 +130,18 @@ impl Shared {
         let mut record = Record::load(&folder);
         let before = record.clone();
 
+        let eye = Eye::new(&before, network);
+        let mut repaired = drift::files(&folder, &before.files);
+        repaired.extend(eye.namespace(&namespace, netns::exists(&namespace)?));
         let inside = Inside::open(&namespace)?;
         let live = inside.runtime.block_on(inside.links.observe())?;
         let uplink = self.uplink(network, &mut record, &inside)?;
         if record.slot != before.slot || record.nat != before.nat {
             // Before anything uses it, so that no other network chooses the same.
             record.save(&folder)?;
+        }
+        if netns_is_old(&before, &inside) {
+            repaired.extend(eye.links(&live, network, uplink));
         }
         let (live, bridge) = inside.build(&namespace, live, network, uplink)?;
 
@@ -151,29 +161,35 @@ impl Shared {
         };
         // Programs that know nothing of each other: started side by side. No frame passes before all are through.
         let (filtered, protected, served) = std::thread::scope(|scope| {
-            let protected = scope.spawn(|| if uplink.is_some() { self.protect_node() } else { Ok(()) });
+            let protected = scope.spawn(|| if uplink.is_some() { self.protect_node() } else { Ok(None) });
             let served = scope.spawn(|| service.ensure(network, before.resolver.as_ref()));
-            let filtered = filter_frames(&inside, &namespace, ruleset, before.applied.as_ref());
+            let filtered = filter_frames(&inside, &namespace, ruleset, before.applied.as_ref(), eye.settled);
             let served = served.join().unwrap_or_else(|_| Err(io::Error::other("starting dnsmasq panicked")));
             let protected =
                 protected.join().unwrap_or_else(|_| Err(io::Error::other("protecting the node panicked")));
             (filtered, protected, served)
         });
         // What one of them achieved is remembered even if the other failed.
-        record.applied = filtered.as_ref().ok().cloned().flatten();
-        record.resolver = served.as_ref().map_or(before.resolver.clone(), |resolver| Some(resolver.clone()));
+        record.applied = filtered.as_ref().ok().and_then(|(applied, _)| applied.clone());
+        record.resolver =
+            served.as_ref().map_or(before.resolver.clone(), |(resolver, _)| Some(resolver.clone()));
+        let rendered = rendered(&folder, script.clone());
+        let is_whole = filtered.is_ok() && protected.is_ok() && served.is_ok();
+        let settled = eye.settled;
+        record.files = drift::digests(&rendered);
+        record.whole = is_whole.then(|| eye.whole());
+        record::write_if_changed(&folder.join("ruleset.nft"), &script)?;
         if record != before {
             record.save(&folder)?;
         }
-        filtered?;
-        protected?;
-        served?;
+        repaired.extend(filtered?.1);
+        repaired.extend(protected?);
+        repaired.extend(served?.1.into_iter().filter(|_| settled));
         inside.runtime.block_on(async {
             inside.links.open_taps(&live, network).await?;
             inside.links.close_taps(&live, network).await
         })?;
-        record::write_if_changed(&folder.join("ruleset.nft"), &script)?;
-        Ok(AppliedNetwork { namespace, rendered: rendered(&folder, script) })
+        Ok(AppliedNetwork { namespace, rendered, repaired })
     }
 
     /// The way out: the one remembered, or a new one that nobody else has.
@@ -203,19 +219,21 @@ impl Shared {
         Ok(record.slot.map(Uplink::of_slot))
     }
 
-    /// The node's own rules, which all networks share: there before the first frame comes out of one.
-    fn protect_node(&self) -> io::Result<()> {
+    /// The node's own rules, which all networks share: there before the first frame comes out of one. Answers what
+    /// somebody had changed in them.
+    fn protect_node(&self) -> io::Result<Option<Deviation>> {
         let mut known = lock(&self.node);
         let filter = nft::Filter::open()?;
         let generation = filter.generation()?;
         if known.as_ref().is_some_and(|known| known.generation == generation) {
-            return Ok(());
+            return Ok(None);
         }
         // Someone changed something in the node's rules. Most likely not in our table.
         let before = known.as_ref().and_then(|known| known.listing.clone());
-        if before.is_some() && before == nft::list("inet rhyzome")? {
+        let found = if known.is_some() { nft::list("inet rhyzome")? } else { None };
+        if before.is_some() && before == found {
             *known = Some(NodeRules { generation, listing: before });
-            return Ok(());
+            return Ok(None);
         }
         set_sysctl("/proc/sys/net/ipv4/ip_forward", "1")?;
         let rules = Ruleset::of_node();
@@ -224,8 +242,10 @@ impl Shared {
         let generation = filter.generation()?;
         // What to compare with is asked for only on a node where others write too.
         let listing = if known.is_some() { nft::list("inet rhyzome")? } else { None };
+        let text = |listing: &Option<String>| listing.clone().unwrap_or_default();
+        let changed = known.as_ref().and_then(|_| drift::rules("the node", &text(&found), &text(&listing)));
         *known = Some(NodeRules { generation, listing });
-        Ok(())
+        Ok(changed)
     }
 
     fn remove(&self, id: &str) -> io::Result<()> {
@@ -304,29 +324,46 @@ impl Inside {
 
 /// Makes the namespace hold exactly `ruleset`. Starts no program if it does; changes a few elements if it can.
 ///
-/// Answers what to remember, which is nothing if someone else was writing at the same time.
+/// Answers what to remember, which is nothing if someone else was writing at the same time; and, where it was `settled`,
+/// what somebody had changed.
 fn filter_frames(
     inside: &Inside,
     namespace: &str,
     ruleset: Ruleset,
     before: Option<&Applied>,
-) -> io::Result<Option<Applied>> {
+    settled: bool,
+) -> io::Result<(Option<Applied>, Option<Deviation>)> {
     let generation = inside.filter.generation()?;
     let known = before.filter(|before| before.namespace == inside.cookie && before.generation == generation);
     let difference = match known {
-        Some(known) if known.ruleset == ruleset => return Ok(Some(known.clone())),
+        Some(known) if known.ruleset == ruleset => return Ok((Some(known.clone()), None)),
         Some(known) => ruleset.difference(&known.ruleset),
         None => None,
     };
-    netns::run_in(namespace, || match difference {
-        Some(difference) => nft::run_until_live(&difference, &inside.filter, generation),
+    let changed = netns::run_in(namespace, || match difference {
+        Some(difference) => nft::run_until_live(&difference, &inside.filter, generation).map(|()| None),
         // The first transaction of a namespace makes it 2: before it there is nothing to take away.
-        None if generation == 1 => nft::run(&ruleset.definition()),
-        None => nft::run(&ruleset.script()),
+        None if generation == 1 => nft::run(&ruleset.definition()).map(|()| None),
+        None if settled => {
+            let found = listing(&ruleset)?;
+            nft::run(&ruleset.script())?;
+            Ok(drift::rules("the network", &found, &listing(&ruleset)?))
+        }
+        None => nft::run(&ruleset.script()).map(|()| None),
     })?;
     let after = inside.filter.generation()?;
     let alone = after == generation.wrapping_add(1);
-    Ok(alone.then_some(Applied { namespace: inside.cookie, generation: after, ruleset }))
+    Ok((alone.then_some(Applied { namespace: inside.cookie, generation: after, ruleset }), changed))
+}
+
+/// What is live of the tables that are ours.
+fn listing(ruleset: &Ruleset) -> io::Result<String> {
+    ruleset.tables().map(|table| Ok(nft::list(table)?.unwrap_or_default())).collect()
+}
+
+/// False if the namespace was made anew: then nothing in it was there, and that is told once.
+fn netns_is_old(before: &Record, inside: &Inside) -> bool {
+    before.applied.as_ref().is_some_and(|applied| applied.namespace == inside.cookie)
 }
 
 fn rendered(folder: &Path, script: String) -> BTreeMap<String, String> {

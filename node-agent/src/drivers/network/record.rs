@@ -6,6 +6,7 @@
 use super::plan::ruleset::Ruleset;
 use crate::host::process::ProcessId;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -25,6 +26,19 @@ pub struct Record {
     pub applied: Option<Applied>,
     /// The dnsmasq that serves the network.
     pub resolver: Option<Resolver>,
+    /// Digests of the files, by name, as they were written last: whoever finds another one finds somebody else's hand.
+    pub files: BTreeMap<String, String>,
+    /// When all of it was as it should be.
+    pub whole: Option<Whole>,
+}
+
+/// A moment at which all of a network was as it should be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Whole {
+    /// In which boot of the node: the next one begins with nothing, and that is nobody's doing.
+    pub boot_id: String,
+    /// A digest of what it should be.
+    pub network: String,
 }
 
 /// Rules, and the moment at which they were the live ones.

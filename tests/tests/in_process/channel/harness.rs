@@ -214,12 +214,26 @@ impl Agent {
     }
 
     pub fn start_in(cluster: &Cluster, node: &str, state: PathBuf, ledger: Arc<Ledger>, env: Env) -> Agent {
+        Agent::start_as(cluster, node, state, ledger, env, ("", ""))
+    }
+
+    /// As this machine, and this process of the agent.
+    pub fn start_as(
+        cluster: &Cluster,
+        node: &str,
+        state: PathBuf,
+        ledger: Arc<Ledger>,
+        env: Env,
+        who: (&str, &str),
+    ) -> Agent {
         let sockets = cluster.folder.path().to_owned();
         let config = LinkConfig {
             server: cluster.address.to_string(),
             state_dir: state.clone(),
             agent_version: "test".into(),
             boot_id: "boot".into(),
+            machine_id: who.0.into(),
+            incarnation: who.1.into(),
             env,
             socket_of: Arc::new(move |object, purpose| match purpose {
                 "console" if object.starts_with("inst") => {
@@ -265,7 +279,7 @@ impl Agent {
             match self.event(60).await {
                 LinkEvent::Order(order) => sequences.push(order.sequence),
                 LinkEvent::CaughtUp(_) => return sequences,
-                LinkEvent::Connected { .. } | LinkEvent::Lease { .. } => {}
+                LinkEvent::Connected { .. } | LinkEvent::Lease { .. } | LinkEvent::Decisions(_) => {}
                 LinkEvent::Disconnected { reason } => panic!("disconnected: {reason}"),
             }
         }

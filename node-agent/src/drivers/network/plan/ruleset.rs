@@ -57,6 +57,11 @@ impl Ruleset {
         text
     }
 
+    /// The tables that are ours.
+    pub fn tables(&self) -> impl Iterator<Item = &str> {
+        self.tables.iter().map(String::as_str)
+    }
+
     /// One transaction that makes it so in a namespace where nothing is: spares the kernel's grace period.
     pub fn definition(&self) -> String {
         let mut text = self.fixed.clone();
