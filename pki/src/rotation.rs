@@ -263,7 +263,6 @@ impl Authority {
             if record.phase() != Phase::Settled {
                 return Ok(None);
             }
-            record.sweep(folder)?;
             let path = folder.join(named(ROOT_KEY, &record.issuing));
             let key = files::read_key(&path).map_err(|error| {
                 let what = format!(
@@ -274,6 +273,8 @@ impl Authority {
             let root = certificates(folder, ROOT, &record.issuing)?.swap_remove(0);
             let elder = Issuer::from_ca_cert_der(&root, KeyPair::from_pem(&key)?)?;
             let elder_ends = certificate_times(&root)?.not_after;
+            // Only now, when the present one was found: without its record it would be swept away itself.
+            record.sweep(folder)?;
             let name = encoding::hex(&encoding::random::<4>()?);
             let new = issue::new_authority(self.cluster_id(), now, Some((&elder, elder_ends)))?;
             write(folder, &name, &new)?;

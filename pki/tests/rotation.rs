@@ -7,6 +7,8 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
+type Step = fn(&Authority, SystemTime) -> Result<bool, PkiError>;
+
 struct Node {
     identity: Identity,
     trust: String,
@@ -103,7 +105,6 @@ async fn other_processes_follow_and_only_one_of_them_takes_a_step() {
     let (one, other) = (open(&folder), open(&folder));
     let now = SystemTime::now();
     assert_eq!(other.refresh().unwrap(), 0);
-    type Step = fn(&Authority, SystemTime) -> Result<bool, PkiError>;
     let steps: [Step; 3] = [Authority::prepare, Authority::activate, Authority::retire];
     for (done, step) in (1..).zip(steps) {
         let taken = std::thread::scope(|scope| {
@@ -134,6 +135,23 @@ fn what_a_crash_left_halfway_is_no_authority_and_goes() {
     assert!(ours.prepare(SystemTime::now()).unwrap());
     assert!(!folder.join("root-0a1b2c3d.key").exists() && folder.join("root-mine.pem").exists());
     assert_eq!(ours.generations().len(), 2);
+}
+
+#[test]
+fn without_its_record_nothing_is_swept_away() {
+    let home = tempfile::tempdir().unwrap();
+    let folder = home.path().join("pki");
+    let (ours, now) = (open(&folder), SystemTime::now());
+    assert!(ours.prepare(now).unwrap() && ours.activate(now).unwrap() && ours.retire(now).unwrap());
+    let files = || std::fs::read_dir(&folder).unwrap().count();
+    let record = folder.join("rotation.json");
+    let text = std::fs::read(&record).unwrap();
+    std::fs::remove_file(&record).unwrap();
+    let before = files();
+    assert!(ours.prepare(now).is_err() && Authority::open_or_create(&folder, now).is_err());
+    assert_eq!(files(), before);
+    std::fs::write(&record, text).unwrap();
+    assert_eq!(open(&folder).trust_pem(), ours.trust_pem());
 }
 
 #[test]
