@@ -17,13 +17,13 @@ use tokio_util::task::TaskTracker;
 use crate::auth::{Authenticators, OperatorToken};
 use crate::authority::{self, AuthorityDuty, Pace};
 use crate::blobs::Blobs;
-use crate::channel::{self, Channel, ChannelContext, StreamError, Streams};
+use crate::channel::{self, Channel, ChannelContext, Peers, Purpose, StreamError, Streams};
 use crate::config::Config;
 use crate::environment::system_env;
 use crate::kernel::{Caller, Clash, Error, Scope};
 use crate::log::LogDuty;
 use crate::outbound::{Courier, Limits, Rules, SystemNames, own_addresses};
-use crate::rest::{ConsoleEnds, ConsoleHub, Joining, RestContext, RestLimits};
+use crate::rest::{ConsoleEnds, ConsoleHub, Joining, RestContext, RestLimits, Wanted};
 use crate::store::{Asked, DbUrl, NewObject, Store};
 use crate::webhooks::{self, Deliveries};
 use crate::{audit, images_folder, jobs, log, process, resources, rest, sealing};
@@ -101,7 +101,10 @@ pub async fn run(config: Config, role: Role, stop: CancellationToken) -> anyhow:
             streams: streams.clone(),
             net: channel::NET,
         };
-        tracing::info!(address = %listener.local_addr()?, "agents may dial in");
+        let address = listener.local_addr()?;
+        store.reached_at(&advertised(&config, address.port()));
+        store.server_heartbeat(&server).await?;
+        tracing::info!(%address, "agents may dial in");
         let serving = Channel::serve(listener, context, stop.clone());
         tasks.spawn(or_stop(serving, stop.clone(), "the agents' door"));
     }
@@ -111,7 +114,8 @@ pub async fn run(config: Config, role: Role, stop: CancellationToken) -> anyhow:
         if let Some(folder) = config.images_folder.clone() {
             tasks.spawn(images_folder::watch(store.clone(), blobs.clone(), folder, stop.clone()));
         }
-        let consoles = ConsolesOfChannel { streams, store: store.clone(), server };
+        let peers = Peers::new(streams, store.clone(), authority.clone(), &server);
+        let consoles = ConsolesOfChannel(peers);
         let context = rest_context(&config, store, &authority, blobs, consoles, courier)?;
         let serving = serve_rest(config, context, authority, stop.clone())?;
         tasks.spawn(or_stop(serving, stop.clone(), "the REST door"));
@@ -161,33 +165,29 @@ pub(crate) fn authority(config: &Config) -> anyhow::Result<Authority> {
 
 // === REST ===
 
-struct ConsolesOfChannel {
-    streams: Streams,
-    store: Store,
-    server: String,
-}
+/// Consoles and logs by the channel, at whichever server a node is.
+pub struct ConsolesOfChannel(pub Peers);
 
 impl ConsoleHub for ConsolesOfChannel {
-    fn open<'a>(&'a self, node: &'a str, object: &'a str) -> BoxFuture<'a, Result<ConsoleEnds, Error>> {
+    fn open<'a>(
+        &'a self,
+        node: &'a str,
+        object: &'a str,
+        wanted: Wanted,
+    ) -> BoxFuture<'a, Result<ConsoleEnds, Error>> {
+        let purpose = match wanted {
+            Wanted::Console => Purpose::Console,
+            Wanted::Log { tail_lines, follow } => Purpose::Log { tail_lines, follow },
+        };
         Box::pin(async move {
-            let refused = match self.streams.open_console(node, object).await {
-                Ok(lent) => return Ok(lent),
-                Err(refused) => refused,
-            };
-            let holder = self.store.session_server(node).await?;
-            if matches!(refused, StreamError::NotConnected)
-                && holder.is_some_and(|holder| holder != self.server)
-            {
-                return Err(Clash::WrongState(ELSEWHERE.into()).into());
-            }
-            Err(Error::Unavailable(refused.to_string()))
+            self.0.open(node, object, purpose).await.map_err(|error| match error {
+                // The node knows of no such thing: asking again changes nothing.
+                StreamError::Refused(_) => Clash::WrongState(error.to_string()).into(),
+                error => Error::NodeAway(error.to_string()),
+            })
         })
     }
 }
-
-/// Trying again would not help: that is why it is no `unavailable`.
-const ELSEWHERE: &str = "the node's agent is connected to another server process, and consoles do not pass from one \
-                         to another: ask the one that serves both REST and agents (`rhyzome-api` without a word)";
 
 fn rest_context(
     config: &Config,
@@ -209,13 +209,29 @@ fn rest_context(
     })
 }
 
+/// Where other servers reach the agents' door of this one.
+fn advertised(config: &Config, port: u16) -> String {
+    if let Some(told) = &config.grpc_advertise {
+        return told.clone();
+    }
+    let host = match config.grpc.ip() {
+        ip if !ip.is_unspecified() => ip.to_string(),
+        // A name may lead to several servers, an address on which this one listens does not.
+        ip => config.grpc_names.first().cloned().unwrap_or_else(|| reachable(ip).to_string()),
+    };
+    host_port(&host, port)
+}
+
+fn host_port(host: &str, port: u16) -> String {
+    if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
+}
+
 /// What an agent that is invited must know.
 pub(crate) fn joining(config: &Config, authority: &Arc<Authority>) -> Joining {
     let host = config.grpc_names.first().cloned().unwrap_or_else(|| reachable(config.grpc.ip()).to_string());
-    let host = if host.contains(':') { format!("[{host}]") } else { host };
     let authority = authority.clone();
     let root_sha256 = Arc::new(move || authority.fingerprint());
-    Joining { root_sha256, server: format!("{host}:{}", config.grpc.port()) }
+    Joining { root_sha256, server: host_port(&host, config.grpc.port()) }
 }
 
 /// The operator's token, in the folder of data.

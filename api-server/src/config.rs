@@ -93,6 +93,7 @@ struct Listen {
 struct Grpc {
     listen: Option<String>,
     names: Vec<String>,
+    advertise: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -130,6 +131,8 @@ pub struct Config {
     pub grpc: SocketAddr,
     /// Names and addresses that agents use.
     pub grpc_names: Vec<String>,
+    /// Where other servers of the cluster reach that door, `HOST:PORT`, if not where it listens.
+    pub grpc_advertise: Option<String>,
     /// The root of a CA from elsewhere, and the issuing certificate and key below it.
     pub pki: Option<PkiFiles>,
     /// How long agents' certificates live.
@@ -188,6 +191,7 @@ const VARIABLES: &[(&str, &str)] = &[
     ("RHYZOME_HTTP_CERT", "http.cert"),
     ("RHYZOME_HTTP_KEY", "http.key"),
     ("RHYZOME_GRPC_LISTEN", "grpc.listen"),
+    ("RHYZOME_GRPC_ADVERTISE", "grpc.advertise"),
     ("RHYZOME_PKI_CA", "pki.ca"),
     ("RHYZOME_PKI_CERT", "pki.cert"),
     ("RHYZOME_PKI_KEY", "pki.key"),
@@ -338,6 +342,7 @@ fn resolve(file: File) -> Result<Config, ConfigError> {
         http_certificate,
         grpc,
         grpc_names: file.grpc.names,
+        grpc_advertise: file.grpc.advertise.map(|text| host_and_port("grpc.advertise", text)).transpose()?,
         pki,
         leaf_seconds,
         images_folder,
@@ -410,6 +415,16 @@ fn address(key: &str, text: &str) -> Result<SocketAddr, ConfigError> {
         .map_err(|_| ConfigError(format!("`{key}`: `{text}` is not ADDRESS:PORT, such as 127.0.0.1:8440")))
 }
 
+/// A name or an address, and a port: `api1.example.com:8441`, `[2001:db8::1]:8441`.
+fn host_and_port(key: &str, text: String) -> Result<String, ConfigError> {
+    let host = text.rsplit_once(':').and_then(|(host, port)| port.parse::<u16>().ok().map(|_| host));
+    let good = |host: &str| !host.is_empty() && (host.ends_with(']') || !host.contains([':', '/', '@', ' ']));
+    if host.is_some_and(good) {
+        return Ok(text);
+    }
+    Err(ConfigError(format!("`{key}`: `{text}` is not HOST:PORT, such as api1.example.com:8441")))
+}
+
 fn there(key: &str, path: PathBuf) -> Result<PathBuf, ConfigError> {
     match std::fs::metadata(&path) {
         Ok(_) => Ok(path),
@@ -450,7 +465,7 @@ mod tests {
 
     #[test]
     fn one_clear_line_names_the_key() {
-        let cases: [Case; 13] = [
+        let cases: [Case; 15] = [
             (r#"{"quota": {"vcpus": "many"}}"#, &[], "key `quota`: invalid type"),
             (r#"{"quota": {"cars": 1}}"#, &[], "`quota.cars` is not known; known are addresses"),
             (r#"{"events": {"keep_days": 0}}"#, &[], "`events.keep_days` must be at least 1"),
@@ -460,6 +475,8 @@ mod tests {
             (r#"{"http": {"listn": "x"}}"#, &[], "key `http`: unknown field `listn`"),
             (r#"{"db": "rhyzome"}"#, &[], "key `db`: `rhyzome` names no database"),
             (r#"{"http": {"listen": "here"}}"#, &[], "`http.listen`: `here` is not ADDRESS:PORT"),
+            (r#"{"grpc": {"advertise": "api1"}}"#, &[], "`grpc.advertise`: `api1` is not HOST:PORT"),
+            ("{}", &[("RHYZOME_GRPC_ADVERTISE", "fe80::1:8441")], "is not HOST:PORT"),
             (r#"{"pki": {"ca": "/nowhere"}}"#, &[], "belong together"),
             (
                 r#"{"images": {"folder": "/nowhere/at/all"}}"#,

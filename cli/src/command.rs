@@ -211,6 +211,17 @@ fn special(kinds: &Kinds, kind: &Kind) -> Vec<Command> {
                 .about("Its serial console; Ctrl-] leaves")
                 .arg(name())
                 .arg(switch("show", "Print what comes and leave when nothing more does")),
+            Command::new("log")
+                .about("What it has printed on its serial console")
+                .after_help(
+                    "Examples:\n  rhyzome instance log web --tail 20\n  rhyzome instance log web --follow",
+                )
+                .arg(name())
+                .arg(switch("follow", "Go on as it prints; Ctrl-C leaves").short('f'))
+                .arg(
+                    option("tail", "LINES", "Only the last ones, so many")
+                        .value_parser(clap::value_parser!(u64)),
+                ),
         ],
         _ => Vec::new(),
     }

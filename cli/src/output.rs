@@ -87,9 +87,14 @@ pub fn resources(list: &[Resource], with_tenant: bool, now: Timestamp) -> String
     table(&header, rows)
 }
 
-/// What is worth a column: addresses, and short plain values of status and spec.
+/// What is worth a column: addresses, and short plain values of status and spec. Of a node first of all its agent.
 fn details(resource: &Resource) -> Vec<(String, String)> {
     let mut details = Vec::new();
+    if resource.kind == "node" {
+        for (column, field) in [("agent", "agent_version"), ("skew", "version_skew")] {
+            details.push((column.to_owned(), resource.status[field].as_str().unwrap_or_default().to_owned()));
+        }
+    }
     let nics = resource.status["nics"].as_object().into_iter().flatten();
     let addresses: Vec<&str> = nics.filter_map(|(_, nic)| nic["address"].as_str()).collect();
     if !addresses.is_empty() {
@@ -318,6 +323,20 @@ mod tests {
         assert_eq!(header, ["NAME", "PHASE", "ADDRESS", "MEMORY", "POWER", "AGE", "ID"]);
         assert!(lines.next().unwrap().contains("512 MiB"), "{text}");
         assert_eq!(resources(&[], false, Timestamp::UNIX_EPOCH), "there are none");
+    }
+
+    #[test]
+    fn a_list_of_nodes_shows_versions_that_are_apart() {
+        let node = json!({
+            "id": "node_1", "kind": "node", "tenant": null, "name": "rack1", "phase": "ready",
+            "created_at": "2026-11-21T03:00:00Z", "spec": {"cordoned": false},
+            "status": {"agent_version": "0.3.0", "version_skew": "older", "vcpus": 4},
+        });
+        let node: Resource = serde_json::from_value(node).unwrap();
+        let text = resources(&[node], false, "2026-11-21T03:01:00Z".parse().unwrap());
+        let lines: Vec<Vec<&str>> = text.lines().map(|line| line.split_whitespace().collect()).collect();
+        assert_eq!(lines[0][2..4], ["AGENT", "SKEW"], "{text}");
+        assert_eq!(lines[1][2..4], ["0.3.0", "older"], "{text}");
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use crate::accelerator::{self, Accelerator};
 use crate::config::Config;
+use crate::console_log::ConsoleLog;
 use crate::drivers::disk::DiskDriver;
 use crate::drivers::image::{BlobSource, ImageDriver};
 use crate::drivers::instance::{InstanceDriver, argv, program};
@@ -187,13 +188,23 @@ fn retry(error: LinkError) -> DriverError {
 fn socket_of(state: &Path) -> crate::link::SocketOf {
     let state = state.to_owned();
     Arc::new(move |object_id, purpose| {
-        if purpose != "console" || !names::is_safe_id(object_id) {
+        if !matches!(purpose, "console" | "log") || !names::is_safe_id(object_id) {
             return Err(format!("this node lends no {purpose:?} of {object_id:?}"));
+        }
+        let folder = names::instance_folder(&state, object_id);
+        let log = ConsoleLog::at(&folder.join("console.log"));
+        if purpose == "log" {
+            // One that was never started has a folder at most, and has printed nothing.
+            return if folder.exists() {
+                Ok(Lendable::Log(log))
+            } else {
+                Err(format!("{object_id} was never started on this node"))
+            };
         }
         let socket = argv::socket(&state, object_id, "console.sock");
         if !socket.exists() {
             return Err(format!("{object_id} does not run on this node"));
         }
-        Ok(Lendable { socket, log: Some(names::instance_folder(&state, object_id).join("console.log")) })
+        Ok(Lendable::Socket { socket, log: Some(log) })
     })
 }

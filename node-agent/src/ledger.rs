@@ -13,6 +13,8 @@ use std::path::{Path, PathBuf};
 
 /// The format's number. A program that finds a higher one refuses to start rather than guess.
 const VERSION: u32 = 1;
+/// The agent's own version. What another one has kept may lack what that one did not know of.
+const PROGRAM: &str = env!("CARGO_PKG_VERSION");
 
 /// Why the ledger cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -91,6 +93,9 @@ struct Meta {
 #[derive(Debug, Serialize, Deserialize)]
 struct Entry {
     version: u32,
+    /// Of the agent that kept it.
+    #[serde(default)]
+    program: String,
     order: Order,
 }
 
@@ -100,6 +105,8 @@ pub struct Ledger {
     folder: PathBuf,
     meta: Meta,
     orders: BTreeMap<String, Order>,
+    /// Those that an agent of another version has kept: the server sends them again, whole.
+    of_others: BTreeSet<String>,
 }
 
 impl Ledger {
@@ -114,7 +121,7 @@ impl Ledger {
             Err(error) => return Err(failed("read meta.json", error)),
         };
         newer(&folder.join("meta.json"), meta.version)?;
-        let mut orders = BTreeMap::new();
+        let (mut orders, mut of_others) = (BTreeMap::new(), BTreeSet::new());
         for entry in fs::read_dir(&objects).map_err(|error| failed("read the folder", error))? {
             let path = entry.map_err(|error| failed("read the folder", error))?.path();
             if path.extension().is_none_or(|extension| extension != "json") {
@@ -123,9 +130,12 @@ impl Ledger {
             let bytes = fs::read(&path).map_err(|error| failed(&path.display().to_string(), error))?;
             let entry: Entry = parse(&path, &bytes)?;
             newer(&path, entry.version)?;
+            if entry.program != PROGRAM {
+                of_others.insert(entry.order.object_id.clone());
+            }
             orders.insert(entry.order.object_id.clone(), entry.order);
         }
-        Ok(Self { folder, meta, orders })
+        Ok(Self { folder, meta, orders, of_others })
     }
 
     /// The highest database epoch ever obeyed.
@@ -134,8 +144,13 @@ impl Ledger {
         epochs.max().unwrap_or(0).max(self.meta.db_epoch)
     }
 
-    /// The highest sequence of that database epoch.
+    /// Up to where the server need not send orders: the highest sequence of that database epoch. Nothing of it counts
+    /// while there are orders that an agent of another version has kept.
     pub fn cursor(&self) -> u64 {
+        if self.of_others.is_empty() { self.highest() } else { 0 }
+    }
+
+    fn highest(&self) -> u64 {
         let epoch = self.db_epoch();
         let of_epoch = self.orders.values().filter(|order| order.db_epoch == epoch);
         let kept = if self.meta.db_epoch == epoch { self.meta.cursor } else { 0 };
@@ -176,7 +191,8 @@ impl Ledger {
                     order.kind.clone_from(&held.kind);
                 }
             }
-            if answer.is_ok() && self.orders.get(&order.object_id) != Some(&order) {
+            let is_news = self.orders.get(&order.object_id) != Some(&order);
+            if answer.is_ok() && (is_news || self.of_others.contains(&order.object_id)) {
                 let id = order.object_id.clone();
                 let held = self.orders.insert(id.clone(), order.clone());
                 let gone = self.meta.gone.remove(&id);
@@ -192,6 +208,9 @@ impl Ledger {
             }
             return Err(error);
         }
+        for (id, ..) in &before {
+            self.of_others.remove(id);
+        }
         Ok(answers)
     }
 
@@ -203,7 +222,11 @@ impl Ledger {
         }
         let held = ids.into_iter().filter_map(|id| Some((id, self.orders.get(id)?)));
         let render = |(id, order): (&String, &Order)| {
-            let bytes = serde_json::to_vec_pretty(&Entry { version: VERSION, order: order.clone() })?;
+            let bytes = serde_json::to_vec_pretty(&Entry {
+                version: VERSION,
+                program: PROGRAM.to_owned(),
+                order: order.clone(),
+            })?;
             Ok((objects.join(format!("{id}.json")), bytes))
         };
         let written = held.map(render).collect::<io::Result<Vec<_>>>();
@@ -259,6 +282,7 @@ impl Ledger {
         self.meta.gone.insert(object_id.to_owned(), gone);
         self.write_meta()?;
         self.orders.remove(object_id);
+        self.of_others.remove(object_id);
         let objects = self.folder.join("objects");
         files::remove_if_there(&objects.join(format!("{object_id}.json")))
             .and_then(|_| files::sync_folder(&objects))
@@ -291,7 +315,7 @@ impl Ledger {
 
     fn write_meta(&mut self) -> Result<(), LedgerError> {
         // Both at once: the cursor belongs to the epoch.
-        (self.meta.cursor, self.meta.db_epoch) = (self.cursor(), self.db_epoch());
+        (self.meta.cursor, self.meta.db_epoch) = (self.highest(), self.db_epoch());
         self.meta.version = VERSION;
         let bytes = serde_json::to_vec_pretty(&self.meta).map_err(|error| failed("render", error.into()))?;
         files::write_durable(&self.folder.join("meta.json"), &bytes)
@@ -336,6 +360,36 @@ mod tests {
 
     fn take(ledger: &mut Ledger, order: Order) -> Result<(), Refused> {
         ledger.take(vec![order]).unwrap().remove(0).1
+    }
+
+    /// An older agent kept an order without what it did not know of; its successor must get that.
+    #[test]
+    fn what_another_version_has_kept_is_asked_for_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut ledger = Ledger::open(folder.path()).unwrap();
+        ledger.take(vec![order("a", 1, 1, 5), order("b", 1, 1, 6)]).unwrap();
+        let file = folder.path().join("ledger/objects/a.json");
+        let kept = fs::read_to_string(&file).unwrap();
+        assert!(kept.contains(PROGRAM), "{kept}");
+        fs::write(&file, kept.replace(PROGRAM, "0.0.1")).unwrap();
+
+        let mut ledger = Ledger::open(folder.path()).unwrap();
+        assert_eq!((ledger.cursor(), ledger.orders().len()), (0, 2));
+        // What it writes meanwhile does not forget how far it was.
+        ledger.heard(&[]).unwrap();
+        take(&mut ledger, order("b", 1, 1, 6)).unwrap();
+        assert_eq!(ledger.cursor(), 0);
+        let whole = Order { tenant: "new to the old one".into(), ..order("a", 1, 1, 5) };
+        take(&mut ledger, whole.clone()).unwrap();
+        assert_eq!((ledger.cursor(), &ledger.orders()["a"]), (6, &whole));
+        assert_eq!(Ledger::open(folder.path()).unwrap().cursor(), 6);
+
+        // The same bytes again are as good as others.
+        fs::write(&file, fs::read_to_string(&file).unwrap().replace(PROGRAM, "9.9.9")).unwrap();
+        let mut ledger = Ledger::open(folder.path()).unwrap();
+        take(&mut ledger, whole).unwrap();
+        drop(ledger);
+        assert_eq!(Ledger::open(folder.path()).unwrap().cursor(), 6);
     }
 
     #[test]

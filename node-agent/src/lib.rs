@@ -3,6 +3,7 @@
 pub mod accelerator;
 pub mod agent;
 pub mod config;
+pub mod console_log;
 pub mod drivers;
 pub mod enroll;
 pub mod env;

@@ -4,7 +4,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::StreamExt as _;
+use futures_util::stream::BoxStream;
 use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, ETAG, HeaderName, IF_MATCH};
 use reqwest::{Certificate, Method, Url};
 use rustls::pki_types::{CertificateDer, pem::PemObject as _};
@@ -48,6 +50,19 @@ pub struct Answer {
     pub etag: Option<String>,
     /// The body; null if there was none, a string if it was not JSON.
     pub body: Value,
+}
+
+/// Bytes as they come.
+pub struct Pieces {
+    url: String,
+    bytes: BoxStream<'static, reqwest::Result<Bytes>>,
+}
+
+impl Pieces {
+    /// The next ones; `None` at the end. An error: it broke off before that.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, Error> {
+        self.bytes.next().await.transpose().map_err(|e| Error::unreachable(&self.url, &e))
+    }
 }
 
 impl Client {
@@ -216,6 +231,13 @@ impl Client {
             }
         }
         Ok(())
+    }
+
+    /// Opens what comes as bytes, for as long as the server has more.
+    pub async fn bytes(&self, path: &str, query: &[(String, String)]) -> Result<Pieces, Error> {
+        let path = with_query(path, query.iter().map(|(key, value)| (key.as_str(), value.as_str())));
+        let response = self.answered(&path, self.request("GET", &path)?).await?;
+        Ok(Pieces { url: self.url().to_owned(), bytes: response.bytes_stream().boxed() })
     }
 
     /// Sends a file, and says how many bytes have gone out.

@@ -134,6 +134,9 @@ impl fmt::Display for Problem {
                 node["reasons"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
             write!(f, "\n  node {}: {}", text(node, "node"), reasons.join("; "))?;
         }
+        if let Some(why) = self.more.get("why").and_then(Value::as_str) {
+            write!(f, "\n  {why}")?;
+        }
         if self.status >= 500 && !self.request_id.is_empty() {
             write!(f, "\n  the server's log has more under {}", self.request_id)?;
         }
@@ -161,10 +164,11 @@ mod tests {
     fn users_and_nodes_are_listed() {
         let problem: Problem = serde_json::from_value(serde_json::json!({
             "title": "Others use it", "detail": "in use", "used_by": [{"kind": "disk", "name": "d", "id": "disk_1"}],
-            "nodes": [{"node": "n1", "reasons": ["full", "cordoned"]}],
+            "nodes": [{"node": "n1", "reasons": ["full", "cordoned"]}], "why": "n2 is away",
         }))
         .unwrap();
         assert!(problem.to_string().contains("\n  used by disk d (disk_1)"));
         assert!(problem.to_string().contains("\n  node n1: full; cordoned"));
+        assert!(problem.to_string().contains("\n  n2 is away"));
     }
 }

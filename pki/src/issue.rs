@@ -1,5 +1,5 @@
 //! Making certificates. What is written into each is decided here and nowhere else.
-use crate::peer::{cluster_uri, is_plain_id, node_uri, server_uri};
+use crate::peer::{cluster_uri, is_plain_id, node_uri, one_server_uri, server_uri};
 use crate::{Authority, Identity, PkiError, SERVER_NAME, certificate_times, encoding};
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, CertifiedIssuer, DistinguishedName,
@@ -13,6 +13,8 @@ use time::OffsetDateTime;
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 pub(crate) const NODE_LIFE: Duration = DAY;
 pub(crate) const SERVER_LIFE: Duration = Duration::from_secs(30 * DAY.as_secs());
+/// A server makes a new one for each call, so it need not outlast more than clocks that differ.
+const CALLING_LIFE: Duration = Duration::from_secs(60 * 60);
 const ROOT_LIFE: Duration = Duration::from_secs(20 * 365 * DAY.as_secs());
 const INTERMEDIATE_LIFE: Duration = Duration::from_secs(10 * 365 * DAY.as_secs());
 /// Clocks differ: a new certificate is already good on a machine that is this far behind (or a tenth of its
@@ -132,6 +134,26 @@ impl Authority {
         params.distinguished_name.push(DnType::CommonName, "Rhyzome server");
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        params.use_authority_key_identifier_extension = true;
+        let keys = self.keys.load();
+        let leaf = params.signed_by(&key, &keys.issuer)?;
+        let mut chain = vec![leaf.der().clone()];
+        chain.extend(keys.chain.iter().chain(&keys.beside).cloned());
+        Ok(Identity { chain, key: PrivatePkcs8KeyDer::from(key.serialize_der()).into() })
+    }
+
+    /// A new key and certificate with which a server calls another: good for an hour, for calling only.
+    pub fn issue_calling_server(&self, server_id: &str, now: SystemTime) -> Result<Identity, PkiError> {
+        if !is_plain_id(server_id) {
+            return Err(PkiError::Request(format!("{server_id:?} cannot be the id of a server")));
+        }
+        let key = KeyPair::generate()?;
+        let mut params = bare_params(now, CALLING_LIFE)?;
+        let uri = one_server_uri(self.cluster_id(), server_id);
+        params.subject_alt_names = vec![SanType::URI(uri.try_into()?)];
+        params.distinguished_name.push(DnType::CommonName, server_id);
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
         params.use_authority_key_identifier_extension = true;
         let keys = self.keys.load();
         let leaf = params.signed_by(&key, &keys.issuer)?;

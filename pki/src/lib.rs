@@ -7,6 +7,8 @@
 //!   carries the name [`SERVER_NAME`], which agents verify instead of the address they happen to dial.
 //! - a **node** leaf ([`Authority::sign_node_csr`]) is an agent's identity: the URI
 //!   `rhyzome://CLUSTER/node/NODE` in its subject alternative names, and nothing else, says who it is.
+//! - a **calling server** leaf ([`Authority::issue_calling_server`]) is what a server shows when it asks another one:
+//!   `rhyzome://CLUSTER/server/SERVER`, for an hour.
 //!
 //! Agents find the root by its SHA-256 ([`Authority::fingerprint`]), which their join token carries.
 //!
@@ -35,7 +37,10 @@ pub use identity::Identity;
 pub use issue::SignedLeaf;
 pub use keys::NodeKey;
 pub use log_key::LogKey;
-pub use peer::{CertificateTimes, NodeIdentity, certificate_times, issuer_key, peer_identity};
+pub use peer::{
+    CertificateTimes, NodeIdentity, ServerIdentity, calling_server, certificate_times, issuer_key,
+    peer_identity,
+};
 pub use rotation::{Generation, Phase, Role, hold};
 pub use tls::{
     ServerCertificate, agent_client_config, grpc_server_config, joining_client_config, rest_server_config,

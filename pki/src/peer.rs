@@ -15,6 +15,15 @@ pub struct NodeIdentity {
     pub serial: String,
 }
 
+/// A server as the certificate names it that it shows to other servers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerIdentity {
+    /// The cluster that issued the certificate.
+    pub cluster_id: String,
+    /// The server, as the database knows it.
+    pub server_id: String,
+}
+
 /// From when to when a certificate is good.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CertificateTimes {
@@ -32,6 +41,11 @@ pub(crate) fn cluster_uri(cluster_id: &str) -> String {
 /// The URI that names a server of a cluster.
 pub(crate) fn server_uri(cluster_id: &str) -> String {
     format!("rhyzome://{cluster_id}/server")
+}
+
+/// The URI that names one server among those of a cluster.
+pub(crate) fn one_server_uri(cluster_id: &str, server_id: &str) -> String {
+    format!("rhyzome://{cluster_id}/server/{server_id}")
 }
 
 /// The URI that names a node.
@@ -67,22 +81,30 @@ pub(crate) fn uris(certificate: &X509Certificate<'_>) -> Result<Vec<String>, Pki
 /// Reads the node's identity from a certificate whose chain TLS has verified already.
 pub fn peer_identity(cert_der: &[u8]) -> Result<NodeIdentity, PkiError> {
     let certificate = parse(cert_der)?;
-    let uris = uris(&certificate)?;
+    let (cluster_id, node_id) = named(&certificate, "node")?;
+    Ok(NodeIdentity { cluster_id, node_id, serial: encoding::hex(certificate.raw_serial()) })
+}
+
+/// Reads the identity of a server that calls another from a certificate whose chain TLS has verified already.
+pub fn calling_server(cert_der: &[u8]) -> Result<ServerIdentity, PkiError> {
+    let (cluster_id, server_id) = named(&parse(cert_der)?, "server")?;
+    Ok(ServerIdentity { cluster_id, server_id })
+}
+
+/// The cluster and the id in the one URI of a certificate, if it names one of this role.
+fn named(certificate: &X509Certificate<'_>, role: &str) -> Result<(String, String), PkiError> {
+    let uris = uris(certificate)?;
     let [uri] = uris.as_slice() else {
         return Err(PkiError::Peer(format!("it must name exactly one URI, and names {}", uris.len())));
     };
     let named = uri
         .strip_prefix("rhyzome://")
-        .and_then(|rest| rest.split_once("/node/"))
-        .filter(|(cluster, node)| is_plain_id(cluster) && is_plain_id(node));
-    let Some((cluster_id, node_id)) = named else {
-        return Err(PkiError::Peer(format!("{uri:?} is not the name of a node")));
-    };
-    Ok(NodeIdentity {
-        cluster_id: cluster_id.to_owned(),
-        node_id: node_id.to_owned(),
-        serial: encoding::hex(certificate.raw_serial()),
-    })
+        .and_then(|rest| rest.split_once(&format!("/{role}/")))
+        .filter(|(cluster, id)| is_plain_id(cluster) && is_plain_id(id));
+    match named {
+        Some((cluster, id)) => Ok((cluster.to_owned(), id.to_owned())),
+        None => Err(PkiError::Peer(format!("{uri:?} is not the name of a {role}"))),
+    }
 }
 
 /// From when to when a certificate is good.

@@ -6,7 +6,7 @@ use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 use x509_parser::prelude::*;
 
 fn open(folder: &Path) -> Authority {
@@ -143,4 +143,28 @@ fn a_nodes_key_survives_its_file() {
     Identity::of_node(&leaf.chain_pem, &NodeKey::load(&path).unwrap()).unwrap();
     assert!(Identity::of_node(&leaf.chain_pem, &NodeKey::generate().unwrap()).is_err());
     assert_eq!(format!("{key:?}"), "NodeKey(..)");
+}
+
+#[test]
+fn a_server_that_calls_is_named_and_serves_nobody() {
+    let home = tempfile::tempdir().unwrap();
+    let authority = open(&home.path().join("pki"));
+    let now = SystemTime::now();
+    let identity = authority.issue_calling_server("srv_1", now).unwrap();
+    let who = calling_server(identity.leaf()).unwrap();
+    assert_eq!((who.cluster_id.as_str(), who.server_id.as_str()), (authority.cluster_id(), "srv_1"));
+    let (_, certificate) = X509Certificate::from_der(identity.leaf()).unwrap();
+    let usage = certificate.extended_key_usage().unwrap().unwrap();
+    assert!(usage.value.client_auth && !usage.value.server_auth && !usage.value.any);
+    assert!(certificate_times(identity.leaf()).unwrap().not_after < now + Duration::from_secs(3601));
+    assert!(authority.issue_calling_server("srv/../1", now).is_err());
+
+    // Neither is taken for the other.
+    assert!(peer_identity(identity.leaf()).unwrap_err().to_string().contains("not the name of a node"));
+    let csr = NodeKey::generate().unwrap().csr_pem().unwrap();
+    let node = authority.sign_node_csr(&csr, "node_1", now).unwrap();
+    let node = CertificateDer::from_pem_slice(node.chain_pem.as_bytes()).unwrap();
+    assert!(calling_server(&node).unwrap_err().to_string().contains("not the name of a server"));
+    let door = authority.issue_server(&["a.example.com".into()], now).unwrap();
+    assert!(calling_server(door.leaf()).is_err());
 }

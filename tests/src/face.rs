@@ -9,7 +9,7 @@ use rhyzome_api::auth::{Authenticator, Authenticators, OperatorToken};
 use rhyzome_api::blobs::Blobs;
 use rhyzome_api::kernel::{Clash, Error};
 use rhyzome_api::outbound::{Courier, Limits as CallLimits, Rules, SystemNames};
-use rhyzome_api::rest::{self, ConsoleEnds, ConsoleHub, Joining, RestContext, RestLimits};
+use rhyzome_api::rest::{self, ConsoleEnds, ConsoleHub, Joining, RestContext, RestLimits, Wanted};
 use rhyzome_imagefmt::Limits;
 use serde_json::Value;
 use tower::ServiceExt;
@@ -47,6 +47,7 @@ impl ConsoleHub for NoConsoles {
         &'a self,
         _node: &'a str,
         _object: &'a str,
+        _wanted: Wanted,
     ) -> std::pin::Pin<Box<dyn Future<Output = Result<ConsoleEnds, Error>> + Send + 'a>> {
         let nobody = Clash::WrongState("its node is not connected".into());
         Box::pin(std::future::ready(Err(nobody.into())))
@@ -65,8 +66,23 @@ impl Face {
         Face::calling(world, who, Arc::new(nobody))
     }
 
+    /// The API over this world, with the consoles of its guests.
+    pub fn lending(world: &World, consoles: Arc<dyn ConsoleHub>) -> Face {
+        let nobody = Courier::new(Rules::default(), CallLimits::default(), Arc::new(SystemNames), false);
+        Face::whole(world, vec![Arc::new(OperatorToken::new(TOKEN))], Arc::new(nobody), consoles)
+    }
+
     /// The API over this world, which calls others by this courier.
     pub fn calling(world: &World, who: Vec<Arc<dyn Authenticator>>, courier: Arc<Courier>) -> Face {
+        Face::whole(world, who, courier, Arc::new(NoConsoles))
+    }
+
+    fn whole(
+        world: &World,
+        who: Vec<Arc<dyn Authenticator>>,
+        courier: Arc<Courier>,
+        consoles: Arc<dyn ConsoleHub>,
+    ) -> Face {
         let folder = tempfile::tempdir().unwrap();
         let limits = Limits { max_file_size_bytes: 1 << 20, ..Limits::default() };
         let blobs = Blobs::open(folder.path(), limits, world.store.env().clone()).unwrap();
@@ -74,7 +90,7 @@ impl Face {
             store: world.store.clone(),
             authenticators: Authenticators::new(who),
             blobs,
-            consoles: Arc::new(NoConsoles),
+            consoles,
             courier,
             limits: RestLimits::default(),
             joining: Joining { root_sha256: Arc::new(|| "ab".repeat(32)), server: "127.0.0.1:7443".into() },

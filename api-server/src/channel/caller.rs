@@ -35,6 +35,19 @@ pub(super) async fn caller<T>(context: &ChannelContext, request: &Request<T>) ->
     who_shows(context, &certificates[0], &from).await
 }
 
+/// The server of this cluster that calls, by its certificate: it lives for an hour, and nobody else has its key.
+pub(super) fn calling_server<T>(context: &ChannelContext, request: &Request<T>) -> Result<String, Status> {
+    let from = request.remote_addr().map(|address| address.to_string()).unwrap_or_default();
+    let certificates = request.peer_certs().filter(|chain| !chain.is_empty());
+    let certificates = certificates.ok_or_else(|| refuse("no certificate", &from))?;
+    let who = rhyzome_pki::calling_server(&certificates[0]);
+    let who = who.map_err(|error| refuse(&error.to_string(), &from))?;
+    if who.cluster_id != context.authority.cluster_id() {
+        return Err(refuse("it is of another cluster", &from));
+    }
+    Ok(who.server_id)
+}
+
 /// The node that shows this certificate, of which it is known that it is the cluster's.
 pub(super) async fn who_shows(
     context: &ChannelContext,

@@ -4,7 +4,8 @@
 //! - `enroll`: the one service without a certificate, with `comeback` for those whose own has run out. `control`: all other calls.
 //! - `door`: where sessions begin. `session`: orders out, reports in, for one node. `sessions`: all that this server holds, and their bells.
 //! - `credentials`: what agents show and trust.
-//! - `blobs`: an image's bytes. `streams`: consoles, lent by agents, for whoever asks.
+//! - `blobs`: an image's bytes. `streams`: consoles and logs, lent by agents (`lent`); `peers`: those of nodes whose session another
+//!   server holds, and `peer`: that server's side of it.
 //!
 //! Nobody calls it to say that there is something to send: it hears bells, looks into the store, and looks
 //! again every few seconds anyway. Revocation and "the newest session wins" take the same way, so that they
@@ -20,6 +21,9 @@ mod door;
 mod enroll;
 mod findings;
 mod flood;
+mod lent;
+mod peer;
+mod peers;
 mod report;
 mod session;
 mod sessions;
@@ -30,13 +34,16 @@ use crate::store::Store;
 use anyhow::Context;
 use arc_swap::ArcSwap;
 pub use door::{SessionDoor, ToAgent, ToReturning};
+pub use lent::{Lent, Purpose};
+pub use peers::Peers;
 use rhyzome_pki::{Authority, PkiError, ServerCertificate, grpc_server_config};
 use rhyzome_proto::v1::control_server::ControlServer;
 use rhyzome_proto::v1::enrollment_server::EnrollmentServer;
+use rhyzome_proto::v1::peer_server::PeerServer;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
-pub use streams::{Lent, StreamError, Streams};
+pub use streams::{StreamError, Streams};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
@@ -46,6 +53,8 @@ use tonic::transport::Server;
 pub const NET: Duration = Duration::from_secs(5);
 /// A message of an agent is never longer; a report's rendered files are the longest.
 const LONGEST_MESSAGE: usize = 4 << 20;
+/// A frame of a stream from one server to another holds what a user has typed.
+const LONGEST_FRAME: usize = 128 << 10;
 /// A request to join holds a token, a name and a signing request.
 const LONGEST_JOIN: usize = 64 << 10;
 /// How long calls may go on after the server was told to stop.
@@ -110,11 +119,13 @@ impl Channel {
         let _bells = AbortOnDropHandle::new(tokio::spawn(async move { ears.hear().await }));
         let enroll = enroll::Enroll { context: context.clone(), door: sessions.clone() };
         let control = control::Control { context: context.clone(), sessions };
+        let peer = peer::Peer { context: context.clone() };
         let server = Server::builder()
             .http2_keepalive_interval(Some(Duration::from_secs(30)))
             .max_concurrent_streams(Some(64))
             .add_service(EnrollmentServer::new(enroll).max_decoding_message_size(LONGEST_JOIN))
             .add_service(ControlServer::new(control).max_decoding_message_size(LONGEST_MESSAGE))
+            .add_service(PeerServer::new(peer).max_decoding_message_size(LONGEST_FRAME))
             .serve_with_incoming_shutdown(incoming, shutdown.clone().cancelled_owned());
         let farewell = async {
             shutdown.cancelled().await;

@@ -1,9 +1,10 @@
 //! What an agent says, in the store's words. Here wire types end.
 use super::ChannelContext;
-use crate::kernel::Error;
+use super::control::VERSION;
+use crate::kernel::{Error, version};
 use crate::store::{AssignmentRow, NodeReport};
 use prost::Message;
-use rhyzome_proto::v1::{NodeStatus, Order, OrderBody, Report, ReportState};
+use rhyzome_proto::v1::{Hello, NodeStatus, Order, OrderBody, Report, ReportState};
 use serde_json::{Value, json};
 use std::future::Future;
 use std::time::Duration;
@@ -41,6 +42,17 @@ pub(super) fn node_report(report: Report) -> Option<NodeReport> {
         rendered: rendered.collect(),
         object_id: clean(&report.object_id),
         bytes,
+    })
+}
+
+/// What is known of an agent by its first words, as the status of its node has it.
+pub(super) fn agent(hello: &Hello) -> Value {
+    let version = clean(&hello.agent_version);
+    let skew = version::skew(VERSION, &version);
+    json!({
+        "agent_version": version,
+        "version_skew": skew.to_string(),
+        "version_advice": skew.advice(VERSION, &version),
     })
 }
 

@@ -18,7 +18,7 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_stream::{Stream, StreamExt as _};
-use tonic::Status;
+use tonic::{Code, Status};
 
 const HEARTBEAT: Duration = Duration::from_secs(10);
 /// For the agent's Hello.
@@ -113,8 +113,14 @@ async fn open(context: &ChannelContext, db_epoch: i64, caller: &Caller, hello: &
         tracing::warn!(node = caller.node, refused, "an agent is refused as this node");
         return Err(goodbye(refused, COME_BACK_LATE_MS));
     }
-    let opened = insist("session", || context.store.open_session(&caller.node, &context.server_id)).await;
-    opened.ok_or_else(unopened)
+    let known = report::agent(hello);
+    let open = || context.store.open_session_saying(&caller.node, &context.server_id, known.clone());
+    insist("session", open).await.ok_or_else(unopened)
+}
+
+/// Not the connection has broken off, but what came over it is no message, or too large.
+fn is_nonsense(status: &Status) -> bool {
+    matches!(status.code(), Code::Internal | Code::OutOfRange | Code::Unimplemented)
 }
 
 async fn first(incoming: &mut impl FromAgent) -> Option<Hello> {
@@ -285,6 +291,10 @@ impl Session {
         loop {
             let message = match tokio::time::timeout(patience, incoming.next()).await {
                 Ok(Some(Ok(message))) => message.message,
+                Ok(Some(Err(status))) if is_nonsense(&status) => {
+                    let why = format!("a message cannot be read: {}", status.message().replace('\n', " "));
+                    return goodbye(why, COME_BACK_LATE_MS);
+                }
                 Ok(None | Some(Err(_))) => return End::Gone,
                 Err(_) => return goodbye("nothing was heard for three heartbeats", 1_000),
             };

@@ -1,5 +1,6 @@
 //! Streams that nodes lend: asked for over the session, brought by a call of the agent's own.
 use super::caller::Caller;
+use super::lent::{Lent, Purpose, WAITING, toward_lender, toward_user};
 use super::sessions::Sessions;
 use bytes::Bytes;
 use rhyzome_pki::random_hex;
@@ -12,11 +13,6 @@ use tonic::{Status, Streaming};
 
 /// How long an agent may take to bring a stream.
 const BRING: Duration = Duration::from_secs(5);
-/// Pieces that may wait in each direction; then whoever writes waits.
-const WAITING: usize = 32;
-
-/// Both directions of a lent stream: write to the first, read from the second. It ends when either is dropped.
-pub type Lent = (mpsc::Sender<Bytes>, mpsc::Receiver<Bytes>);
 
 /// Why no stream was lent.
 #[derive(Debug, thiserror::Error)]
@@ -33,9 +29,15 @@ pub enum StreamError {
     /// The system gave no random numbers.
     #[error("no stream could be named")]
     Unnamed,
+    /// Another server holds the node's session, and the stream cannot be had from there: why.
+    #[error("{0}")]
+    Elsewhere(String),
+    /// It is not known now which server holds the node's session.
+    #[error("{0}")]
+    Unknown(String),
 }
 
-/// Where streams are asked for. Cheap to clone.
+/// Where streams of the nodes are asked for whose sessions this server holds. Cheap to clone.
 #[derive(Clone, Default)]
 pub struct Streams {
     sessions: Sessions,
@@ -44,6 +46,7 @@ pub struct Streams {
 
 struct Wanted {
     node: String,
+    purpose: Purpose,
     bring: oneshot::Sender<Result<Lent, String>>,
 }
 
@@ -70,18 +73,14 @@ impl Streams {
         self.wanted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The serial console of an instance that runs on this node.
-    pub async fn open_console(&self, node: &str, object: &str) -> Result<Lent, StreamError> {
+    /// A stream of an instance that this node holds.
+    pub async fn open(&self, node: &str, object: &str, purpose: Purpose) -> Result<Lent, StreamError> {
         let stream_id = random_hex().map_err(|_| StreamError::Unnamed)?;
         let (bring, brought) = oneshot::channel();
-        self.lock().insert(stream_id.clone(), Wanted { node: node.to_owned(), bring });
+        self.lock().insert(stream_id.clone(), Wanted { node: node.to_owned(), purpose, bring });
         let waiting = Waiting(self, stream_id);
-        let wanted = OpenStream {
-            stream_id: waiting.1.clone(),
-            object_id: object.to_owned(),
-            purpose: "console".to_owned(),
-        };
-        if !self.sessions.open(node, wanted) {
+        let asked = OpenStream { stream_id: waiting.1.clone(), ..purpose.of(object) };
+        if !self.sessions.open(node, asked) {
             return Err(StreamError::NotConnected);
         }
         match tokio::time::timeout(BRING, brought).await {
@@ -130,28 +129,13 @@ async fn join(
         return;
     }
     let (to_agent, mut from_user) = mpsc::channel::<Bytes>(WAITING);
-    let (to_user, from_agent) = mpsc::channel::<Bytes>(WAITING);
+    let (to_user, from_agent) = mpsc::channel(WAITING);
     if wanted.bring.send(Ok((to_agent, from_agent))).is_err() {
         return;
     }
-    let upward = async {
-        while let Ok(Some(frame)) = frames.message().await {
-            if to_user.send(frame.data.into()).await.is_err() {
-                return;
-            }
-        }
-    };
-    let downward = async {
-        while let Some(data) = from_user.recv().await {
-            let frame = StreamFrame { data: data.into(), ..StreamFrame::default() };
-            if outgoing.send(Ok(frame)).await.is_err() {
-                return;
-            }
-        }
-    };
     tokio::select! {
-        () = upward => {}
-        () = downward => {}
+        () = toward_user(&mut frames, &to_user, wanted.purpose, "the connection to the node was lost") => {}
+        () = toward_lender(&mut from_user, &outgoing) => {}
         () = to_user.closed() => {}
     }
 }

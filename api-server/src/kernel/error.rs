@@ -56,6 +56,9 @@ pub enum Error {
     /// The database, or something else that is needed, is not there now.
     #[error("{0}")]
     Unavailable(String),
+    /// The node, which is needed at once, cannot be asked now. Why is for operators: it names servers and addresses.
+    #[error("{0}")]
+    NodeAway(String),
     /// A fault of ours. The text goes to the log, never to the caller.
     #[error("{0}")]
     Internal(String),

@@ -17,6 +17,7 @@ pub mod quota;
 pub mod resource;
 pub mod schema;
 pub mod secret;
+pub mod version;
 pub mod webhook;
 
 pub use caller::{Caller, Right};

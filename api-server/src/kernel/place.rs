@@ -81,6 +81,8 @@ pub struct Candidate {
     pub online: bool,
     /// True: an operator wants nothing new on it.
     pub cordoned: bool,
+    /// True: its agent's version is too far from the server's.
+    pub unsupported: bool,
     /// True: it has QEMU and an accelerator.
     pub guests: bool,
     /// `x86_64`.
@@ -209,6 +211,9 @@ fn why_not(needs: &Needs, nodes: &[Candidate], node: &Candidate) -> Vec<Reason> 
     if node.cordoned && !needs.stays {
         say("it is cordoned");
     }
+    if node.unsupported && !needs.stays {
+        say("its agent's version is not supported (see its version_advice)");
+    }
     if needs.guests && !node.guests && !needs.stays {
         say("it cannot run guests (see its capabilities)");
     }
@@ -336,6 +341,15 @@ mod tests {
         let words: Vec<_> = table.iter().map(|line| (line.node.as_str(), line.words[0])).collect();
         assert_eq!(words, [("b", "too little free memory"), ("c", "another fits better")]);
         assert_eq!(counts(&table).values().sum::<usize>(), 2);
+    }
+
+    #[test]
+    fn nothing_new_where_the_agent_is_of_a_version_too_far_away() {
+        let far = Candidate { unsupported: true, ..node("a", 100, 0) };
+        assert_eq!(place(&needs(1), &[far.clone(), node("b", 100, 99)]), Ok("b".into()));
+        let table = place(&needs(1), std::slice::from_ref(&far)).unwrap_err();
+        assert!(table[0].reasons[0].contains("version is not supported"), "{table:?}");
+        assert_eq!(place(&Needs { stays: true, ..needs(1) }, &[far]), Ok("a".into()));
     }
 
     #[test]

@@ -77,6 +77,11 @@ pub struct NodeStatus {
     pub hostname: String,
     /// Version of the agent.
     pub agent_version: String,
+    /// How far the agent's version is from the server's: `none`, `older` or `newer` (by one minor version: it works),
+    /// `unsupported` (further: nothing new is placed here).
+    pub version_skew: String,
+    /// What to do about that; empty: nothing.
+    pub version_advice: String,
     /// `x86_64`.
     pub architecture: String,
     /// Processors of the machine.

@@ -1,17 +1,20 @@
 //! `GET .../instances/{id}/console`: the guest's serial console as a websocket, bytes both ways.
 
 use axum::extract::FromRequestParts;
-use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade, close_code};
+use axum::extract::ws::{CloseCode, CloseFrame, Message, WebSocket, WebSocketUpgrade, close_code};
 use axum::response::IntoResponse;
+use futures_util::stream::SplitSink;
 use futures_util::{SinkExt, StreamExt};
 
-use super::ConsoleEnds;
 use super::extract::Ask;
 use super::problem::{Answer, Problem};
+use super::{ConsoleEnds, Wanted};
 use crate::kernel::{Clash, Error, Kind};
 
 /// The largest message of a client.
 const MOST_AT_ONCE: usize = 64 << 10;
+/// Bytes of a reason that fit into a frame that closes.
+const LONGEST_REASON: usize = 120;
 
 /// Upgrades, once the node has lent the console.
 pub async fn console(mut ask: Ask, kind: &'static dyn Kind) -> Answer {
@@ -23,7 +26,7 @@ pub async fn console(mut ask: Ask, kind: &'static dyn Kind) -> Answer {
         .map_err(|_| Problem::new("upgrade-required", "connect with a websocket client"))?;
     let node = ask.ctx.store.assigned_node(&right, kind, &object.core.id).await?;
     let node = node.ok_or_else(|| Error::from(Clash::WrongState("no node holds it yet".into())))?;
-    let ends = ask.ctx.consoles.open(&node, &object.core.id).await?;
+    let ends = ask.ctx.consoles.open(&node, &object.core.id, Wanted::Console).await?;
     let upgrade = upgrade.max_message_size(MOST_AT_ONCE).max_frame_size(MOST_AT_ONCE);
     Ok(upgrade.on_upgrade(|socket| carry(socket, ends)).into_response())
 }
@@ -33,18 +36,13 @@ async fn carry(socket: WebSocket, (to_guest, mut from_guest): ConsoleEnds) {
     loop {
         tokio::select! {
             bytes = from_guest.recv() => match bytes {
-                Some(bytes) => {
+                Some(Ok(bytes)) => {
                     if write.send(Message::Binary(bytes)).await.is_err() {
                         return;
                     }
                 }
-                None => {
-                    let reason = "the console has ended".into();
-                    let close = CloseFrame { code: close_code::AWAY, reason };
-                    // The client may be gone too.
-                    let _ = write.send(Message::Close(Some(close))).await;
-                    return;
-                }
+                Some(Err(why)) => return hang_up(write, close_code::ERROR, &why).await,
+                None => return hang_up(write, close_code::AWAY, "the console has ended").await,
             },
             message = read.next() => {
                 let bytes = match message {
@@ -59,4 +57,11 @@ async fn carry(socket: WebSocket, (to_guest, mut from_guest): ConsoleEnds) {
             }
         }
     }
+}
+
+async fn hang_up(mut write: SplitSink<WebSocket, Message>, code: CloseCode, why: &str) {
+    let reason: String = why.chars().filter(char::is_ascii).take(LONGEST_REASON).collect();
+    let close = CloseFrame { code, reason: reason.into() };
+    // The client may be gone too.
+    let _ = write.send(Message::Close(Some(close))).await;
 }

@@ -6,6 +6,7 @@
 mod action;
 mod bulk;
 mod console;
+mod console_log;
 mod content;
 mod crud;
 mod denial;
@@ -48,13 +49,33 @@ pub use axum::body::Bytes;
 pub use document::document;
 pub use problem::TYPES;
 
-/// Both ends of a console, as this side holds them: what is sent goes to the guest.
-pub type ConsoleEnds = (mpsc::Sender<Bytes>, mpsc::Receiver<Bytes>);
+/// Both ends of a console or a log, as this side holds them: what is sent goes to the guest. It ends when either is
+/// dropped; an error is the last that is received, and says why there is no more.
+pub type ConsoleEnds = (mpsc::Sender<Bytes>, mpsc::Receiver<Result<Bytes, String>>);
 
-/// Opens a guest's console on the node that holds it. The App connects it to the channel.
+/// What of a guest is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    /// Its serial console, both ways.
+    Console,
+    /// What it has printed there.
+    Log {
+        /// The last lines only, so many.
+        tail_lines: Option<u64>,
+        /// What it prints from now on, too.
+        follow: bool,
+    },
+}
+
+/// Opens a guest's console, or its log, on the node that holds it. The App connects it to the channel.
 pub trait ConsoleHub: Send + Sync {
-    /// The console of this object on this node.
-    fn open<'a>(&'a self, node: &'a str, object: &'a str) -> BoxFuture<'a, Result<ConsoleEnds, Error>>;
+    /// That of this object on this node.
+    fn open<'a>(
+        &'a self,
+        node: &'a str,
+        object: &'a str,
+        wanted: Wanted,
+    ) -> BoxFuture<'a, Result<ConsoleEnds, Error>>;
 }
 
 /// How much is too much.
@@ -74,7 +95,7 @@ pub struct RestContext {
     pub authenticators: Authenticators,
     /// Where uploaded images are kept.
     pub blobs: Blobs,
-    /// The way to guests' consoles.
+    /// The way to guests' consoles and their logs.
     pub consoles: Arc<dyn ConsoleHub>,
     /// Who brings test messages.
     pub courier: Arc<Courier>,

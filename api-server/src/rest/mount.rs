@@ -1,5 +1,7 @@
 //! Routes and their operations, made in the same act: what is served is in the document.
 
+mod guest;
+
 use std::future::Future;
 use std::sync::Arc;
 
@@ -14,7 +16,7 @@ use super::extract::Ask;
 use super::operation::Operation;
 use super::problem::{Answer, Problem};
 use super::schemas::{self, reference};
-use super::{RestContext, action, bulk, console, content, crud, events, jobs, quota, root, webhook};
+use super::{RestContext, action, bulk, content, crud, events, jobs, quota, root, webhook};
 use crate::kernel::kind::pascal;
 use crate::kernel::{Kind, Registry, Scope};
 
@@ -291,13 +293,7 @@ impl Mount {
                     .answers_object(200, "The image with its content.", place.schema());
                 self.route(Method::PUT, &at("content"), op, move |ask| content::put(ask, kind));
             }
-            "instance" => {
-                let op = place
-                    .op("console", "The serial console: a websocket, bytes both ways")
-                    .problems(&[409, 426])
-                    .answers_nothing(101, "The websocket is open.");
-                self.route(Method::GET, &at("console"), op, move |ask| console::console(ask, kind));
-            }
+            "instance" => self.guest(kind, place),
             _ => {}
         }
     }

@@ -232,6 +232,12 @@ impl From<Error> for Problem {
             )
             .header(RETRY_AFTER, "2")
             .logged(text),
+            Error::NodeAway(_) => {
+                Problem::new("unavailable", "its node cannot be asked now; try again in a moment")
+                    .with_for_operators("why", json!(text))
+                    .header(RETRY_AFTER, "2")
+                    .logged(text)
+            }
             Error::Internal(_) => Problem::of_status(StatusCode::INTERNAL_SERVER_ERROR).logged(text),
         }
     }
@@ -278,6 +284,17 @@ mod tests {
         let problem = || Problem::from(Error::from(Clash::NoCapacity(table.clone())));
         assert_eq!(problem().seen_by(true).body("r")["nodes"][0]["node"], "n1");
         assert_eq!(problem().seen_by(false).body("r").get("nodes"), None);
+    }
+
+    #[test]
+    fn where_servers_are_is_for_operators() {
+        let problem = || Problem::from(Error::NodeAway("srv_1 cannot be reached at 10.0.0.1:8441".into()));
+        let told = problem().seen_by(true).body("r");
+        assert_eq!(
+            (&told["status"], &told["why"]),
+            (&json!(503), &json!("srv_1 cannot be reached at 10.0.0.1:8441"))
+        );
+        assert!(!problem().seen_by(false).body("r").to_string().contains("10.0.0.1"));
     }
 
     #[test]

@@ -88,7 +88,7 @@ pub use report::{AssignmentRow, NodeReport};
 pub use request::{Did, Once, Outcome, Terms, Write};
 pub use retain::KeepHistory;
 pub use secrets::{Sealed, Vault};
-pub use servers::SERVER_LEASE_SECONDS;
+pub use servers::{Holder, SERVER_LEASE_SECONDS};
 pub use tail::{LogReader, ReadError, TAIL_ENTRIES, TailReads};
 pub use views::{ImageContent, Job, JobQuery, JobStep, Revision};
 pub use webhooks::{Delivery, Hook, HookState, KEPT_DELIVERIES, UrlJudge};
@@ -132,6 +132,8 @@ pub(crate) struct Context {
     pub(crate) beats: leases::Beats,
     /// For how long answers under a key are kept, unless it is a day.
     pub(crate) answer_seconds: OnceLock<i64>,
+    /// Where other servers reach this one, if it holds sessions.
+    pub(crate) own_address: OnceLock<String>,
 }
 
 impl Store {
@@ -158,6 +160,7 @@ impl Store {
             url_judge: OnceLock::new(),
             beats: leases::Beats::default(),
             answer_seconds: OnceLock::new(),
+            own_address: OnceLock::new(),
         });
         let store = Store {
             readers: opened.readers,

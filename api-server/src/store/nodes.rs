@@ -1,6 +1,6 @@
 //! Nodes as the channel sees them: invitations, certificates, sessions.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::create::Maker;
 use super::db::values;
@@ -159,13 +159,19 @@ impl Store {
 
     /// Begins a session of a node at a server: its number, higher than any before.
     pub async fn open_session(&self, node: &str, server: &str) -> Result<i64, Error> {
-        let taken = (node.to_owned(), server.to_owned());
-        self.write(taken, move |tx, context, (node, server)| {
+        self.open_session_saying(node, server, json!({})).await
+    }
+
+    /// The same, of an agent of which this (an object) is known by now: it goes into the node's status.
+    pub async fn open_session_saying(&self, node: &str, server: &str, known: Value) -> Result<i64, Error> {
+        let taken = (node.to_owned(), server.to_owned(), known);
+        self.write(taken, move |tx, context, (node, server, mut said)| {
             Box::pin(async move {
                 let sql = "UPDATE node_state SET session = session + 1, server = $2, connected = 1, lost = 0 WHERE node = $1 \
                            RETURNING session";
                 let row = tx.row(sql, values![&node, server]).await?.ok_or(Error::NotFound)?;
-                let said = json!({"connected": true, "connected_at": context.env.now()});
+                said["connected"] = true.into();
+                said["connected_at"] = json!(context.env.now());
                 report::merge_status(tx, &context, &node, said).await?;
                 // Whoever holds an older session of this node looks again, and ends it.
                 tx.ring(Bell::Node(node));
@@ -192,13 +198,6 @@ impl Store {
             (true, false) => SessionStanding::Buried,
             (true, true) => SessionStanding::Newest,
         })
-    }
-
-    /// The server that holds the node's session, as far as the database knows.
-    pub async fn session_server(&self, node: &str) -> Result<Option<String>, Error> {
-        let sql = "SELECT server FROM node_state WHERE node = $1 AND connected = 1";
-        let row = self.read().await?.row(sql, values![node]).await?;
-        Ok(row.map(|row| row.text("server")).transpose()?)
     }
 
     /// For the net under the bells: the newest session and the highest order of each node whose session is, as

@@ -7,16 +7,41 @@ use crate::kernel::Error;
 /// A server that has not written its heartbeat for so long is dead.
 pub const SERVER_LEASE_SECONDS: i64 = 15;
 
+/// The server that holds a node's session.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Holder {
+    /// Its id.
+    pub server: String,
+    /// Where other servers reach it, `HOST:PORT`; empty: it has not said, or is gone.
+    pub address: String,
+}
+
 impl Store {
+    /// Where other servers reach this one, `HOST:PORT`: told with each heartbeat from now on. Once is enough: a later
+    /// one is ignored.
+    pub fn reached_at(&self, address: &str) {
+        let _ = self.context.own_address.set(address.to_owned());
+    }
+
+    /// The server that holds the node's session, as far as the database knows.
+    pub async fn session_holder(&self, node: &str) -> Result<Option<Holder>, Error> {
+        let sql = "SELECT n.server, coalesce(s.address, '') AS address FROM node_state n \
+                   LEFT JOIN server s ON s.id = n.server WHERE n.node = $1 AND n.connected = 1";
+        let row = self.read().await?.row(sql, values![node]).await?;
+        row.map(|row| Ok(Holder { server: row.text("server")?, address: row.text("address")? })).transpose()
+    }
+
     /// This server is here.
     pub async fn server_heartbeat(&self, id: &str) -> Result<(), Error> {
         let began = self.env().uptime();
         let taken = id.to_owned();
         self.write(taken, move |tx, context, id| {
             Box::pin(async move {
-                let sql = "INSERT INTO server (id, started_at, heartbeat_at) VALUES ($1, $2, $2) \
-                           ON CONFLICT (id) DO UPDATE SET heartbeat_at = excluded.heartbeat_at";
-                tx.run(sql, values![id, context.env.now()]).await?;
+                let sql = "INSERT INTO server (id, started_at, heartbeat_at, address) VALUES ($1, $2, $2, $3) \
+                           ON CONFLICT (id) DO UPDATE SET heartbeat_at = excluded.heartbeat_at, \
+                           address = excluded.address";
+                let address = context.own_address.get().cloned().unwrap_or_default();
+                tx.run(sql, values![id, context.env.now(), address]).await?;
                 Ok(())
             })
         })

@@ -1,4 +1,4 @@
-//! `rhyzome instance console`.
+//! `rhyzome instance console`, `rhyzome instance log`.
 
 use std::io::{IsTerminal as _, Read as _, Write as _};
 use std::time::Duration;
@@ -41,6 +41,24 @@ pub async fn run(context: &Context<'_>, kind: &Kind, leaf: &ArgMatches) -> anyho
     console.close().await;
     say!("");
     ended
+}
+
+/// Prints what the guest has printed, and with `--follow` what it prints.
+pub async fn log(context: &Context<'_>, kind: &Kind, leaf: &ArgMatches) -> anyhow::Result<()> {
+    let name = text(leaf, "name").ok_or_else(|| Usage("say its name".into()))?;
+    let tail = leaf.get_one::<u64>("tail").map(|lines| ("tail".to_owned(), lines.to_string()));
+    let follow = ("follow".to_owned(), switch(leaf, "follow").to_string());
+    let query: Vec<_> = tail.into_iter().chain([follow]).collect();
+    let path = format!("{}/{name}/log", context.path(kind));
+    let opened = context.client.bytes(&path, &query).await;
+    let mut log = opened.map_err(|e| context.missing(kind, &name, e))?;
+    let mut out = std::io::stdout();
+    while let Some(bytes) = log.next().await.context("the log broke off: this was not all")? {
+        if let Err(error) = out.write_all(&bytes).and_then(|()| out.flush()) {
+            crate::output::leave(&error);
+        }
+    }
+    Ok(())
 }
 
 async fn show(console: &mut Console) -> anyhow::Result<()> {

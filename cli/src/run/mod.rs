@@ -76,6 +76,7 @@ pub async fn run(kinds: &Kinds, matches: &ArgMatches, around: &Surroundings) -> 
         ("webhook", "test") => webhook::test(&context, kind(kinds, noun)?, leaf).await,
         ("webhook", "deliveries") => webhook::deliveries(&context, kind(kinds, noun)?, leaf).await,
         ("webhook", "redeliver") => webhook::redeliver(&context, kind(kinds, noun)?, leaf).await,
+        ("instance", "log") => console::log(&context, kind(kinds, noun)?, leaf).await,
         ("instance", "console") => console::run(&context, kind(kinds, noun)?, leaf).await,
         _ => crud::run(&context, kind(kinds, noun)?, verb, leaf).await,
     }

@@ -1,30 +1,47 @@
-//! Lends a stream: joins a unix socket on this node to a stream that the server asked for.
-use super::Shared;
+//! Lends a stream: joins a unix socket on this node, or a log, to a stream that the server asked for.
+use super::{Lendable, Shared};
+use crate::console_log::{ConsoleLog, Piece};
 use rhyzome_proto::v1::control_client::ControlClient;
-use rhyzome_proto::v1::{OpenStream, StreamFrame};
-use std::path::Path;
+use rhyzome_proto::v1::{LogWindow, OpenStream, StreamFrame};
+use std::io;
 use std::sync::Arc;
-use tokio::io::{AsyncReadExt, AsyncSeekExt, AsyncWriteExt, SeekFrom};
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 
-/// Frames that may be on their way before the socket is not read any more.
+/// Frames that may be on their way before what is behind them is not read any more.
 const FRAMES: usize = 16;
 const FRAME_BYTES: usize = 16 * 1024;
 /// How much of what was said before is sent first.
 const BEFORE_BYTES: u64 = 64 * 1024;
+/// A log that is followed is looked at again after this.
+const LOOK_AGAIN: Duration = Duration::from_millis(250);
+/// For the server to take what was said last.
+const LAST: Duration = Duration::from_secs(5);
+
+/// What is joined to the stream.
+enum Source {
+    Console { socket: UnixStream, before: Vec<u8> },
+    Log { log: ConsoleLog, window: LogWindow },
+}
+
+/// How a stream comes to its end on this side: all was said, or this went wrong.
+type End = Result<(), String>;
+
+type Frames = mpsc::Sender<StreamFrame>;
 
 /// Runs until one end closes. What goes wrong is told to the server in the first frame, or ends the stream.
 pub(super) async fn lend(shared: Arc<Shared>, wanted: OpenStream) {
-    let socket = connect(&shared, &wanted).await;
+    let source = find(&shared, &wanted).await;
     let (frames, outgoing) = mpsc::channel(FRAMES);
     let first = StreamFrame {
         stream_id: wanted.stream_id.clone(),
-        data: Vec::new(),
-        error: socket.as_ref().err().cloned().unwrap_or_default(),
+        error: source.as_ref().err().cloned().unwrap_or_default(),
+        ..StreamFrame::default()
     };
     if frames.send(first).await.is_err() {
         return;
@@ -34,20 +51,8 @@ pub(super) async fn lend(shared: Arc<Shared>, wanted: OpenStream) {
         let response = ControlClient::new(channel).attach(ReceiverStream::new(outgoing)).await;
         response.map_err(|status| super::dial::refusal(&status))
     };
-    match (attached.await, socket) {
-        (Ok(response), Ok(socket)) => {
-            let (socket, before) = socket;
-            let (reading, writing) = socket.into_split();
-            if !before.is_empty()
-                && frames.send(StreamFrame { data: before, ..StreamFrame::default() }).await.is_err()
-            {
-                return;
-            }
-            tokio::select! {
-                () = upward(reading, frames) => {}
-                () = downward(response.into_inner(), writing) => {}
-            }
-        }
+    match (attached.await, source) {
+        (Ok(response), Ok(source)) => carry(&shared, source, frames, response.into_inner()).await,
         (Ok(_), Err(reason)) => tracing::info!(object = wanted.object_id, reason, "a stream cannot be lent"),
         (Err(reason), _) => {
             tracing::warn!(object = wanted.object_id, reason, "a stream could not be attached")
@@ -55,44 +60,122 @@ pub(super) async fn lend(shared: Arc<Shared>, wanted: OpenStream) {
     }
 }
 
-async fn connect(shared: &Shared, wanted: &OpenStream) -> Result<(UnixStream, Vec<u8>), String> {
-    let lendable = (shared.config.socket_of)(&wanted.object_id, &wanted.purpose)?;
-    let socket = UnixStream::connect(&lendable.socket).await.map_err(|error| {
-        format!("the {} of {} does not answer: {error}", wanted.purpose, wanted.object_id)
-    })?;
-    let before = match &lendable.log {
-        // What was said before is a courtesy: without it the stream works all the same.
-        Some(log) => end_of(log).await.unwrap_or_default(),
-        None => Vec::new(),
-    };
-    Ok((socket, before))
-}
-
-/// The last bytes of a file.
-async fn end_of(path: &Path) -> std::io::Result<Vec<u8>> {
-    let mut file = tokio::fs::File::open(path).await?;
-    let length = file.metadata().await?.len();
-    file.seek(SeekFrom::Start(length.saturating_sub(BEFORE_BYTES))).await?;
-    let mut bytes = Vec::new();
-    file.take(BEFORE_BYTES).read_to_end(&mut bytes).await?;
-    Ok(bytes)
-}
-
-async fn upward(mut socket: OwnedReadHalf, frames: mpsc::Sender<StreamFrame>) {
-    let mut buffer = vec![0; FRAME_BYTES];
-    loop {
-        let Ok(length @ 1..) = socket.read(&mut buffer).await else { return };
-        let frame = StreamFrame { data: buffer[..length].to_vec(), ..StreamFrame::default() };
-        if frames.send(frame).await.is_err() {
-            return;
+async fn find(shared: &Shared, wanted: &OpenStream) -> Result<Source, String> {
+    match (shared.config.socket_of)(&wanted.object_id, &wanted.purpose)? {
+        Lendable::Log(log) => Ok(Source::Log { log, window: wanted.log.unwrap_or_default() }),
+        Lendable::Socket { socket, log } => {
+            let socket = UnixStream::connect(&socket).await.map_err(|error| {
+                format!("the {} of {} does not answer: {error}", wanted.purpose, wanted.object_id)
+            })?;
+            let before = match log {
+                // What was said before is a courtesy: without it the stream works all the same.
+                Some(log) => look(shared, move || end_of(&log)).await.unwrap_or_default(),
+                None => Vec::new(),
+            };
+            Ok(Source::Console { socket, before })
         }
     }
 }
 
-async fn downward(mut frames: Streaming<StreamFrame>, mut socket: OwnedWriteHalf) {
+/// Both ways, until one end is done; what ends on this side is said to have ended.
+async fn carry(shared: &Shared, source: Source, frames: Frames, mut from_server: Streaming<StreamFrame>) {
+    let ended = match source {
+        Source::Console { socket, before } => {
+            let (reading, writing) = socket.into_split();
+            tokio::select! {
+                ended = upward(before, reading, &frames) => ended,
+                () = downward(&mut from_server, writing) => return,
+            }
+        }
+        Source::Log { log, window } => tokio::select! {
+            ended = tell(shared, log, window, &frames) => ended,
+            () = hung_up(&mut from_server) => return,
+        },
+    };
+    let last = StreamFrame { error: ended.err().unwrap_or_default(), end: true, ..StreamFrame::default() };
+    if frames.send(last).await.is_ok() {
+        drop(frames);
+        // A server that does not take it has lost interest.
+        let _ = tokio::time::timeout(LAST, hung_up(&mut from_server)).await;
+    }
+}
+
+/// Something about files, in its own time.
+async fn look<T: Send + 'static>(
+    shared: &Shared,
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> Result<T, String> {
+    match shared.config.env.blocking(work).await {
+        Ok(Ok(seen)) => Ok(seen),
+        Ok(Err(error)) => Err(format!("the log cannot be read: {error}")),
+        Err(error) => Err(format!("the log cannot be read: {error}")),
+    }
+}
+
+/// The last bytes of a log.
+fn end_of(log: &ConsoleLog) -> io::Result<Vec<u8>> {
+    let (first, end) = log.window(None)?;
+    let mut at = first.max(end.saturating_sub(BEFORE_BYTES));
+    let mut all = Vec::new();
+    while at < end {
+        let Piece::Bytes(bytes) = log.read(at)? else { break };
+        at += bytes.len() as u64;
+        all.extend(bytes);
+    }
+    Ok(all)
+}
+
+async fn send(frames: &Frames, data: Vec<u8>) -> End {
+    let gone = |_| "the server has hung up".to_owned();
+    frames.send(StreamFrame { data, ..StreamFrame::default() }).await.map_err(gone)
+}
+
+/// A log, and what comes behind it if that is wanted.
+async fn tell(shared: &Shared, log: ConsoleLog, window: LogWindow, frames: &Frames) -> End {
+    let (whole, lines) = (log.clone(), window.tail_lines);
+    let (mut at, end) = look(shared, move || whole.window(lines)).await?;
+    while window.follow || at < end {
+        let reading = log.clone();
+        match look(shared, move || reading.read(at)).await? {
+            Piece::Bytes(mut bytes) => {
+                if !window.follow {
+                    bytes.truncate(usize::try_from(end - at).unwrap_or(usize::MAX));
+                }
+                at += bytes.len() as u64;
+                send(frames, bytes).await?;
+            }
+            Piece::Lost(next) => {
+                at = next;
+                send(frames, b"\n[what came here is not kept any more]\n".to_vec()).await?;
+            }
+            Piece::End if window.follow => tokio::time::sleep(LOOK_AGAIN).await,
+            Piece::Gone if window.follow && at == 0 => tokio::time::sleep(LOOK_AGAIN).await,
+            Piece::End | Piece::Gone => break,
+        }
+    }
+    Ok(())
+}
+
+async fn upward(before: Vec<u8>, mut socket: OwnedReadHalf, frames: &Frames) -> End {
+    for piece in before.chunks(FRAME_BYTES) {
+        send(frames, piece.to_vec()).await?;
+    }
+    let mut buffer = vec![0; FRAME_BYTES];
+    loop {
+        let Ok(length @ 1..) = socket.read(&mut buffer).await else { return Ok(()) };
+        send(frames, buffer[..length].to_vec()).await?;
+    }
+}
+
+async fn downward(frames: &mut Streaming<StreamFrame>, mut socket: OwnedWriteHalf) {
     while let Ok(Some(frame)) = frames.message().await {
         if socket.write_all(&frame.data).await.is_err() {
             return;
         }
     }
+}
+
+/// Until the server does not listen any more. What it says is for nobody.
+async fn hung_up(frames: &mut Streaming<StreamFrame>) {
+    while let Ok(Some(_)) = frames.message().await {}
 }

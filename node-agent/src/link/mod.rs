@@ -15,7 +15,7 @@
 //!   `db_epoch` it has seen. A server whose epoch is lower, or that is of another cluster, is refused.
 //!
 //! Beside that [`LinkHandle::fetch_blob`] gets an image's bytes, and a stream that the server wants lent is joined
-//! to a unix socket that [`LinkConfig::socket_of`] names. Both use connections of their own, so that no byte of
+//! to what [`LinkConfig::socket_of`] names: a unix socket, or a log. Both use connections of their own, so that no byte of
 //! them ever stands before an order.
 //!
 //! # What it promises
@@ -35,6 +35,7 @@ mod reach;
 mod renewal;
 mod session;
 
+use crate::console_log::ConsoleLog;
 use crate::env::Env;
 use crate::identity::{IdentityError, IdentityFolder, LoadedIdentity};
 use backoff::Backoff;
@@ -50,17 +51,22 @@ use std::time::Duration;
 use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
-/// Names what is behind a stream: called with the object's id and the purpose (`console`). The error is told to
+/// Names what is behind a stream: called with the object's id and the purpose (`console`, `log`). The error is told to
 /// whoever asked for the stream.
 pub type SocketOf = Arc<dyn Fn(&str, &str) -> Result<Lendable, String> + Send + Sync>;
 
 /// What is behind a stream.
 #[derive(Clone, Debug)]
-pub struct Lendable {
-    /// The unix socket that both directions are joined to.
-    pub socket: PathBuf,
-    /// Keeps what was said on it before; its end is sent first, so that whoever comes late sees it.
-    pub log: Option<PathBuf>,
+pub enum Lendable {
+    /// A unix socket: both directions are joined to it.
+    Socket {
+        /// Where it is.
+        socket: PathBuf,
+        /// Keeps what was said on it before; its end is sent first, so that whoever comes late sees it.
+        log: Option<ConsoleLog>,
+    },
+    /// A log: it is sent, and nothing is taken.
+    Log(ConsoleLog),
 }
 
 /// What the link needs to know.

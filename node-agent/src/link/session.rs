@@ -18,6 +18,8 @@ use tokio_util::task::AbortOnDropHandle;
 
 /// Messages that may wait for the network.
 const OUTGOING: usize = 32;
+/// Streams that are lent at once.
+const MOST_LENT: usize = 64;
 /// Heartbeats outside this are the server's mistake.
 const HEARTBEAT_SECONDS: std::ops::RangeInclusive<u32> = 1..=300;
 
@@ -210,6 +212,14 @@ async fn listen(
             }
             Some(server_message::Message::OpenStream(wanted)) => {
                 lent.retain(|stream| !stream.is_finished());
+                if lent.len() >= MOST_LENT {
+                    // Each would be a connection: whoever asked is told in time that nobody answered.
+                    tracing::warn!(
+                        object = wanted.object_id,
+                        "{MOST_LENT} streams are lent; no more at once"
+                    );
+                    continue;
+                }
                 let stream = attach::lend(link.shared.clone(), wanted);
                 lent.push(AbortOnDropHandle::new(tokio::spawn(stream)));
             }

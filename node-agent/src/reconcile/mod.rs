@@ -199,7 +199,10 @@ fn decide(view: View<'_>, order: &Order) -> Decision {
             // Nothing was ever made for it.
             Decision::Do(Action::Forget)
         } else {
-            Decision::refuse(format!("unsupported: this agent does not know the kind {:?}", order.kind))
+            Decision::refuse(format!(
+                "unsupported: this agent does not know the kind {:?}; upgrade it",
+                order.kind
+            ))
         };
     };
     if let Some(line) = view.world.missing.get(&kind).filter(|_| !order.remove) {
@@ -216,8 +219,16 @@ fn decide(view: View<'_>, order: &Order) -> Decision {
         (Kind::Instance, Some(Body::Instance(instance))) => instance::decide(view, order, instance),
         // Removal of an image whose digest nobody said: it was never fetched for this object.
         _ if order.remove => Decision::Do(Action::Forget),
-        _ => Decision::refuse("the order has no body"),
+        _ => no_body(order),
     }
+}
+
+/// What a newer server says in words that this agent does not know arrives as nothing.
+fn no_body(order: &Order) -> Decision {
+    let kind = &order.kind;
+    Decision::refuse(format!(
+        "unsupported: this agent does not know what it is to hold of this {kind}; upgrade it"
+    ))
 }
 
 /// Why an object that needs `id` cannot go on; None if `id` is held.

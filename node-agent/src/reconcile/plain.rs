@@ -1,6 +1,6 @@
 //! Plain kinds: what one driver does by itself.
 
-use super::{Action, Decision, View, obstacle};
+use super::{Action, Decision, View, no_body, obstacle};
 use crate::plain::ObservedPlain;
 use rhyzome_proto::v1::Order;
 use rhyzome_proto::v1::order_body::Body;
@@ -17,7 +17,7 @@ pub(super) fn decide(
         return Decision::Do(seen.map_or(Action::Forget, |_| Action::RemovePlain(kind)));
     }
     let Some(Body::Plain(body)) = order.body.as_ref().and_then(|body| body.body.as_ref()) else {
-        return Decision::refuse("the order has no body");
+        return no_body(order);
     };
     if seen.is_some_and(|seen| seen.in_force.as_ref() == Some(body)) {
         return Decision::Held;

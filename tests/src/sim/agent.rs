@@ -95,7 +95,7 @@ impl Agent {
         let config = LinkConfig {
             server: "a server".to_owned(),
             state_dir: self.folder.path().to_owned(),
-            agent_version: "simulated".to_owned(),
+            agent_version: env!("CARGO_PKG_VERSION").to_owned(),
             boot_id: self.hands.boot_id(),
             machine_id: format!("machine of {}", self.name),
             incarnation: format!("{} {}", self.name, self.hands.life()),
@@ -202,7 +202,7 @@ async fn say_what_it_is(
         session.notified().await;
         link.node_status(NodeStatus {
             hostname: name.clone(),
-            agent_version: "simulated".to_owned(),
+            agent_version: env!("CARGO_PKG_VERSION").to_owned(),
             architecture: "x86_64".to_owned(),
             vcpus: 64,
             memory_bytes: 8 << 30,

@@ -1,5 +1,7 @@
 //! One server of two processes: REST in one, the agents' door in the other, the database between them.
 
+use std::io::Read as _;
+use std::process::Stdio;
 use std::time::Duration;
 
 use rhyzome_tests::postgres::Database;
@@ -29,12 +31,28 @@ fn two_processes_on_postgresql_are_one_server() {
     let page = house.await_page(&web, |_| true);
     assert_eq!(page.word("address").split('/').next(), promised.split('/').next());
 
-    // A console does not pass between processes: said at once, and how to get it.
-    let refused = house.world.said(&["instance", "console", "web", "--show"]).unwrap_err().to_string();
-    assert!(refused.contains("connected to another server process"), "{refused}");
+    // Console and log come by the process that holds the node's session.
+    let shown = house.world.said(&["instance", "console", "web", "--show"]).unwrap();
+    assert!(shown.contains("is up, addresses"), "{shown}");
+    let whole = house.world.said(&["instance", "log", "web"]).unwrap();
+    assert_eq!(whole, house.console(web["id"].as_str().unwrap()));
+    let last = house.world.said(&["instance", "log", "web", "--tail", "1"]).unwrap();
+    assert!(whole.ends_with(&last) && last.trim_end().lines().count() == 1, "{last:?}");
+    let mut follow = house.world.command(&["instance", "log", "web", "--follow"]);
+    let mut follow = follow.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut said = vec![0; whole.len()];
+    follow.stdout.as_mut().unwrap().read_exact(&mut said).unwrap();
+    assert!(said == whole.as_bytes());
 
-    // Without the agents' door REST goes on, and takes orders; they are carried out when it is back.
+    // Without the agents' door REST goes on, and takes orders; they are carried out when it is back. What came through it
+    // has broken off, and says so.
     house.world.door.as_mut().unwrap().kill9().unwrap();
+    let broken = follow.wait_with_output().unwrap();
+    let why = String::from_utf8_lossy(&broken.stderr);
+    assert!(!broken.status.success() && why.contains("the log broke off"), "{why}");
+    let refused = house.world.said(&["instance", "log", "web"]).unwrap_err().to_string();
+    let grpc = house.world.grpc;
+    assert!(refused.contains(&format!("cannot be reached at {grpc}")), "{refused}");
     let stopping = house.call("POST", &format!("{path}/actions/stop"), json!({"mode": "hard"})).is(202).json;
     assert_eq!(house.qemus(web["id"].as_str().unwrap()).len(), 1);
     house.world.restart_server().unwrap();

@@ -6,7 +6,6 @@
 
 pub mod argv;
 pub mod boot;
-pub mod console;
 pub mod process;
 pub mod qmp;
 pub mod seed;
@@ -23,6 +22,7 @@ pub use guarded::{GUARD, is_marked};
 pub use processes::{ObservedGuest, Processes};
 pub use start::{Beneath, Start, program};
 
+use crate::console_log::ConsoleLog;
 use crate::drivers::DriverError;
 use crate::{files, names};
 use guest::Guest;
@@ -231,7 +231,7 @@ impl InstanceDriver {
     /// Cuts console logs that have grown too large.
     pub fn trim_logs(&self, id: &str) {
         for name in ["console.log", "qemu.log"] {
-            if let Err(error) = console::trim(&self.folder(id).join(name)) {
+            if let Err(error) = ConsoleLog::at(&self.folder(id).join(name)).trim() {
                 tracing::warn!(instance = id, %error, "cannot trim {name}");
             }
         }

@@ -1,5 +1,6 @@
 //! A real server's door and real links, over loopback with mutual TLS.
 use hyper_util::rt::TokioIo;
+use rhyzome_agent::console_log::ConsoleLog;
 use rhyzome_agent::enroll::{Joined, join};
 use rhyzome_agent::env::Env;
 use rhyzome_agent::identity::{IdentityFolder, NodeRecord};
@@ -83,6 +84,8 @@ impl Cluster {
         let listener = tokio::net::TcpListener::bind(self.address).await.unwrap();
         self.address = listener.local_addr().unwrap();
         self.stop = CancellationToken::new();
+        self.world.store.reached_at(&self.address.to_string());
+        self.world.store.server_heartbeat(&self.server).await.unwrap();
         let context = ChannelContext {
             store: self.world.store.clone(),
             authority: self.authority.clone(),
@@ -214,7 +217,7 @@ impl Agent {
     }
 
     pub fn start_in(cluster: &Cluster, node: &str, state: PathBuf, ledger: Arc<Ledger>, env: Env) -> Agent {
-        Agent::start_as(cluster, node, state, ledger, env, ("", ""))
+        Agent::start_at(cluster, cluster.address, node, state, ledger, env)
     }
 
     /// As this machine, and this process of the agent.
@@ -224,20 +227,55 @@ impl Agent {
         state: PathBuf,
         ledger: Arc<Ledger>,
         env: Env,
-        who: (&str, &str),
+        (machine, incarnation): (&str, &str),
+    ) -> Agent {
+        let says = (env!("CARGO_PKG_VERSION"), machine, incarnation);
+        Agent::begin(cluster, cluster.address, node, state, ledger, env, says)
+    }
+
+    /// One that says that it is of this version.
+    pub fn start_saying(cluster: &Cluster, node: &str, state: PathBuf, version: &str) -> Agent {
+        let says = (version, "", "");
+        Agent::begin(cluster, cluster.address, node, state, Ledger::at(0, 0), Env::system(), says)
+    }
+
+    /// One that dials another address than the cluster's.
+    pub fn start_at(
+        cluster: &Cluster,
+        address: SocketAddr,
+        node: &str,
+        state: PathBuf,
+        ledger: Arc<Ledger>,
+        env: Env,
+    ) -> Agent {
+        Agent::begin(cluster, address, node, state, ledger, env, (env!("CARGO_PKG_VERSION"), "", ""))
+    }
+
+    /// One that says of itself its version, machine and process.
+    fn begin(
+        cluster: &Cluster,
+        address: SocketAddr,
+        node: &str,
+        state: PathBuf,
+        ledger: Arc<Ledger>,
+        env: Env,
+        (version, machine, incarnation): (&str, &str, &str),
     ) -> Agent {
         let sockets = cluster.folder.path().to_owned();
         let config = LinkConfig {
-            server: cluster.address.to_string(),
+            server: address.to_string(),
             state_dir: state.clone(),
-            agent_version: "test".into(),
+            agent_version: version.into(),
             boot_id: "boot".into(),
-            machine_id: who.0.into(),
-            incarnation: who.1.into(),
+            machine_id: machine.into(),
+            incarnation: incarnation.into(),
             env,
             socket_of: Arc::new(move |object, purpose| match purpose {
                 "console" if object.starts_with("inst") => {
-                    Ok(Lendable { socket: sockets.join("console.sock"), log: None })
+                    Ok(Lendable::Socket { socket: sockets.join("console.sock"), log: None })
+                }
+                "log" if object.starts_with("inst") => {
+                    Ok(Lendable::Log(ConsoleLog::at(&sockets.join("console.log"))))
                 }
                 _ => Err(format!("no {purpose} here")),
             }),
@@ -268,6 +306,17 @@ impl Agent {
         loop {
             if let LinkEvent::Disconnected { reason } = self.event(60).await {
                 return reason;
+            }
+        }
+    }
+
+    /// Waits until all orders up to this one have come.
+    pub async fn caught_up(&mut self, sequence: u64) {
+        loop {
+            match self.event(60).await {
+                LinkEvent::CaughtUp(up) => return assert_eq!(up, sequence),
+                LinkEvent::Disconnected { reason } => panic!("disconnected: {reason}"),
+                _ => {}
             }
         }
     }

@@ -3,6 +3,7 @@
 use super::big;
 use super::harness::Cluster;
 use rcgen::{CertificateParams, DnType, ExtendedKeyUsagePurpose, Issuer, KeyPair, SanType, SerialNumber};
+use rhyzome_api::channel::Purpose;
 use rhyzome_pki::{Authority, Identity, NodeKey, joining_client_config, peer_identity};
 use rhyzome_proto::v1::control_client::ControlClient;
 use rhyzome_proto::v1::{
@@ -237,7 +238,8 @@ async fn a_node_gets_nothing_of_another(world: World) {
     };
     let (asked, object) = (cluster.streams.clone(), made.core.id.clone());
     let asked_of = node.clone();
-    let waiting = tokio::spawn(async move { asked.open_console(&asked_of, &object).await.map(drop) });
+    let waiting =
+        tokio::spawn(async move { asked.open(&asked_of, &object, Purpose::Console).await.map(drop) });
     let stream_id = loop {
         let said = heard.message().await.unwrap().unwrap().message;
         if let Some(server_message::Message::OpenStream(wanted)) = said {

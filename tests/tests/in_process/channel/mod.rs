@@ -1,10 +1,15 @@
 //! The door and the link, together: joining, sessions, orders, revocation, streams; on both databases.
+mod blobs;
 mod drift;
+mod fuzz;
 mod harness;
 mod hostile;
+mod lent;
 mod matrix;
+mod raw;
 mod revoke;
 mod rotation;
+mod skew;
 
 use harness::{Agent, Cluster, Ledger};
 use rhyzome_agent::enroll::Joined;
@@ -19,7 +24,6 @@ use rhyzome_tests::world::{Engine, World};
 use serde_json::json;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 on_both!(
     a_machine_joins_once_with_its_own_token,
@@ -30,7 +34,6 @@ on_both!(
     a_node_whose_certificate_ran_out_comes_back_with_its_key,
     an_agent_obeys_a_restored_database,
     an_agent_refuses_an_older_database_and_another_cluster,
-    a_console_is_lent_both_ways,
     bytes_of_an_ordered_image_come_from_any_offset,
 );
 
@@ -265,35 +268,6 @@ async fn an_agent_refuses_an_older_database_and_another_cluster(world: World) {
     let mut agent = Agent::start(&cluster, &node, state, Ledger::at(0, 0));
     let reason = agent.disconnected().await;
     assert!(reason.starts_with("wrong-cluster"), "{reason}");
-}
-
-async fn a_console_is_lent_both_ways(world: World) {
-    let cluster = Cluster::start(world).await;
-    let mut agent = cluster.agent("n1").await;
-    let refused = cluster.streams.open_console("node_nobody", "inst_1").await.unwrap_err();
-    assert!(refused.to_string().contains("not connected"), "{refused}");
-    agent.orders().await;
-    let refused = cluster.streams.open_console(&agent.node, "disk_1").await.unwrap_err();
-    assert!(refused.to_string().contains("no console here"), "{refused}");
-
-    let guest = tokio::net::UnixListener::bind(cluster.folder.path().join("console.sock")).unwrap();
-    let echo = tokio::spawn(async move {
-        let (mut socket, _) = guest.accept().await.unwrap();
-        socket.write_all(b"login: ").await.unwrap();
-        let mut name = [0; 4];
-        socket.read_exact(&mut name).await.unwrap();
-        socket.write_all(&name).await.unwrap();
-        socket.read(&mut name).await.unwrap()
-    });
-    let (to_guest, mut from_guest) = cluster.streams.open_console(&agent.node, "inst_1").await.unwrap();
-    let mut screen = from_guest.recv().await.unwrap().to_vec();
-    to_guest.send("root".into()).await.unwrap();
-    while screen.len() < 11 {
-        screen.extend(from_guest.recv().await.unwrap());
-    }
-    assert_eq!(screen, b"login: root");
-    drop((to_guest, from_guest));
-    assert_eq!(echo.await.unwrap(), 0, "the socket is closed when nobody looks any more");
 }
 
 async fn bytes_of_an_ordered_image_come_from_any_offset(world: World) {
