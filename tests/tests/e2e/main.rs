@@ -12,6 +12,7 @@ mod doors;
 mod drift;
 mod life;
 mod long;
+mod partition;
 mod refuse;
 mod servers;
 mod split;
