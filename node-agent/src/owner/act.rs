@@ -19,7 +19,6 @@ use std::sync::Arc;
 pub type Rendered = BTreeMap<String, String>;
 
 /// What one look at one thing saw.
-#[allow(clippy::large_enum_variant)] // There are few of them, and for a moment.
 #[derive(Debug)]
 #[allow(clippy::large_enum_variant)] // Moved once, from a task to the loop.
 pub enum Seen {
