@@ -22,7 +22,8 @@ impl Owner {
         if !self.intake().is_empty() {
             return tracing::warn!("a lease is passed over: there are orders that cannot be kept");
         }
-        let Some((lease, _)) = &mut self.lease else { return };
+        let wanted = self.orders.values().any(needs_lease);
+        let Some((lease, _)) = self.lease.as_mut().filter(|_| wanted) else { return };
         if let Err(error) = lease.extend(until) {
             tracing::error!(%error, "the node's lease cannot be written, so it is not in force");
         }

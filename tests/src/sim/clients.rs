@@ -81,7 +81,10 @@ impl Sim {
                 }
                 if self.house.percent(40) {
                     spec["ha"] = json!("restart");
-                    spec["stateless"] = json!(self.house.percent(30));
+                    match self.house.percent(80) {
+                        true => spec["root"] = json!({"pool": "everywhere"}),
+                        false => spec["stateless"] = json!(self.house.percent(50)),
+                    }
                 }
                 if self.house.percent(30) {
                     spec["disks"] = json!({"data": {"disk": format!("i{}", self.house.below(6))}});

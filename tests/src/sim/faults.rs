@@ -1,5 +1,7 @@
 //! What goes wrong.
 
+use std::time::Duration;
+
 use rhyzome_api::kernel::Error;
 
 use super::{AGENTS, SERVERS, Sim};
@@ -9,7 +11,7 @@ impl Sim {
         let house = self.house.clone();
         let agent = &mut self.agents[house.pick(AGENTS)];
         let server = &mut self.servers[house.pick(SERVERS)];
-        match house.below(12) {
+        match house.below(13) {
             0 | 1 => {
                 house.fault("a connection is lost", &agent.name);
                 agent.line.cut(&house);
@@ -49,6 +51,11 @@ impl Sim {
                 if server.stand_still_or_go_on() {
                     house.fault("a server stands still, or goes on", server.index);
                 }
+            }
+            11 => {
+                let seconds = 10 + house.below(110);
+                house.fault("a node is cut off", format!("{}: for {seconds} s", agent.name));
+                agent.line.cut_off(Duration::from_secs(seconds));
             }
             _ if house.percent(30) => {
                 house.fault("a server is killed", server.index);

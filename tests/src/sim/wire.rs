@@ -62,6 +62,19 @@ impl Line {
     }
 }
 
+impl Line {
+    /// The server hears at once that the connection is lost; the agent does not, and gets nothing through for so long.
+    pub(super) fn cut_off(&self, lasts: Duration) {
+        self.ends.lock().unwrap().server.cancel();
+        self.dark.set(true);
+        let dark = self.dark.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(lasts).await;
+            dark.set(false);
+        });
+    }
+}
+
 fn later(end: CancellationToken, millis: u64) {
     tokio::spawn(async move {
         tokio::time::sleep(Duration::from_millis(millis)).await;

@@ -11,7 +11,7 @@ use serde_json::json;
 
 const STEPS: u32 = 300;
 /// What goes wrong: everything does in so many seeds.
-const KINDS_OF_FAULTS: usize = 17;
+const KINDS_OF_FAULTS: usize = 18;
 
 #[test]
 fn twenty_seeds_end_well() {
