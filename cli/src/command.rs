@@ -167,8 +167,16 @@ fn special(kinds: &Kinds, kind: &Kind) -> Vec<Command> {
         "node" => vec![
             Command::new("invite")
                 .about("Print the line that makes a machine this node")
-                .after_help("Makes the node if it is not there. The line is good once, and not for long.")
-                .arg(Arg::new("name").value_name("NAME").required(true).help("Its name")),
+                .after_help(
+                    "Makes the node if it is not there. The line is good once, and not for long.\n\nExamples:\n  \
+                     rhyzome node invite rack1\n  \
+                     rhyzome node invite sim --count 3 >sim.txt   # sim-1, sim-2, sim-3, a line each",
+                )
+                .arg(Arg::new("name").value_name("NAME").required(true).help("Its name"))
+                .arg(
+                    option("count", "NUMBER", "So many nodes: NAME-1, NAME-2, ...")
+                        .value_parser(clap::value_parser!(u32).range(1..=100_000)),
+                ),
             Command::new("revoke")
                 .about("Accept nothing of a node any more, until it is invited and joins again")
                 .after_help(

@@ -100,6 +100,10 @@ fn details(resource: &Resource) -> Vec<(String, String)> {
     if !addresses.is_empty() {
         details.push(("address".to_owned(), addresses.join(" ")));
     }
+    // Nobody should take it for a machine.
+    if resource.status["simulated"] == true {
+        details.push(("simulated".to_owned(), "yes".to_owned()));
+    }
     for part in [&resource.spec, &resource.status] {
         for (key, value) in part.as_object().into_iter().flatten() {
             // Ids, digests and texts are for `show`.
@@ -337,6 +341,14 @@ mod tests {
         let lines: Vec<Vec<&str>> = text.lines().map(|line| line.split_whitespace().collect()).collect();
         assert_eq!(lines[0][2..4], ["AGENT", "SKEW"], "{text}");
         assert_eq!(lines[1][2..4], ["0.3.0", "older"], "{text}");
+    }
+
+    #[test]
+    fn a_simulated_node_is_not_taken_for_a_machine() {
+        let node = |simulated: bool| Resource { status: json!({"simulated": simulated}), ..web() };
+        assert!(resources(&[node(true)], false, Timestamp::UNIX_EPOCH).contains(" SIMULATED "));
+        let real = resources(&[node(false), node(true)], false, Timestamp::UNIX_EPOCH);
+        assert!(real.lines().nth(1).unwrap().contains(" no "), "{real}");
     }
 
     #[test]

@@ -11,6 +11,8 @@ use std::path::{Path, PathBuf};
 pub const FILE: &str = "rhyzome-agent.json";
 /// Where a service's configuration is.
 pub const FOLDER: &str = "/etc/rhyzome";
+/// The agent's own folder, where none is named.
+const STATE_DIR: &str = "/var/lib/rhyzome";
 /// The front of every variable.
 pub const PREFIX: &str = "RHYZOME_AGENT_";
 
@@ -88,6 +90,16 @@ impl Config {
         file: Option<&Path>,
         variables: impl IntoIterator<Item = (String, String)>,
     ) -> Result<Self, ConfigError> {
+        Self::load_beside(flags, file, variables, STATE_DIR)
+    }
+
+    /// The same, with another folder where none is named.
+    pub fn load_beside(
+        flags: Settings,
+        file: Option<&Path>,
+        variables: impl IntoIterator<Item = (String, String)>,
+        state_dir: &str,
+    ) -> Result<Self, ConfigError> {
         let file = match file {
             Some(path) => Some(path.to_owned()),
             None => [Path::new(FILE).to_owned(), Path::new(FOLDER).join(FILE)]
@@ -96,7 +108,7 @@ impl Config {
         };
         let from_file = file.as_deref().map(read).transpose()?.unwrap_or_default();
         let all = flags.or(from_variables(variables)?).or(from_file);
-        let state_dir = all.state_dir.unwrap_or_else(|| "/var/lib/rhyzome".into());
+        let state_dir = all.state_dir.unwrap_or_else(|| state_dir.into());
         // QEMU runs in a folder of its own, and a disk remembers its image by path: neither may be relative.
         let state_dir = std::path::absolute(&state_dir).map_err(|error| ConfigError::File {
             path: state_dir.display().to_string(),

@@ -26,4 +26,5 @@ pub mod reconcile;
 pub mod refusal;
 pub mod report;
 pub mod setup;
+pub mod simulate;
 pub mod status;

@@ -4,7 +4,7 @@ use clap::{Parser, Subcommand};
 use rhyzome_agent::config::{Config, Settings};
 use rhyzome_agent::enroll::{Joined, join};
 use rhyzome_agent::host::tools;
-use rhyzome_agent::{agent, guard, privileges, setup, status};
+use rhyzome_agent::{agent, guard, privileges, setup, simulate, status};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use tokio_util::sync::CancellationToken;
@@ -45,6 +45,9 @@ enum Verb {
     ///
     /// Only reads; works without a server, and while the agent runs or not.
     Status,
+    /// Simulates nodes: real agents on machines that are not there; needs no rights
+    #[command(after_help = SIMULATE)]
+    Simulate(simulate::Arguments),
     /// Tries every tool that the agent needs, and prints what is there and what is missing
     Check,
     /// Ends guests that need the node's lease when it ends; the agent starts it by itself
@@ -53,6 +56,13 @@ enum Verb {
     /// Prints the version
     Version,
 }
+
+const SIMULATE: &str = "Two commands, where a server runs:
+  rhyzome node invite sim --count 3 >sim.txt
+  rhyzome-agent simulate --invitations sim.txt
+
+Later `rhyzome-agent simulate` alone: the nodes are kept in --state-dir [default: var/simulated].
+It takes commands on standard input and on control.sock in that folder; `help` shows them.";
 
 /// The exit code for a configuration that cannot be used.
 const MISUSE: u8 = 2;
@@ -69,7 +79,17 @@ fn main() -> ExitCode {
             }
         };
     }
-    let config = match Config::load(command.settings, command.config.as_deref(), std::env::vars()) {
+    // Never in the folder of this machine's own agent, unless it is named.
+    let loaded = match &command.verb {
+        Some(Verb::Simulate(_)) => Config::load_beside(
+            command.settings,
+            command.config.as_deref(),
+            std::env::vars(),
+            simulate::STATE,
+        ),
+        _ => Config::load(command.settings, command.config.as_deref(), std::env::vars()),
+    };
+    let config = match loaded {
         Ok(config) => config,
         Err(error) => {
             eprintln!("rhyzome-agent: {error}");
@@ -93,6 +113,11 @@ fn perform(verb: Verb, config: Config) -> anyhow::Result<ExitCode> {
         Verb::Status => print!("{}", status::text(&config.state_dir)?),
         Verb::Setup { dry_run } => setup::run(dry_run, &mut std::io::stdout())?,
         Verb::Run => run(config)?,
+        Verb::Simulate(arguments) => {
+            log_to_stderr(&config)?;
+            let (state, server) = (config.state_dir, config.server);
+            until_asked(|shutdown| simulate::run(arguments, state, server, shutdown))?;
+        }
         Verb::Join { name, token } => {
             let Some(server) = config.server.clone() else {
                 eprintln!("rhyzome-agent: join needs --server HOST:PORT");
@@ -135,6 +160,13 @@ fn run(config: Config) -> anyhow::Result<()> {
     } else {
         tracing::info!("{standing}");
     }
+    until_asked(|shutdown| agent::run(config, shutdown))
+}
+
+/// Runs this until somebody asks us to end.
+fn until_asked<F: Future<Output = anyhow::Result<()>>>(
+    work: impl FnOnce(CancellationToken) -> F,
+) -> anyhow::Result<()> {
     runtime()?.block_on(async {
         let shutdown = CancellationToken::new();
         let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
@@ -146,7 +178,7 @@ fn run(config: Config) -> anyhow::Result<()> {
             }
             asked.cancel();
         });
-        agent::run(config, shutdown).await
+        work(shutdown).await
     })
 }
 

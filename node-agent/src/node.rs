@@ -37,6 +37,7 @@ pub fn status(state: &Path, accelerator: Option<&Accelerator>, tools: &[Tool]) -
             .collect(),
         kernel: line("/proc/sys/kernel/osrelease"),
         boot_id: host_boot_id(),
+        simulated: false,
     }
 }
 

@@ -5,7 +5,6 @@
 
 pub mod audit;
 pub mod drive;
-pub mod drivers;
 pub mod face;
 pub mod given;
 pub mod life;

@@ -13,13 +13,13 @@ use rhyzome_agent::owner::Intake;
 use rhyzome_agent::plain::{Plain, Plains, look_at_all};
 use rhyzome_agent::reconcile::{Action, Decision, View, World, plan};
 use rhyzome_agent::report::{self, Failure};
+use rhyzome_agent::simulate::fake;
 use rhyzome_api::kernel::Error;
 use rhyzome_api::store::{AssignmentRow, NodeReport, Store};
 use rhyzome_proto::v1::order_body::Body;
 use rhyzome_proto::v1::{Order, OrderBody, Report, ReportState};
 
 use crate::audit::Side;
-use crate::drivers as fake;
 use crate::given::Time;
 use crate::quick;
 
@@ -223,7 +223,7 @@ impl SimNode {
     pub fn work_once(&mut self) -> Option<String> {
         self.take(Vec::new());
         let (id, action) = self.next()?;
-        let said = format!("{action:?}").chars().take_while(char::is_ascii_alphanumeric).collect();
+        let said = fake::name_of(&action);
         self.act(&id, action);
         Some(said)
     }

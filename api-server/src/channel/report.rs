@@ -72,6 +72,7 @@ pub(super) fn node_status(status: &NodeStatus) -> Value {
         "capabilities": status.capabilities.iter().take(100).map(capability).collect::<Vec<_>>(),
         "kernel": clean(&status.kernel),
         "boot_id": clean(&status.boot_id),
+        "simulated": status.simulated,
     })
 }
 

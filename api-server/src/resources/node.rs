@@ -92,7 +92,7 @@ pub struct NodeStatus {
     pub disk_bytes: u64,
     /// Free there.
     pub disk_available_bytes: u64,
-    /// `kvm`, `tcg`, or `none` when no QEMU is there.
+    /// `kvm`, `tcg`, or `none` when no QEMU is there; `simulated` where no guest is real.
     pub accelerator: String,
     /// Why this one.
     pub accelerator_reason: String,
@@ -108,6 +108,8 @@ pub struct NodeStatus {
     /// The last agent that was not let in as this node, until somebody has decided on it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub refused: Option<NodeRefusal>,
+    /// True: the agent only notes what it would do, and nothing runs on this node.
+    pub simulated: bool,
 }
 
 /// An agent that was not let in.

@@ -187,7 +187,7 @@ async fn candidates(tx: &mut Tx) -> Result<Vec<Candidate>, Error> {
             online: row.truth("connected")?,
             cordoned: spec["cordoned"].as_bool().unwrap_or(false),
             unsupported: status["version_skew"] == "unsupported",
-            guests: matches!(status["accelerator"].as_str(), Some("kvm" | "tcg")),
+            guests: matches!(status["accelerator"].as_str(), Some("kvm" | "tcg" | "simulated")),
             architecture: status["architecture"].as_str().unwrap_or_default().to_owned(),
             vcpus: scaled(&status["vcpus"], &spec["vcpu_overcommit"]),
             vcpus_used: used("vcpus_used")?,

@@ -2,15 +2,40 @@
 
 use anyhow::Context as _;
 use clap::ArgMatches;
+use futures_util::StreamExt as _;
 use rhyzome_client::Kind;
 use serde_json::{Value, json};
 
 use super::{Context, Usage, text};
 use crate::output::{self, Format};
 
-/// Makes the node if it is not there, and prints the line that its machine is to run.
+/// Nodes that are invited side by side.
+const AT_ONCE: usize = 32;
+
+/// Makes the node if it is not there, and prints the line that its machine is to run; of many nodes a line each.
 pub async fn invite(context: &Context<'_>, leaf: &ArgMatches) -> anyhow::Result<()> {
     let name = text(leaf, "name").ok_or_else(|| Usage("say its name".into()))?;
+    let Some(count) = leaf.get_one::<u32>("count") else {
+        let answer = one(context, &name).await?;
+        print(context, &answer)?;
+        if let (Format::Table, Some(expires)) = (context.format, answer["expires_at"].as_str()) {
+            eprintln!("run this line on {name}; it is good once, until {expires}");
+        }
+        return Ok(());
+    };
+    let names = (1..=*count).map(|number| format!("{name}-{number}"));
+    let inviting = names.map(|name| async move { one(context, &name).await });
+    let mut inviting = futures_util::stream::iter(inviting).buffered(AT_ONCE);
+    while let Some(answer) = inviting.next().await {
+        print(context, &answer?)?;
+    }
+    if context.format == Format::Table {
+        eprintln!("each line is good once; `rhyzome-agent simulate --invitations FILE` takes all of them");
+    }
+    Ok(())
+}
+
+async fn one(context: &Context<'_>, name: &str) -> anyhow::Result<Value> {
     let path = format!("/v1/nodes/{name}");
     match context.client.get::<Value>(&path).await {
         Err(error) if error.is_not_found() => {
@@ -20,13 +45,13 @@ pub async fn invite(context: &Context<'_>, leaf: &ArgMatches) -> anyhow::Result<
             found?;
         }
     }
-    let answer = context.client.action(&path, "invite", json!({})).await?.body;
+    Ok(context.client.action(&path, "invite", json!({})).await?.body)
+}
+
+fn print(context: &Context<'_>, answer: &Value) -> anyhow::Result<()> {
     match context.format {
-        Format::Json => say!("{}", serde_json::to_string_pretty(&answer)?),
+        Format::Json => say!("{}", serde_json::to_string_pretty(answer)?),
         _ => say!("{}", answer["command"].as_str().context("the answer to the invitation has no `command`")?),
-    }
-    if let (Format::Table, Some(expires)) = (context.format, answer["expires_at"].as_str()) {
-        eprintln!("run this line on {name}; it is good once, until {expires}");
     }
     Ok(())
 }

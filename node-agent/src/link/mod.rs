@@ -198,6 +198,7 @@ pub(crate) struct Shared {
     folder: IdentityFolder,
     current: RwLock<Arc<LoadedIdentity>>,
     outbox: Outbox,
+    is_connected: AtomicBool,
     leases: Leases,
 }
 
@@ -235,6 +236,7 @@ impl Link {
             folder,
             current,
             outbox: Outbox::default(),
+            is_connected: AtomicBool::new(false),
             leases: Leases::default(),
         });
         let (events, received) = mpsc::channel(EVENTS);
@@ -252,6 +254,7 @@ impl Link {
         loop {
             let began = tokio::time::Instant::now();
             let error = session::hold(&self).await;
+            self.shared.is_connected.store(false, Ordering::Relaxed);
             let asked = match &error {
                 LinkError::OwnerGone => return,
                 LinkError::Goodbye { after, .. } => Some(*after),
@@ -267,6 +270,9 @@ impl Link {
     }
 
     async fn tell(&self, event: LinkEvent) -> Result<(), LinkError> {
+        if matches!(event, LinkEvent::Connected { .. }) {
+            self.shared.is_connected.store(true, Ordering::Relaxed);
+        }
         self.events.send(event).await.map_err(|_| LinkError::OwnerGone)
     }
 }
@@ -298,6 +304,11 @@ impl LinkHandle {
     /// The bytes of an image from `offset` on. Whoever asks verifies the digest at the end.
     pub async fn fetch_blob(&self, sha256: &str, offset: u64) -> Result<Blob, LinkError> {
         blob::fetch(&self.0, sha256, offset).await
+    }
+
+    /// Whether there is a session now.
+    pub fn is_connected(&self) -> bool {
+        self.0.is_connected.load(Ordering::Relaxed)
     }
 
     /// Who this node is.

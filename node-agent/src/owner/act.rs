@@ -19,8 +19,8 @@ use std::sync::Arc;
 pub type Rendered = BTreeMap<String, String>;
 
 /// What one look at one thing saw.
-#[derive(Debug)]
-#[allow(clippy::large_enum_variant)] // Moved once, from a task to the loop.
+#[allow(clippy::large_enum_variant)] // There are few of them, and for a moment.
+#[derive(Debug, Clone, PartialEq)]
 pub enum Seen {
     /// An image, by its digest.
     Image(String, Option<ObservedImage>),

@@ -1,22 +1,21 @@
 //! An agent's node in memory: what a driver would make is noted in a world; each act takes a while, and some fail.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
-use rhyzome_agent::drivers::instance::{ObservedGuest, ObservedInstance};
 use rhyzome_agent::drivers::{self, DriverError};
-use rhyzome_agent::owner::{self, Done, Rendered, Seen, Sight};
-use rhyzome_agent::plain::{Plain, Plains, look_at_all};
+use rhyzome_agent::owner::{self, Done, Seen, Sight};
+use rhyzome_agent::plain::{ObservedPlain, Plain, Plains, look_at_all};
 use rhyzome_agent::reconcile::{Action, Orders, World};
+use rhyzome_agent::simulate::fake;
 use rhyzome_agent::{guard, lease};
 use rhyzome_proto::v1::order_body::Body;
 
 use super::house::{House, Switch};
-use crate::drivers as fake;
 
 /// An act takes so many milliseconds at most, but for a few.
 const ACT_MS: u64 = 2_000;
@@ -158,7 +157,7 @@ impl Hands {
         if self.life.load(Ordering::SeqCst) != life {
             return std::future::pending().await;
         }
-        let what: String = format!("{action:?}").chars().take_while(char::is_ascii_alphanumeric).collect();
+        let what = fake::name_of(&action);
         self.house.note(format!("{} {what} {id}", self.name));
         let fails = self.house.fails(3);
         // It may have done its work before it failed.
@@ -200,26 +199,13 @@ impl Hands {
     }
 
     fn seen(&self, id: &str, action: &Action) -> Vec<Seen> {
-        let node = self.lock();
-        let world = &node.world;
         let own = id.to_owned();
         vec![match action {
-            Action::FetchImage(order) => image(world, &order.sha256),
-            Action::RemoveImage(sha256) => image(world, sha256),
-            Action::ApplyDisk(..) | Action::GrowOpenDisk { .. } | Action::RemoveDisk(_) => {
-                Seen::Disk(own, world.disks.get(id).cloned())
-            }
-            Action::ApplyNetwork(_) => {
-                let network = world.in_force.get(id).cloned();
-                Seen::Network(own, network.map(|network| (network, Rendered::new())))
-            }
-            Action::RemoveNetwork if world.networks.contains(id) => Seen::Network(own, None),
-            Action::RemoveNetwork => Seen::NetworkGone(own),
             Action::ApplyPlain(kind, body) => {
                 Seen::Plain(kind, own, self.driver(kind).look(id, Some(body)).unwrap())
             }
             Action::RemovePlain(kind) => Seen::Plain(kind, own, self.driver(kind).look(id, None).unwrap()),
-            _ => instance(world, id),
+            action => fake::seen(&self.lock().world, id, action),
         }]
     }
 
@@ -227,7 +213,7 @@ impl Hands {
         &**self.plain.iter().find(|driver| driver.kind() == kind).unwrap()
     }
 
-    fn look_at_plain(&self, orders: &Orders) -> BTreeMap<&'static str, BTreeMap<String, fake::Observed>> {
+    fn look_at_plain(&self, orders: &Orders) -> BTreeMap<&'static str, BTreeMap<String, ObservedPlain>> {
         let ordered = orders.iter().filter_map(|(id, order)| {
             let Body::Plain(body) = order.body.as_ref()?.body.as_ref()? else { return None };
             Some((id.clone(), body.clone()))
@@ -238,56 +224,10 @@ impl Hands {
     }
 
     fn sight(&self, orders: &Orders) -> Sight {
-        let plain = self.look_at_plain(orders);
-        let world = &self.lock().world;
-        let mut seen: Vec<Seen> = Vec::new();
-        for (id, order) in orders {
-            match order.body.as_ref().and_then(|body| body.body.as_ref()) {
-                Some(Body::Image(order)) => seen.push(image(world, &order.sha256)),
-                Some(Body::Disk(_)) => seen.push(Seen::Disk(id.clone(), world.disks.get(id).cloned())),
-                _ => {}
-            }
-        }
-        seen.extend(world.instances.keys().map(|id| instance(world, id)));
-        let here = plain.iter().map(|(kind, here)| (*kind, here.keys().cloned().collect())).collect();
-        for (kind, objects) in plain {
-            seen.extend(objects.into_iter().map(|(id, object)| Seen::Plain(kind, id, Some(object))));
-        }
-        let instances: BTreeSet<String> = world.instances.keys().cloned().collect();
-        let guests = world.instances.values().filter_map(guest).collect();
-        let disk_files = Some(world.disks.keys().cloned().collect());
-        Sight {
-            seen,
-            networks: Some(world.networks.clone()),
-            instances: Some(instances),
-            plain: here,
-            guests,
-            disk_files,
-            ..Sight::default()
-        }
+        let mut world = self.lock().world.clone();
+        world.plain = self.look_at_plain(orders);
+        fake::sight(&world, orders)
     }
-}
-
-fn image(world: &World, sha256: &str) -> Seen {
-    Seen::Image(sha256.to_owned(), world.images.get(sha256).cloned())
-}
-
-/// Its QEMU, as /proc would show it.
-fn guest(instance: &ObservedInstance) -> Option<ObservedGuest> {
-    let (process, boot) = (instance.process?, instance.boot.as_ref()?);
-    Some(ObservedGuest {
-        pid: process.pid,
-        digest: instance.id.clone(),
-        name: instance.id.clone(),
-        vcpus: boot.order.vcpus,
-        memory_bytes: boot.order.memory_bytes,
-        disks: Vec::new(),
-        started_at_ms: boot.started_at_ms,
-    })
-}
-
-fn instance(world: &World, id: &str) -> Seen {
-    Seen::Instance(id.to_owned(), world.instances.get(id).cloned(), Rendered::new())
 }
 
 impl owner::Hands for Hands {
@@ -306,11 +246,11 @@ impl owner::Hands for Hands {
     }
 
     fn look_at_instance<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Seen> {
-        Box::pin(async { instance(&self.lock().world, id) })
+        Box::pin(async { fake::instance(&self.lock().world, id) })
     }
 
     fn look_at_image(&self, sha256: &str) -> Seen {
-        image(&self.lock().world, sha256)
+        fake::image(&self.lock().world, sha256)
     }
 
     fn plain_kinds(&self) -> Vec<&'static str> {

@@ -15,5 +15,6 @@ mod long;
 mod partition;
 mod refuse;
 mod servers;
+mod simulated;
 mod split;
 mod words;

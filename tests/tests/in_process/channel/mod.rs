@@ -10,6 +10,7 @@ mod raw;
 mod revoke;
 mod rotation;
 mod skew;
+mod simulated;
 
 use harness::{Agent, Cluster, Ledger};
 use rhyzome_agent::enroll::Joined;
