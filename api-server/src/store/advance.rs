@@ -4,7 +4,7 @@
 //! So a job needs no owner: any server may advance it, a row lock keeps two from doing it at once, and a
 //! server that dies leaves nothing half done. What a step did is undone by its own kind of step, last first.
 
-use super::db::{DbError, Row, values};
+use super::db::{DbError, Value, values};
 use super::objects::{self, seen};
 use super::run::{self, JobRow, Run};
 use super::standing::Standing;
@@ -230,9 +230,7 @@ async fn carry_out(
         Step::Assign { .. } => Ok(Outcome::Failed("it has no node".to_owned())),
         Step::Refresh { who } => {
             let Some(object) = subject(tx, job, who).await? else { return Ok(not_there(who)) };
-            for node in assign::holders(tx, &object.core.id).await? {
-                assign::assign(tx, context, std::slice::from_ref(&object), &node).await?;
-            }
+            assign::refresh(tx, context, &object).await?;
             Ok(Outcome::Done { made: false })
         }
         Step::AwaitApplied { who, deadline_seconds } => {
@@ -280,20 +278,17 @@ async fn applied(
     deadline: Timestamp,
 ) -> Result<Outcome, Error> {
     let id = id_of(job, who);
-    let sql = "SELECT a.node, a.generation, a.reported_generation, a.applied_generation, a.permanent, a.state, \
-               a.message, a.progress, r.name FROM assignment a JOIN resource r ON r.id = a.node \
-               WHERE a.object = $1 AND a.remove = 0 ORDER BY a.node";
-    let mut behind: Option<Row> = None;
-    for row in tx.rows(sql, values![id]).await? {
-        let wanted = if *who == Who::This { job.generation } else { row.int("generation")? };
-        if row.int("applied_generation")? >= wanted {
-            continue;
-        }
-        let speaks_of_this = row.int("reported_generation")? >= wanted;
-        if speaks_of_this && row.text("state")? == "failed" && row.truth("permanent")? {
-            return Ok(Outcome::Failed(row.text("message")?));
-        }
-        behind = Some(row);
+    // One of those that are behind, and rather one that says that it never will: there may be thousands.
+    let sql = "SELECT a.message, a.progress, r.name, CAST(CASE WHEN a.reported_generation >= coalesce($2, a.generation) \
+               AND a.state = 'failed' AND a.permanent = 1 THEN 1 ELSE 0 END AS BIGINT) AS never \
+               FROM assignment a JOIN resource r ON r.id = a.node WHERE a.object = $1 AND a.remove = 0 \
+               AND a.applied_generation < coalesce($2, a.generation) ORDER BY never DESC, a.node LIMIT 1";
+    let wanted = Value::Int((*who == Who::This).then_some(job.generation));
+    let behind = tx.row(sql, values![id, wanted]).await?;
+    if let Some(row) = behind.as_ref()
+        && row.truth("never")?
+    {
+        return Ok(Outcome::Failed(row.text("message")?));
     }
     let Some(row) = behind else { return Ok(Outcome::Done { made: false }) };
     let message = row.text("message")?;

@@ -70,6 +70,47 @@ pub(super) async fn assign(
     Ok(all)
 }
 
+/// What of an object's orders is not as it is now. What a node gave up for good it tries again when it is ordered again.
+const STALE: &str =
+    "object = $1 AND remove = 0 AND (permanent = 1 OR generation <> $2 OR placement_epoch <> $3)";
+
+/// Orders an object anew, as it is here, from all nodes that hold it. The order is the same on each, so that thousands
+/// cost as many statements as one.
+pub(super) async fn refresh(tx: &mut Tx, context: &Context, object: &Stored) -> Result<(), Error> {
+    let kind = context.registry.get(&object.core.kind)?;
+    let known = facts::known(tx, context, kind, &object.spec).await?;
+    let Some(order) = kind.order(object, &known)? else { return Ok(()) };
+    let id = &object.core.id;
+    let key = values![id, object.core.generation, placement_epoch(object)];
+    if tx.is_postgres() {
+        // Two who order from many nodes at once go to them in the same order.
+        let sql = format!(
+            "SELECT node FROM node_state WHERE node IN (SELECT node FROM assignment WHERE {STALE}) ORDER BY node FOR UPDATE"
+        );
+        tx.rows(&sql, key).await?;
+    }
+    let sql = format!(
+        "UPDATE node_state SET sequence = sequence + 1 WHERE node IN (SELECT node FROM assignment WHERE {STALE}) \
+         RETURNING node"
+    );
+    let rows = tx.rows(&sql, key).await?;
+    let nodes = rows.iter().map(|row| row.text("node")).collect::<Result<Vec<_>, _>>()?;
+    let sql = format!(
+        "UPDATE assignment SET sequence = (SELECT s.sequence FROM node_state s WHERE s.node = assignment.node), \
+         generation = $2, placement_epoch = $3, body = $4, needs = $5, state = '', message = '', progress = 0, \
+         permanent = 0 WHERE {STALE}"
+    );
+    let (generation, epoch) = (object.core.generation, placement_epoch(object));
+    tx.run(&sql, values![id, generation, epoch, order.body.clone(), text(&order.needs)]).await?;
+    let sql = "DELETE FROM assignment_need WHERE object = $1 AND node IN (SELECT node FROM assignment WHERE object = $1)";
+    tx.run(sql, values![id]).await?;
+    for node in nodes {
+        order.needs.iter().for_each(|need| tx.later(&NEED, row![&node, id, need]));
+        tx.ring(Bell::Node(node));
+    }
+    Ok(())
+}
+
 const NEED: Table =
     Table { name: "assignment_need", columns: "node, object, need", key: 3, tail: " ON CONFLICT DO NOTHING" };
 

@@ -188,11 +188,13 @@ impl Store {
         session: i64,
         serial: &str,
     ) -> Result<SessionStanding, Error> {
-        if self.certificate_refused(serial, node).await? {
+        let sql = "SELECT s.session, s.connected, (SELECT count(*) FROM certificate c JOIN live l ON l.id = c.node \
+                   WHERE c.serial = $2 AND c.node = $1 AND c.revoked_at IS NULL) AS good \
+                   FROM node_state s WHERE s.node = $1";
+        let row = self.read().await?.row(sql, values![node, serial]).await?;
+        let Some(row) = row.filter(|row| row.int("good").is_ok_and(|good| good > 0)) else {
             return Ok(SessionStanding::Revoked);
-        }
-        let sql = "SELECT session, connected FROM node_state WHERE node = $1";
-        let row = self.read().await?.row(sql, values![node]).await?.ok_or(Error::NotFound)?;
+        };
         Ok(match (row.int("session")? == session, row.truth("connected")?) {
             (false, _) => SessionStanding::Superseded,
             (true, false) => SessionStanding::Buried,

@@ -1,6 +1,6 @@
 //! A transaction: what it says to the database, what it keeps back until the end, and what it has seen.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::Bell;
 use super::db::{Conn, DbError, Row, Value};
@@ -14,8 +14,9 @@ const ROWS_AT_ONCE: [usize; 3] = [64, 32, 16];
 /// A transaction.
 pub struct Tx {
     conn: Conn,
-    /// To be rung once it is durable.
+    /// To be rung once it is durable, each once.
     bells: Vec<Bell>,
+    rung: HashSet<Bell>,
     /// Rows that nobody reads before the end: one statement carries all of a table.
     later: Vec<Rows>,
     /// Objects as they are now for this transaction.
@@ -52,12 +53,19 @@ impl Table {
 
 impl Tx {
     pub(super) fn new(conn: Conn) -> Tx {
-        Tx { conn, bells: Vec::new(), later: Vec::new(), seen: HashMap::new(), notes: None }
+        Tx {
+            conn,
+            bells: Vec::new(),
+            rung: HashSet::new(),
+            later: Vec::new(),
+            seen: HashMap::new(),
+            notes: None,
+        }
     }
 
     /// To be rung after the commit; a transaction that is rolled back rings nothing.
     pub fn ring(&mut self, bell: Bell) {
-        if !self.bells.contains(&bell) {
+        if self.rung.insert(bell.clone()) {
             self.bells.push(bell);
         }
     }
@@ -68,11 +76,14 @@ impl Tx {
 
     /// What was done since so many bells had been rung is rolled back.
     pub(super) fn forget_after(&mut self, bells: usize) {
-        self.bells.truncate(bells);
+        for bell in self.bells.drain(bells..) {
+            self.rung.remove(&bell);
+        }
         self.forget_all();
     }
 
     pub(super) fn take_bells(&mut self) -> Vec<Bell> {
+        self.rung.clear();
         std::mem::take(&mut self.bells)
     }
 
