@@ -100,6 +100,7 @@ pub async fn run(config: Config, role: Role, stop: CancellationToken) -> anyhow:
             blobs: folder.clone(),
             streams: streams.clone(),
             net: channel::NET,
+            heartbeat: Duration::from_secs(config.heartbeat_seconds.into()),
         };
         let address = listener.local_addr()?;
         store.reached_at(&advertised(&config, address.port()));

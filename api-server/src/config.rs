@@ -94,6 +94,7 @@ struct Grpc {
     listen: Option<String>,
     names: Vec<String>,
     advertise: Option<String>,
+    heartbeat_seconds: Option<u32>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -133,6 +134,8 @@ pub struct Config {
     pub grpc_names: Vec<String>,
     /// Where other servers of the cluster reach that door, `HOST:PORT`, if not where it listens.
     pub grpc_advertise: Option<String>,
+    /// How often agents say that they are there.
+    pub heartbeat_seconds: u32,
     /// The root of a CA from elsewhere, and the issuing certificate and key below it.
     pub pki: Option<PkiFiles>,
     /// How long agents' certificates live.
@@ -192,6 +195,7 @@ const VARIABLES: &[(&str, &str)] = &[
     ("RHYZOME_HTTP_KEY", "http.key"),
     ("RHYZOME_GRPC_LISTEN", "grpc.listen"),
     ("RHYZOME_GRPC_ADVERTISE", "grpc.advertise"),
+    ("RHYZOME_GRPC_HEARTBEAT_SECONDS", "grpc.heartbeat_seconds"),
     ("RHYZOME_PKI_CA", "pki.ca"),
     ("RHYZOME_PKI_CERT", "pki.cert"),
     ("RHYZOME_PKI_KEY", "pki.key"),
@@ -253,7 +257,8 @@ fn overlay(json: &mut serde_json::Value, environment: &BTreeMap<String, String>)
             return Err(ConfigError(format!("{name} is not known; known are {}", known.join(", "))));
         };
         let value = match *key {
-            "pki.leaf_seconds"
+            "grpc.heartbeat_seconds"
+            | "pki.leaf_seconds"
             | "images.max_bytes"
             | "events.keep_days"
             | "events.keep_entries"
@@ -328,6 +333,10 @@ fn resolve(file: File) -> Result<Config, ConfigError> {
             ));
         }
     };
+    let heartbeat_seconds = file.grpc.heartbeat_seconds.unwrap_or(10);
+    if !(1..=300).contains(&heartbeat_seconds) {
+        return Err(ConfigError("`grpc.heartbeat_seconds` must be 1 to 300".into()));
+    }
     let leaf_seconds = file.pki.leaf_seconds.unwrap_or(24 * 3600);
     if leaf_seconds < 60 {
         return Err(ConfigError("`pki.leaf_seconds` must be at least 60".into()));
@@ -343,6 +352,7 @@ fn resolve(file: File) -> Result<Config, ConfigError> {
         grpc,
         grpc_names: file.grpc.names,
         grpc_advertise: file.grpc.advertise.map(|text| host_and_port("grpc.advertise", text)).transpose()?,
+        heartbeat_seconds,
         pki,
         leaf_seconds,
         images_folder,
@@ -465,7 +475,8 @@ mod tests {
 
     #[test]
     fn one_clear_line_names_the_key() {
-        let cases: [Case; 15] = [
+        let cases: [Case; 16] = [
+            (r#"{"grpc": {"heartbeat_seconds": 0}}"#, &[], "`grpc.heartbeat_seconds` must be 1 to 300"),
             (r#"{"quota": {"vcpus": "many"}}"#, &[], "key `quota`: invalid type"),
             (r#"{"quota": {"cars": 1}}"#, &[], "`quota.cars` is not known; known are addresses"),
             (r#"{"events": {"keep_days": 0}}"#, &[], "`events.keep_days` must be at least 1"),

@@ -108,6 +108,7 @@ fn prepare(file: Option<&Path>) -> Result<Config, String> {
     let config = Config::load(file, std::env::vars()).map_err(|error| error.to_string())?;
     process::keep_private();
     process::share_memory();
+    process::raise_files();
     process::leave_root(&config.user, &config.data)?;
     Ok(config)
 }

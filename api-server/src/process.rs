@@ -4,7 +4,7 @@ use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path;
 use std::time::Duration;
 
-use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{User, chown, geteuid, initgroups, setgid, setuid};
 
@@ -38,6 +38,15 @@ pub fn keep_private() {
     umask(Mode::from_bits_truncate(0o077));
     if let Err(error) = setrlimit(Resource::RLIMIT_CORE, 0, 0) {
         eprintln!("rhyzome-api: a crash may leave a core dump: {error}");
+    }
+}
+
+/// As many open files as this process may have: each agent is one, for as long as it is there.
+pub fn raise_files() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, most)| setrlimit(Resource::RLIMIT_NOFILE, most, most));
+    if let Err(error) = raised {
+        eprintln!("rhyzome-api: the limit on open files stays as it is: {error}");
     }
 }
 

@@ -44,7 +44,7 @@ pub struct Settings {
     /// The agent's own folder [default: /var/lib/rhyzome]
     #[arg(long, global = true)]
     pub state_dir: Option<PathBuf>,
-    /// The server, HOST:PORT [default: the one it joined at]
+    /// The server, HOST:PORT; several with commas between [default: the one it joined at]
     #[arg(long, global = true)]
     pub server: Option<String>,
     /// The user to become when started as root [default: rhyzome]
@@ -116,7 +116,7 @@ impl Config {
         })?;
         Ok(Self {
             state_dir,
-            server: all.server.map(|server| host_and_port(&server).to_owned()),
+            server: all.server.map(|server| host_and_port(&server)),
             user: all.user.unwrap_or_else(|| "rhyzome".into()),
             accelerator: all.accelerator.unwrap_or(Wanted::Auto),
             log: all.log.unwrap_or_else(|| "info".into()),
@@ -141,8 +141,9 @@ impl Settings {
 }
 
 /// What the API shows is a URL; what is dialed is what it names.
-fn host_and_port(server: &str) -> &str {
-    server.trim_start_matches("https://").trim_end_matches('/')
+fn host_and_port(servers: &str) -> String {
+    let one = |server: &str| server.trim().trim_start_matches("https://").trim_end_matches('/').to_owned();
+    servers.split(',').map(one).collect::<Vec<_>>().join(",")
 }
 
 fn read(path: &Path) -> Result<Settings, ConfigError> {

@@ -83,7 +83,7 @@ impl FromStr for JoinToken {
     }
 }
 
-/// Joins the cluster at `server` (`host:port`; `https://` before it is fine) as `node_name`, and keeps the identity in `state_dir`.
+/// Joins the cluster at `server` (`host:port`; `https://` before it is fine; several with commas between) as `node_name`, and keeps the identity in `state_dir`.
 pub async fn join(
     server: &str,
     token_line: &str,
@@ -120,7 +120,7 @@ pub async fn join(
 
 async fn ask(server: &str, token: &JoinToken, request: JoinRequest) -> Result<JoinResponse, JoinError> {
     let tls = joining_client_config(&token.root_sha256)?;
-    let channel = dial::dial(server, tls).await.map_err(JoinError::Connection)?;
+    let channel = dial::dial(server, 0, tls).await.map_err(JoinError::Connection)?;
     let mut client = EnrollmentClient::new(channel);
     match tokio::time::timeout(ANSWER, client.join(request)).await {
         Ok(Ok(answer)) => Ok(answer.into_inner()),

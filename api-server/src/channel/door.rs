@@ -3,7 +3,9 @@ use super::caller::{Caller, status_of, who_shows};
 use super::{ChannelContext, comeback, session, sessions};
 use rhyzome_proto::v1::{AgentMessage, ReturnAnswer, ReturnMessage, ServerMessage};
 use rustls::pki_types::CertificateDer;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use tokio::sync::mpsc;
 use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
@@ -13,8 +15,20 @@ use tonic::Status;
 /// Messages to one agent that may wait for the network; a slow agent then waits for itself alone.
 const OUTGOING: usize = 32;
 
+/// A message on its way to an agent. Boxed, because a queue has room for many from its first day: ten thousand idle
+/// sessions would keep ten thousand times that room.
+pub(super) type Said = Box<Result<ServerMessage, Status>>;
+
 /// What a session says to its agent.
-pub type ToAgent = ReceiverStream<Result<ServerMessage, Status>>;
+pub struct ToAgent(mpsc::Receiver<Said>);
+
+impl Stream for ToAgent {
+    type Item = Result<ServerMessage, Status>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.0.poll_recv(context).map(|said| said.map(|said| *said))
+    }
+}
 
 /// What a node hears that comes back.
 pub type ToReturning = ReceiverStream<Result<ReturnAnswer, Status>>;
@@ -78,6 +92,6 @@ impl SessionDoor {
         let (outgoing, messages) = mpsc::channel(OUTGOING);
         let session = session::run(self.context.clone(), self.db_epoch, caller, incoming, outgoing);
         tokio::spawn(self.ended.clone().run_until_cancelled_owned(session));
-        ReceiverStream::new(messages)
+        ToAgent(messages)
     }
 }

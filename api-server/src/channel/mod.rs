@@ -51,6 +51,8 @@ use tonic::transport::Server;
 
 /// The net under the bells: so often each node's numbers are compared.
 pub const NET: Duration = Duration::from_secs(5);
+/// How often agents say that they are there, where nothing else is configured.
+pub const HEARTBEAT: Duration = Duration::from_secs(10);
 /// A message of an agent is never longer; a report's rendered files are the longest.
 const LONGEST_MESSAGE: usize = 4 << 20;
 /// A frame of a stream from one server to another holds what a user has typed.
@@ -81,6 +83,8 @@ pub struct ChannelContext {
     pub streams: Streams,
     /// How often to look for what no bell told: `NET`, but where it is tested that the bells suffice.
     pub net: Duration,
+    /// How often an agent is to say that it is there; after three times as long without a word it is not.
+    pub heartbeat: Duration,
 }
 
 impl ChannelContext {

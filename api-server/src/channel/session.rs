@@ -2,6 +2,7 @@
 use super::caller::Caller;
 use super::control::VERSION;
 use super::credentials::Known;
+use super::door::Said;
 use super::findings;
 use super::flood::Allowance;
 use super::report::{self, insist, signed, unsigned};
@@ -20,7 +21,6 @@ use tokio::time::Instant;
 use tokio_stream::{Stream, StreamExt as _};
 use tonic::{Code, Status};
 
-const HEARTBEAT: Duration = Duration::from_secs(10);
 /// For the agent's Hello.
 const FIRST: Duration = Duration::from_secs(10);
 /// For an agent that does not read to take our Goodbye.
@@ -30,7 +30,7 @@ const PAGE: i64 = 64;
 /// After a refusal that only an operator can lift.
 const COME_BACK_LATE_MS: u32 = 15_000;
 
-type Outgoing = mpsc::Sender<Result<ServerMessage, Status>>;
+type Outgoing = mpsc::Sender<Said>;
 
 /// What an agent says in a session.
 pub(super) trait FromAgent: Stream<Item = Result<AgentMessage, Status>> + Unpin + Send {}
@@ -134,13 +134,14 @@ async fn farewell(outgoing: &Outgoing, end: End) {
     if let End::Say(goodbye) = end {
         let message = ServerMessage { message: Some(server_message::Message::Goodbye(goodbye)) };
         // An agent that does not read it finds the stream closed instead.
-        let _ = outgoing.send_timeout(Ok(message), LAST).await;
+        let _ = outgoing.send_timeout(Box::new(Ok(message)), LAST).await;
     }
 }
 
 impl Session {
     async fn send(&self, message: server_message::Message) -> Result<(), End> {
-        self.outgoing.send(Ok(ServerMessage { message: Some(message) })).await.map_err(|_| End::Gone)
+        let said = Box::new(Ok(ServerMessage { message: Some(message) }));
+        self.outgoing.send(said).await.map_err(|_| End::Gone)
     }
 
     async fn hold(&self, mut place: Place, hello: Hello, incoming: impl FromAgent) -> End {
@@ -154,7 +155,7 @@ impl Session {
             cluster_id: self.context.authority.cluster_id().to_owned(),
             db_epoch: unsigned(self.db_epoch),
             session: unsigned(self.number),
-            heartbeat_seconds: u32::try_from(HEARTBEAT.as_secs()).unwrap_or(10),
+            heartbeat_seconds: u32::try_from(self.context.heartbeat.as_secs()).unwrap_or(u32::MAX),
             server_version: VERSION.to_owned(),
         };
         if self.send(server_message::Message::Welcome(welcome)).await.is_err() {
@@ -284,7 +285,7 @@ impl Session {
     }
 
     async fn listen(&self, place: &Place, mut incoming: impl FromAgent) -> End {
-        let patience = HEARTBEAT * 3;
+        let patience = self.context.heartbeat * 3;
         let began = Instant::now();
         let mut allowance = Allowance::new();
         let mut not_after = self.caller.not_after;
@@ -332,7 +333,7 @@ impl Session {
                 let lease_ms = u32::try_from(lease.as_millis()).unwrap_or(0);
                 let beat = server_message::Message::Heartbeat(Heartbeat { echo, lease_ms });
                 // A full queue says as well that this server is alive.
-                let _ = self.outgoing.try_send(Ok(ServerMessage { message: Some(beat) }));
+                let _ = self.outgoing.try_send(Box::new(Ok(ServerMessage { message: Some(beat) })));
             }
             Some(agent_message::Message::Credentials(said)) => {
                 self.known.hear(&self.context, &self.caller.node, Some(said)).await;

@@ -14,8 +14,10 @@ use tokio::sync::{Notify, mpsc, watch};
 const OPENINGS: usize = 16;
 /// A machine that was cloned has two agents that would chase each other out: not faster than this.
 const AFTER_NEWER_MS: u32 = 5_000;
-/// After a restart nodes come back spread over so long.
-const SPREAD_MS: u64 = 2_000;
+/// When a server ends, so many nodes a second are sent away: about what another one takes, or this one when it is back.
+const AWAY_PER_SECOND: u64 = 1_000;
+/// Few nodes are spread over so long.
+const SPREAD_MS: u64 = 500;
 
 /// The sessions of this server, in order: whatever goes through all of them does so the same way each time.
 #[derive(Clone, Default)]
@@ -84,10 +86,15 @@ impl Sessions {
         openings.is_some_and(|openings| openings.try_send(wanted).is_ok())
     }
 
-    /// Ends all sessions, each with a moment of its own to come back.
+    /// Ends all sessions. Each node is told when to come back: one after the other, so that those who come never are more
+    /// than are taken, and each at a moment of its own between its neighbours.
     pub(super) fn say_goodbye(&self, env: &Env) {
-        for handle in self.lock().values() {
-            let reconnect_after_ms = u32::try_from(env.below(SPREAD_MS)).unwrap_or(0);
+        let all = self.lock();
+        let count = all.len() as u64;
+        let spread = (count * 1000 / AWAY_PER_SECOND).max(SPREAD_MS);
+        for (at, handle) in (0..).zip(all.values()) {
+            let (from, to) = (spread * at / count, spread * (at + 1) / count);
+            let reconnect_after_ms = u32::try_from(from + env.below(to - from)).unwrap_or(u32::MAX);
             let reason = "the server is restarting".to_owned();
             handle.shared.end.send_replace(Some(Goodbye { reason, reconnect_after_ms }));
         }
@@ -210,5 +217,27 @@ mod tests {
         assert!(sessions.open("node_1", OpenStream::default()), "the older one took the newer one along");
         drop(third);
         assert!(!sessions.open("node_1", OpenStream::default()));
+    }
+
+    #[tokio::test]
+    async fn nodes_are_sent_away_one_after_the_other() {
+        for (nodes, spread_ms) in [(3_000, 3_000), (3, 500)] {
+            let sessions = Sessions::default();
+            let places: Vec<_> =
+                (0..nodes).map(|node| sessions.enter(&format!("node_{node}"), 1).unwrap()).collect();
+            sessions.say_goodbye(&crate::environment::system_env());
+            let mut waits = Vec::new();
+            for place in &places {
+                waits.push(u64::from(place.ended().await.reconnect_after_ms));
+            }
+            waits.sort_unstable();
+            assert!(*waits.last().unwrap() < spread_ms);
+            // In no tenth of a second do more come than their share, but for those at its ends.
+            for from in (0..spread_ms).step_by(100) {
+                let there = waits.iter().filter(|wait| (from..from + 100).contains(*wait)).count();
+                let share = usize::try_from(nodes * 100 / spread_ms).unwrap();
+                assert!(there <= share + 2, "{there} from {from} ms on, of {nodes}");
+            }
+        }
     }
 }

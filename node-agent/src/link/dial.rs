@@ -10,8 +10,26 @@ use tonic::transport::{Channel, Endpoint};
 
 const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Dials `server` (`host:port`, or `https://host:port`). Under TLS 1.3 a refusal of our certificate shows on the first call only.
-pub(crate) async fn dial(server: &str, tls: Arc<rustls::ClientConfig>) -> Result<Channel, String> {
+/// Dials the first of `servers` that can be reached: `host:port`, or `https://host:port`, with commas between. `first`
+/// says with which one to begin (counted round), so that not all nodes are at the same. Under TLS 1.3 a refusal of our
+/// certificate shows on the first call only.
+pub(crate) async fn dial(
+    servers: &str,
+    first: usize,
+    tls: Arc<rustls::ClientConfig>,
+) -> Result<Channel, String> {
+    let all: Vec<&str> = servers.split(',').map(str::trim).filter(|server| !server.is_empty()).collect();
+    let mut failures = Vec::new();
+    for server in all.iter().cycle().skip(first % all.len().max(1)).take(all.len()) {
+        match dial_one(server, tls.clone()).await {
+            Ok(channel) => return Ok(channel),
+            Err(failure) => failures.push(failure),
+        }
+    }
+    Err(if failures.is_empty() { "no server is named".to_owned() } else { failures.join("; ") })
+}
+
+async fn dial_one(server: &str, tls: Arc<rustls::ClientConfig>) -> Result<Channel, String> {
     let address = server.strip_prefix("https://").unwrap_or(server).trim_end_matches('/').to_owned();
     let connector = tower::service_fn(move |_| {
         let (address, tls) = (address.clone(), TlsConnector::from(tls.clone()));

@@ -72,7 +72,7 @@ pub enum Lendable {
 /// What the link needs to know.
 #[derive(Clone)]
 pub struct LinkConfig {
-    /// `host:port` of the server; `https://` before it is fine.
+    /// `host:port` of the server; `https://` before it is fine. Of several, with commas between, whichever can be reached.
     pub server: String,
     /// The agent's folder; the identity is in it since the node joined.
     pub state_dir: PathBuf,

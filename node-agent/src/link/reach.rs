@@ -50,7 +50,7 @@ pub trait Reach: Send + Sync + 'static {
 
 /// By gRPC over mutual TLS.
 pub(super) struct Network {
-    /// `host:port`; `https://` before it is fine.
+    /// `host:port`; `https://` before it is fine; several with commas between.
     pub(super) server: String,
 }
 
@@ -59,8 +59,13 @@ impl Network {
     pub(super) async fn dial(&self, identity: &LoadedIdentity) -> Result<Channel, LinkError> {
         let tls = rhyzome_pki::agent_client_config(&identity.trust_pem, &identity.identity)
             .map_err(IdentityError::from)?;
-        dial::dial(&self.server, tls).await.map_err(LinkError::Connection)
+        dial::dial(&self.server, first(identity), tls).await.map_err(LinkError::Connection)
     }
+}
+
+/// With which of several servers this node begins: always the same one, and each node another.
+fn first(identity: &LoadedIdentity) -> usize {
+    identity.record.node_id.bytes().map(usize::from).sum()
 }
 
 impl Reach for Network {
@@ -88,7 +93,8 @@ impl Reach for Network {
         Box::pin(async move {
             let tls =
                 rhyzome_pki::returning_client_config(&identity.trust_pem).map_err(IdentityError::from)?;
-            let channel = dial::dial(&self.server, tls).await.map_err(LinkError::Connection)?;
+            let channel =
+                dial::dial(&self.server, first(&identity), tls).await.map_err(LinkError::Connection)?;
             let mut client = EnrollmentClient::new(channel);
             let response = answer(client.r#return(ReceiverStream::new(steps)), &self.server).await?;
             Ok(Box::pin(response.into_inner()) as ToReturning)

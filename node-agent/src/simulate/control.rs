@@ -163,6 +163,7 @@ impl Simulation {
             format!("nodes {}", self.members.len()),
             format!("running {running}"),
             format!("connected {connected}"),
+            format!("sessions {}", tally.sessions.load(Ordering::Relaxed)),
             format!("orders {orders}"),
             format!("acts {}", tally.acts.load(Ordering::Relaxed)),
             format!("changes {}", tally.changes.load(Ordering::Relaxed)),

@@ -30,6 +30,8 @@ pub struct Size {
 /// What was done on all machines of a simulation.
 #[derive(Debug, Default)]
 pub struct Tally {
+    /// Sessions that began.
+    pub sessions: AtomicU64,
     /// Actions that were carried out or failed.
     pub acts: AtomicU64,
     /// Those after which something was different.
@@ -114,8 +116,9 @@ impl Machine {
         state.world.instances.values_mut().for_each(|instance| instance.process = None);
     }
 
-    /// What its agent says of it.
-    pub fn status(&self) -> NodeStatus {
+    /// What its agent says of it, at the beginning of each session.
+    pub fn introduce(&self) -> NodeStatus {
+        self.tally.sessions.fetch_add(1, Ordering::Relaxed);
         NodeStatus {
             hostname: self.name.clone(),
             agent_version: env!("CARGO_PKG_VERSION").to_owned(),

@@ -138,6 +138,6 @@ async fn say_what_it_is(
 ) {
     loop {
         session.notified().await;
-        link.node_status(machine.status());
+        link.node_status(machine.introduce());
     }
 }

@@ -117,7 +117,7 @@ pub async fn run(
 /// As many open files as so many nodes need, as far as we may have them.
 pub fn raise_files(nodes: usize) -> anyhow::Result<()> {
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
-    let needed = OTHER_FILES + 2 * u64::try_from(nodes)?;
+    let needed = OTHER_FILES + u64::try_from(nodes)?;
     if soft >= needed {
         return Ok(());
     }

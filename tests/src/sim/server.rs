@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use rhyzome_api::channel::{ChannelContext, NET, SessionDoor, Streams};
+use rhyzome_api::channel::{self, ChannelContext, NET, SessionDoor, Streams};
 use rhyzome_api::kernel::env::{Moment, Outside};
 use rhyzome_api::log::{self, LogDuty};
 use rhyzome_api::store::{Keep, Seal, Store};
@@ -121,6 +121,7 @@ impl Server {
             blobs: "/nowhere".into(),
             streams: Streams::new(),
             net: NET,
+            heartbeat: channel::HEARTBEAT,
         };
         jobs::heartbeat(&store, &name).await.ok()?;
         let door = SessionDoor::open(Arc::new(context)).await.ok()?;

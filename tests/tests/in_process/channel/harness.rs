@@ -5,7 +5,7 @@ use rhyzome_agent::enroll::{Joined, join};
 use rhyzome_agent::env::Env;
 use rhyzome_agent::identity::{IdentityFolder, NodeRecord};
 use rhyzome_agent::link::{LedgerView, Lendable, Link, LinkConfig, LinkEvent, LinkHandle};
-use rhyzome_api::channel::{Channel, ChannelContext, Streams};
+use rhyzome_api::channel::{Channel, ChannelContext, HEARTBEAT, Streams};
 use rhyzome_api::kernel::join as token;
 use rhyzome_api::store::{Asked, NodeInvite, Store};
 use rhyzome_pki::{Authority, Identity, NodeKey, SERVER_NAME, agent_client_config};
@@ -86,16 +86,35 @@ impl Cluster {
         self.stop = CancellationToken::new();
         self.world.store.reached_at(&self.address.to_string());
         self.world.store.server_heartbeat(&self.server).await.unwrap();
+        self.served = Some(self.serve(listener, &self.server, self.streams.clone(), self.stop.clone()));
+    }
+
+    /// Another server of the same cluster, on the same database, until it is told to stop.
+    pub async fn another(&self, id: &str) -> (SocketAddr, CancellationToken) {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (address, stop) = (listener.local_addr().unwrap(), CancellationToken::new());
+        self.serve(listener, id, Streams::new(), stop.clone());
+        (address, stop)
+    }
+
+    fn serve(
+        &self,
+        listener: tokio::net::TcpListener,
+        id: &str,
+        streams: Streams,
+        stop: CancellationToken,
+    ) -> JoinHandle<anyhow::Result<()>> {
         let context = ChannelContext {
             store: self.world.store.clone(),
             authority: self.authority.clone(),
-            server_id: self.server.clone(),
+            server_id: id.into(),
             names: vec!["127.0.0.1".into()],
             blobs: self.folder.path().join("blobs"),
-            streams: self.streams.clone(),
+            streams,
             net: self.net,
+            heartbeat: HEARTBEAT,
         };
-        self.served = Some(tokio::spawn(Channel::serve(listener, context, self.stop.clone())));
+        tokio::spawn(Channel::serve(listener, context, stop))
     }
 
     pub async fn shut(&mut self) {

@@ -17,19 +17,25 @@ use super::harness::Cluster;
 on_both!(
     simulated_nodes_join_obey_step_by_step_and_are_the_same_after_a_restart,
     what_fails_on_simulated_nodes_is_told_and_mended,
+    all_nodes_come_back_once_when_the_server_restarts,
+    nodes_of_a_server_that_ends_go_to_another,
 );
 
 const SIZE: Size = Size { vcpus: 8, memory_bytes: 1 << 34, disk_bytes: 1 << 40 };
 
 /// Invites nodes of these names, and opens a simulation of them.
 async fn simulation(cluster: &Cluster, state: &Path, names: &[&str]) -> Simulation {
+    simulation_at(cluster, state, names, None).await
+}
+
+async fn simulation_at(cluster: &Cluster, state: &Path, names: &[&str], servers: Option<&str>) -> Simulation {
     let mut lines = String::new();
     for name in names {
         let node = cluster.make_node(name).await;
         let token = cluster.invite(&node, 60).await;
         lines += &format!("rhyzome-agent join --server {} --name {name} --token {token}\n", cluster.address);
     }
-    Simulation::open(state, read(&lines).unwrap(), None, None, SIZE).await.unwrap()
+    Simulation::open(state, read(&lines).unwrap(), None, servers, SIZE).await.unwrap()
 }
 
 fn tell(simulation: &mut Simulation, line: &str) -> String {
@@ -97,7 +103,7 @@ async fn simulated_nodes_join_obey_step_by_step_and_are_the_same_after_a_restart
         shown.contains("\nchanges 4\n").then_some(shown)
     })
     .await;
-    assert!(shown.starts_with("nodes 2\nrunning 2\nconnected 2\norders 4\n"), "{shown}");
+    assert!(shown.starts_with("nodes 2\nrunning 2\nconnected 2\nsessions 2\norders 4\n"), "{shown}");
     is(&cluster, "default", "instance", "one", "running").await;
 
     let kind = cluster.world.kind("instance");
@@ -159,4 +165,44 @@ async fn what_fails_on_simulated_nodes_is_told_and_mended(world: World) {
     })
     .await;
     is(&cluster, "default", "instance", "one", "running").await;
+}
+
+async fn all_are_connected(simulation: &mut Simulation, sessions: usize) {
+    let nodes = simulation.members().count();
+    let wanted = format!("\nconnected {nodes}\nsessions {sessions}\n");
+    until(&wanted, 60, async || tell(simulation, "show").contains(&wanted).then_some(())).await;
+}
+
+async fn all_nodes_come_back_once_when_the_server_restarts(world: World) {
+    let mut cluster = Cluster::start(world).await;
+    let names: Vec<String> = (1..=24).map(|number| format!("sim-{number}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let mut simulation = simulation(&cluster, &cluster.folder.path().join("simulated"), &names).await;
+    simulation.start().await.unwrap();
+    all_are_connected(&mut simulation, 24).await;
+    cluster.shut().await;
+    cluster.open().await;
+    all_are_connected(&mut simulation, 48).await;
+    for name in names {
+        is(&cluster, "", "node", name, "ready").await;
+    }
+}
+
+async fn nodes_of_a_server_that_ends_go_to_another(world: World) {
+    let mut cluster = Cluster::start(world).await;
+    let (other, _stop) = cluster.another("other").await;
+    let servers = format!("{},{other}", cluster.address);
+    let names: Vec<String> = (1..=12).map(|number| format!("sim-{number}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let state = cluster.folder.path().join("simulated");
+    let mut simulation = simulation_at(&cluster, &state, &names, Some(&servers)).await;
+    simulation.start().await.unwrap();
+    all_are_connected(&mut simulation, 12).await;
+    cluster.shut().await;
+    until("all at the other server", 60, async || {
+        let at = cluster.world.ask("SELECT server FROM node_state WHERE connected = 1").await;
+        (at.len() == 12 && at.iter().all(|row| row[0] == "other")).then_some(())
+    })
+    .await;
+    assert!(tell(&mut simulation, "show").contains("\nconnected 12\n"));
 }
