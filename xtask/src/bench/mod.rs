@@ -4,8 +4,10 @@
 //! - `stage`: a world to measure in. `bare`: QEMU without Rhyzome, with the very same command line.
 //! - `flushes`: what reached the disk, counted.
 //! - `create`: how long a user waits for an instance.
+//! - `agents`: thousands of agents on one server.
 //! - `inside`: benches of the control plane, in one process with it; they are `tests/benches/figures`.
 
+mod agents;
 mod bare;
 mod create;
 mod exec;
@@ -32,6 +34,8 @@ pub struct Arguments {
 enum What {
     /// From POST to QEMU and to the guest's greeting, commits on the way, memory when idle
     Create(create::Arguments),
+    /// Thousands of agents on one server: memory, processor, a change for all, a server that is killed
+    Agents(agents::Arguments),
     #[command(flatten)]
     Inside(inside::Inside),
 }
@@ -54,6 +58,7 @@ pub struct Ends {
 pub fn main(arguments: &Arguments) -> Result<()> {
     match &arguments.what {
         What::Create(wanted) => conclude(&create::run(wanted)?, &wanted.ends),
+        What::Agents(wanted) => conclude(&agents::run(wanted)?, &wanted.ends),
         What::Inside(wanted) => inside::start(wanted),
     }
 }

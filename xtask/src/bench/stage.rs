@@ -192,7 +192,7 @@ pub fn await_marker(log: &Path, since: Instant) -> Result<Duration> {
 }
 
 /// Builds the product as it is shipped; answers where the programs are.
-fn release() -> Result<PathBuf> {
+pub(super) fn release() -> Result<PathBuf> {
     let words =
         ["build", "--release", "--quiet", "--bins", "--package", "rhyzome-api", "--package", "rhyzome-agent"];
     run::shown(run::cargo().args(words).args(["--package", "rhyzome"]))?;
