@@ -223,8 +223,9 @@ mod tests {
     async fn nodes_are_sent_away_one_after_the_other() {
         for (nodes, spread_ms) in [(3_000, 3_000), (3, 500)] {
             let sessions = Sessions::default();
-            let places: Vec<_> =
-                (0..nodes).map(|node| sessions.enter(&format!("node_{node}"), 1).unwrap()).collect();
+            let places: Vec<_> = (0..nodes)
+                .map(|node| sessions.enter(&format!("node_{node}"), 1, Duration::ZERO).unwrap())
+                .collect();
             sessions.say_goodbye(&crate::environment::system_env());
             let mut waits = Vec::new();
             for place in &places {

@@ -86,35 +86,17 @@ impl Cluster {
         self.stop = CancellationToken::new();
         self.world.store.reached_at(&self.address.to_string());
         self.world.store.server_heartbeat(&self.server).await.unwrap();
-        self.served = Some(self.serve(listener, &self.server, self.streams.clone(), self.stop.clone()));
-    }
-
-    /// Another server of the same cluster, on the same database, until it is told to stop.
-    pub async fn another(&self, id: &str) -> (SocketAddr, CancellationToken) {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let (address, stop) = (listener.local_addr().unwrap(), CancellationToken::new());
-        self.serve(listener, id, Streams::new(), stop.clone());
-        (address, stop)
-    }
-
-    fn serve(
-        &self,
-        listener: tokio::net::TcpListener,
-        id: &str,
-        streams: Streams,
-        stop: CancellationToken,
-    ) -> JoinHandle<anyhow::Result<()>> {
         let context = ChannelContext {
             store: self.world.store.clone(),
             authority: self.authority.clone(),
-            server_id: id.into(),
+            server_id: self.server.clone(),
             names: vec!["127.0.0.1".into()],
             blobs: self.folder.path().join("blobs"),
-            streams,
+            streams: self.streams.clone(),
             net: self.net,
             heartbeat: HEARTBEAT,
         };
-        tokio::spawn(Channel::serve(listener, context, stop))
+        self.served = Some(tokio::spawn(Channel::serve(listener, context, self.stop.clone())));
     }
 
     pub async fn shut(&mut self) {

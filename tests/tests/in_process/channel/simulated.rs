@@ -190,8 +190,8 @@ async fn all_nodes_come_back_once_when_the_server_restarts(world: World) {
 
 async fn nodes_of_a_server_that_ends_go_to_another(world: World) {
     let mut cluster = Cluster::start(world).await;
-    let (other, _stop) = cluster.another("other").await;
-    let servers = format!("{},{other}", cluster.address);
+    let other = cluster.beside("other").await;
+    let servers = format!("{},{}", cluster.address, other.address);
     let names: Vec<String> = (1..=12).map(|number| format!("sim-{number}")).collect();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     let state = cluster.folder.path().join("simulated");
