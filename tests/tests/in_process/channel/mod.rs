@@ -9,8 +9,8 @@ mod matrix;
 mod raw;
 mod revoke;
 mod rotation;
-mod skew;
 mod simulated;
+mod skew;
 
 use harness::{Agent, Cluster, Ledger};
 use rhyzome_agent::enroll::Joined;
