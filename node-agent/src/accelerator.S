@@ -59,6 +59,14 @@ long_mode:
     shrl $16, %eax
     movw %ax, 4(%rdi)
     lidt idt_pointer
+    # Ordinary work: an instant for a processor, a fraction of a second for an emulator. Where each instruction is
+    # looked at by itself it takes minutes.
+    movl $50000000, %ecx
+work:
+    movl %ecx, 0x5000
+    addl 0x5000, %eax
+    decl %ecx
+    jnz work
     # What every kernel does early.
     xorl %eax, %eax
     cpuid
