@@ -158,7 +158,9 @@ impl World {
             words.extend(common.clone());
             machine::as_root(&words, &self.options.agent_env)?;
         }
-        let mut words = vec![agent, "run".to_owned()];
+        let around = self.options.around.iter().filter(|(name, _)| name == node);
+        let mut words: Vec<String> = around.flat_map(|(_, words)| words.clone()).collect();
+        words.extend([agent, "run".to_owned()]);
         words.extend(common);
         words.extend(self.options.agent_arguments.clone());
         let by_sudo = !nix::unistd::geteuid().is_root();

@@ -29,6 +29,8 @@ pub struct Options {
     pub agent_env: Vec<(String, String)>,
     /// More words on the agents' command lines.
     pub agent_arguments: Vec<String>,
+    /// By node, words before its agent's command line: what puts it into namespaces of its own.
+    pub around: Vec<(String, Vec<String>)>,
     /// Names of the nodes that join.
     pub nodes: Vec<String>,
     /// Server and agents get sessions of their own, so that they can be left running.
@@ -49,6 +51,7 @@ impl Options {
             server_env: Vec::new(),
             agent_env: Vec::new(),
             agent_arguments: Vec::new(),
+            around: Vec::new(),
             nodes: vec!["node1".to_owned()],
             own_session: false,
         })
