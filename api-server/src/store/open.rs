@@ -223,12 +223,9 @@ async fn sqlite(path: &Path, how: Outside) -> Result<Opened, OpenError> {
 const CONNECTIONS: u32 = 16;
 
 async fn postgres(options: &PgConnectOptions, how: Outside) -> Result<Opened, OpenError> {
-    // Each statement has one plan, made for all values: the one that was tested. Left to itself PostgreSQL makes another
-    // one for the first values that it sees, and at some of them reads all that comes behind a page.
     let options = options.clone().statement_cache_capacity(STATEMENTS);
     // No statement is worth several processes, each of which reads ahead of what is wanted.
-    let plans = [("plan_cache_mode", "force_generic_plan"), ("max_parallel_workers_per_gather", "0")];
-    let options = options.options(plans);
+    let options = options.options([("max_parallel_workers_per_gather", "0")]);
     let pool = Pool::<PgConnection>::new(options.clone(), CONNECTIONS, how);
     let mut lent = pool.acquire().await.map_err(OpenError::Connect)?;
     let conn = lent.work().map_err(OpenError::Connect)?;

@@ -61,14 +61,17 @@ impl Indexes {
 }
 
 async fn forget_connections(world: &World) {
-    let others = format!(
-        "FROM pg_stat_activity WHERE datname = current_database() AND backend_type = 'client backend' \
-         AND application_name <> '{COUNTER}' AND query NOT LIKE '%pg_stat%' AND query NOT LIKE '%pg_backend_pid%' \
-         AND pid <> pg_backend_pid()"
-    );
-    world.sql(&format!("SELECT pg_terminate_backend(pid) {others}")).await;
-    until("the connections have ended", 10, async || {
-        world.ask(&format!("SELECT pid {others}")).await.is_empty().then_some(())
-    })
-    .await;
+    let ended = world
+        .ask(&format!(
+            "SELECT pid::text, pg_terminate_backend(pid)::text FROM pg_stat_activity \
+             WHERE datname = current_database() AND backend_type = 'client backend' \
+             AND application_name <> '{COUNTER}' AND query NOT LIKE '%pg_stat%' AND query NOT LIKE '%pg_backend_pid%' \
+             AND pid <> pg_backend_pid()"
+        ))
+        .await;
+    // Others have come in their place: what runs on its own goes on.
+    let pids: Vec<&str> = ended.iter().map(|row| row[0].as_str()).collect();
+    let there =
+        format!("SELECT pid FROM pg_stat_activity WHERE pid::text = ANY('{{{}}}'::text[])", pids.join(","));
+    until("the connections have ended", 10, async || world.ask(&there).await.is_empty().then_some(())).await;
 }
