@@ -10,9 +10,8 @@ use super::create::{Maker, finish};
 use super::db::values;
 use super::jobs::{self, Intent, OPEN_OF};
 use super::objects::{self, by_id};
-use super::phases::{self, Last};
 use super::tx::Tx;
-use super::{Asked, Context, Store, assign, drain, facts, history, placement};
+use super::{Asked, Context, Store, assign, drain, facts, placement, report};
 use crate::kernel::{Caller, Error, JobState, Stored, Verb};
 
 /// A node without a session.
@@ -117,14 +116,7 @@ async fn nobody_knows(tx: &mut Tx, context: &Context, away: &Away, ids: &[String
         }
         let mut status = if object.status.is_object() { object.status.clone() } else { json!({}) };
         status["away"] = true.into();
-        object.status = status;
-        let last = phases::last(tx, &object).await?;
-        let phase = phases::now(context, &object, last.as_ref().map(Last::place))?;
-        let before = std::mem::replace(&mut object.core.phase, phase);
-        objects::update_status(tx, &mut object).await?;
-        if before != object.core.phase {
-            history::phase_changed(tx, context, &object, last.as_ref());
-        }
+        report::set_status(tx, context, &mut object, status).await?;
     }
     Ok(())
 }

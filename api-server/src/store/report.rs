@@ -9,7 +9,7 @@ use super::objects::{self, by_id, text};
 use super::phases::{self, Last};
 use super::tx::Tx;
 use super::{Bell, Context, Store, advance, assign, history};
-use crate::kernel::Error;
+use crate::kernel::{Error, Stored};
 
 /// One assignment as it is streamed to its node.
 #[derive(Clone, Debug)]
@@ -231,13 +231,24 @@ pub(super) async fn merge_status(
     if status == object.status {
         return Ok(false);
     }
-    object.status = status;
-    let last = phases::last(tx, &object).await?;
-    let phase = phases::now(context, &object, last.as_ref().map(Last::place))?;
-    let before = std::mem::replace(&mut object.core.phase, phase);
-    objects::update_status(tx, &mut object).await?;
-    if before != object.core.phase {
-        history::phase_changed(tx, context, &object, last.as_ref());
-    }
+    set_status(tx, context, &mut object, status).await?;
     Ok(true)
+}
+
+/// Writes another status of an object, and the phase that comes of it.
+pub(super) async fn set_status(
+    tx: &mut Tx,
+    context: &Context,
+    object: &mut Stored,
+    status: Value,
+) -> Result<(), Error> {
+    object.status = status;
+    let last = phases::last(tx, object).await?;
+    let phase = phases::now(context, object, last.as_ref().map(Last::place))?;
+    let before = std::mem::replace(&mut object.core.phase, phase);
+    objects::update_status(tx, object).await?;
+    if before != object.core.phase {
+        history::phase_changed(tx, context, object, last.as_ref());
+    }
+    Ok(())
 }
