@@ -69,7 +69,7 @@ impl fmt::Display for Finding {
 }
 
 /// Queries whose every row is wrong; the columns say what.
-const NEVER: [(Wrong, &str); 17] = [
+const NEVER: [(Wrong, &str); 18] = [
     (Wrong::Stuck, "SELECT 'job', id, verb, state FROM job WHERE finished_at IS NULL"),
     (
         Wrong::Stuck,
@@ -113,6 +113,11 @@ const NEVER: [(Wrong, &str); 17] = [
         Wrong::Leak,
         "SELECT 'need', n.node, n.object FROM assignment_need n LEFT JOIN assignment a \
         ON a.node = n.node AND a.object = n.object WHERE a.object IS NULL",
+    ),
+    (
+        Wrong::Ghost,
+        "SELECT 'needed', n.node, n.object, n.need FROM assignment_need n LEFT JOIN assignment a \
+        ON a.node = n.node AND a.object = n.need AND a.remove = 0 WHERE a.object IS NULL",
     ),
     (
         Wrong::Leak,

@@ -430,9 +430,7 @@ async fn undo_takes_away(tx: &mut Tx, context: &Context, job: &JobRow, who: &Who
     if context.registry.get(&object.core.kind)?.meta().held != Held::WhileNeeded {
         return Ok(false);
     }
-    let node = node_of(job).unwrap_or_default();
-    let sql = "SELECT 1 AS one FROM assignment_need WHERE node = $1 AND need = $2 LIMIT 1";
-    Ok(tx.row(sql, values![node, id]).await?.is_none())
+    Ok(!assign::is_needed(tx, node_of(job).unwrap_or_default(), id).await?)
 }
 
 fn is_child(job: &JobRow, id: &str) -> bool {

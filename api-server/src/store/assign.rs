@@ -26,8 +26,14 @@ pub(super) async fn assign(
     objects: &[Stored],
     node: &str,
 ) -> Result<Vec<Assigned>, Error> {
-    let held = held(tx, objects, node).await?;
     let mut all = vec![Assigned::default(); objects.len()];
+    if objects.is_empty() {
+        return Ok(all);
+    }
+    // The numbers first, for with them comes the node: what it holds stays until it is known what is needed of it.
+    let last = sequences(tx, node, objects.len()).await?;
+    let first = last + 1 - i64::try_from(objects.len()).unwrap_or(0);
+    let held = held(tx, objects, node).await?;
     let mut orders = Vec::new();
     for (object, assigned) in objects.iter().zip(&mut all) {
         let kind = context.registry.get(&object.core.kind)?;
@@ -44,8 +50,6 @@ pub(super) async fn assign(
     if orders.is_empty() {
         return Ok(all);
     }
-    let last = sequences(tx, node, orders.len()).await?;
-    let first = last + 1 - i64::try_from(orders.len()).unwrap_or(0);
     let rows = orders.iter().zip(first..);
     let rows =
         rows.map(|((object, _, order, _), sequence)| order_row(node, sequence, object, order)).collect();
@@ -226,8 +230,7 @@ pub(super) async fn gone(tx: &mut Tx, context: &Context, node: &str, object: &st
     let needs = tx.rows(sql, values![node, object]).await?;
     let needs = needs.iter().map(|row| row.text("need")).collect::<Result<Vec<_>, _>>()?;
     for need in needs {
-        let sql = "SELECT 1 AS one FROM assignment_need WHERE node = $1 AND need = $2 LIMIT 1";
-        if tx.row(sql, values![node, &need]).await?.is_some() {
+        if is_needed(tx, node, &need).await? {
             continue;
         }
         let Some(needed) = by_id(tx, &need, false).await? else { continue };
@@ -238,7 +241,17 @@ pub(super) async fn gone(tx: &mut Tx, context: &Context, node: &str, object: &st
     Ok(())
 }
 
-/// Takes so many numbers for orders; the last of them.
+/// True if the node holds something that needs this. What is answered stays true until the transaction ends.
+pub(super) async fn is_needed(tx: &mut Tx, node: &str, need: &str) -> Result<bool, Error> {
+    if tx.is_postgres() {
+        // Whoever orders something that needs it has the node in hand, and its needs are not seen before it commits.
+        tx.row("SELECT 1 AS one FROM node_state WHERE node = $1 FOR NO KEY UPDATE", values![node]).await?;
+    }
+    let sql = "SELECT 1 AS one FROM assignment_need WHERE node = $1 AND need = $2 LIMIT 1";
+    Ok(tx.row(sql, values![node, need]).await?.is_some())
+}
+
+/// Takes so many numbers for orders, and the node until the transaction ends; the last of them.
 async fn sequences(tx: &mut Tx, node: &str, count: usize) -> Result<i64, Error> {
     let sql = "UPDATE node_state SET sequence = sequence + $2 WHERE node = $1 RETURNING sequence";
     let count = i64::try_from(count).unwrap_or(i64::MAX);

@@ -182,9 +182,14 @@ fn three_servers_share_the_work_while_one_is_killed_every_few_seconds() {
         "seed {seed}: {} writes acknowledged, {tries} of them after another try; {KILLS} kills in {seconds} s",
         written.len()
     );
-    until(&format!("all jobs to end, seed {seed}"), QUIET, || {
-        runtime.block_on(open_jobs(&world)).is_empty().then_some(())
-    });
+    let ended = catch_unwind(AssertUnwindSafe(|| {
+        until(&format!("all jobs to end, seed {seed}"), QUIET, || {
+            runtime.block_on(open_jobs(&world)).is_empty().then_some(())
+        });
+    }));
+    if ended.is_err() {
+        panic!("seed {seed}: {}\n{}", runtime.block_on(what_waits(&world)), servers.faults());
+    }
     until(&format!("all entries to be in the log, seed {seed}"), QUIET, || {
         runtime.block_on(world.ask("SELECT number FROM event LIMIT 1")).is_empty().then_some(())
     });
@@ -210,6 +215,18 @@ fn three_servers_share_the_work_while_one_is_killed_every_few_seconds() {
         let status = process.terminate(Duration::from_secs(30)).unwrap();
         assert!(status.success(), "seed {seed}: {status}{}", process.last_words());
     }
+}
+
+/// For errors: jobs that have not ended, what their nodes are to do, and who looks.
+async fn what_waits(world: &World) -> String {
+    let sql = "SELECT 'now ' || (extract(epoch FROM now()) * 1000)::bigint::text
+        UNION ALL SELECT 'job ' || row_to_json(j)::text FROM job j WHERE finished_at IS NULL
+        UNION ALL SELECT 'assignment ' || row_to_json(a)::text FROM assignment a
+          WHERE object IN (SELECT resource FROM job WHERE finished_at IS NULL)
+        UNION ALL SELECT 'server ' || row_to_json(s)::text FROM server s
+        UNION ALL SELECT 'node ' || row_to_json(n)::text FROM node_state n";
+    let lines: Vec<String> = world.ask(sql).await.into_iter().flatten().collect();
+    lines.join("\n")
 }
 
 /// All that the clients were acknowledged, and how many of it took more than one try.

@@ -2,8 +2,12 @@
 //! write that was. Its COMMIT of a transaction in which anything failed undoes it without an error, so no error may be
 //! passed over. A connection that has gone while it lay idle is not anybody's trouble either.
 
+use std::sync::Arc;
+
 use rhyzome_api::kernel::Error;
 use rhyzome_api::store::{Asked, NewObject};
+use rhyzome_tests::tables::postgres;
+use rhyzome_tests::wait::until;
 use rhyzome_tests::world::{Engine, World};
 use serde_json::json;
 
@@ -84,4 +88,48 @@ async fn whoever_finds_the_connections_gone_gets_others_and_hears_nothing_of_it(
         instance(&world).await.unwrap();
     }
     assert_eq!(world.ask("SELECT count(*)::text FROM live WHERE kind = 'instance'").await, [["27"]]);
+}
+
+/// Whoever writes what an object needs of its node stands still there, while somebody holds this lock.
+const STAND_STILL: &str = "CREATE FUNCTION still() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+      PERFORM pg_advisory_xact_lock_shared(1);
+      RETURN NEW;
+    END $$;
+    CREATE TRIGGER still BEFORE INSERT ON assignment_need FOR EACH ROW EXECUTE FUNCTION still();";
+
+/// How many of this database wait for a lock: one of that kind, or any other.
+async fn waiting(world: &World, advisory: bool) -> usize {
+    let sql = "SELECT l.pid FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid \
+               WHERE NOT l.granted AND a.datname = current_database() AND (l.locktype = 'advisory') = ";
+    world.ask(&format!("{sql}{advisory}")).await.len()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_keeps_what_a_new_instance_needs_while_the_last_one_that_needed_it_leaves() {
+    let world = Arc::new(ready().await);
+    let node = world.ask("SELECT id FROM resource WHERE kind = 'node'").await[0][0].clone();
+    let first = instance(&world).await.unwrap();
+    let cursor = world.obey(&node, 0).await;
+    let right = world.right("default");
+    world.store.remove(&right, world.kind("instance"), &first, None, &Asked::default()).await.unwrap();
+
+    world.sql(STAND_STILL).await;
+    let mut holder = postgres(&world.db).await;
+    sqlx::raw_sql("SELECT pg_advisory_lock(1)").execute(&mut holder).await.unwrap();
+    let making = tokio::spawn({
+        let world = world.clone();
+        async move { instance(&world).await }
+    });
+    until("the second to be ordered", 30, async || (waiting(&world, true).await > 0).then_some(())).await;
+    let leaving = tokio::spawn({
+        let world = world.clone();
+        async move { world.obey(&node, cursor).await }
+    });
+    until("the first to leave", 30, async || (waiting(&world, false).await > 0).then_some(())).await;
+    sqlx::raw_sql("SELECT pg_advisory_unlock(1)").execute(&mut holder).await.unwrap();
+    making.await.unwrap().unwrap();
+    leaving.await.unwrap();
+    let missing = "SELECT n.need FROM assignment_need n WHERE NOT EXISTS \
+                   (SELECT 1 FROM assignment a WHERE a.node = n.node AND a.object = n.need AND a.remove = 0)";
+    assert!(world.ask(missing).await.is_empty(), "{:?} must go, and is needed", world.ask(missing).await);
 }
