@@ -365,6 +365,7 @@ pub fn order(row: AssignmentRow) -> Order {
         sequence: unsigned(row.sequence),
         remove: row.remove,
         needs: row.needs,
+        secrets: Vec::new(),
     }
 }
 

@@ -90,6 +90,8 @@ pub(super) fn order(row: AssignmentRow, db_epoch: i64) -> Result<Order, prost::D
         sequence: unsigned(row.sequence),
         remove: row.remove,
         needs: row.needs,
+        // Nothing that is ordered has a secret yet.
+        secrets: Vec::new(),
     })
 }
 
