@@ -306,8 +306,7 @@ struct Desk {
 impl Desk {
     async fn open(config: &Config, user: &str) -> anyhow::Result<Desk> {
         let asked = Asked { request_id: system_env().id("cli"), source: "local".into(), ..Asked::default() };
-        let caller =
-            Caller { name: format!("admin CLI as {user}"), credential: "admin CLI".into(), operator: true };
+        let caller = Caller::operator(format!("admin CLI as {user}"), "admin CLI");
         let store = beside(config).await?;
         Ok(Desk { store, caller, asked })
     }

@@ -40,7 +40,7 @@ pub struct Refusal {
     /// For whoever asked.
     pub reason: String,
     /// Whose credential it was, if that is known: for the audit.
-    pub known: Option<Caller>,
+    pub known: Option<Box<Caller>>,
 }
 
 /// Something that knows callers by their `Authorization`.
@@ -75,7 +75,9 @@ impl Authenticators {
             match one.authenticate(header, request).await {
                 Verdict::Caller(caller) => return Ok(caller),
                 Verdict::Refused(reason) => return Err(Refusal { reason, known: None }),
-                Verdict::RefusedKnown(known, reason) => return Err(Refusal { reason, known: Some(known) }),
+                Verdict::RefusedKnown(known, reason) => {
+                    return Err(Refusal { reason, known: Some(Box::new(known)) });
+                }
                 Verdict::NotMine => {}
             }
         }
@@ -110,7 +112,7 @@ mod tests {
         let no = |known| Err(Refusal { reason: "no".into(), known });
         assert_eq!(ask(vec![Verdict::Refused("no".into()), known]).await, no(None));
         let whose = Verdict::RefusedKnown(Caller::system(), "no".into());
-        assert_eq!(ask(vec![Verdict::NotMine, whose]).await, no(Some(Caller::system())));
+        assert_eq!(ask(vec![Verdict::NotMine, whose]).await, no(Some(Box::new(Caller::system()))));
         assert!(ask(vec![Verdict::NotMine]).await.is_err());
         assert!(ask(vec![]).await.is_err());
     }

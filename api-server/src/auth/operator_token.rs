@@ -144,11 +144,7 @@ impl OperatorToken {
         }
         let token = token.trim();
         if same(&digest(token), &self.digest()) {
-            return Verdict::Caller(Caller {
-                name: "operator".into(),
-                credential: "operator-token".into(),
-                operator: true,
-            });
+            return Verdict::Caller(Caller::operator("operator", "operator-token"));
         }
         if token.starts_with(PREFIX) {
             return Verdict::Refused("this operator token is not the one of this server".into());

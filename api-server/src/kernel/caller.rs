@@ -6,14 +6,24 @@
 use super::{Error, ResourceCore, Scope};
 
 /// Who is asking, as an authenticator found out.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Caller {
-    /// For history: `operator`.
+    /// For history: `operator`, `anna`.
     pub name: String,
     /// Which credential was shown: `operator-token`.
     pub credential: String,
     /// May do everything.
     pub operator: bool,
+    /// The configured name of the authenticator that knew them; empty for those of the server itself.
+    pub authenticator: String,
+    /// Who they are to that authenticator, for as long as they are known there, whatever they are called.
+    pub subject: String,
+    /// Groups and roles that the authenticator says they have, in its own words.
+    pub groups: Vec<String>,
+    /// Known in this tenant only, as users of a realm of its own are.
+    pub only_in: Option<String>,
+    /// The authenticator's name of the login that the credential comes from, which may end before it.
+    pub session: Option<String>,
 }
 
 /// The proof that a caller may do `verb` with objects of `kind` in `tenant` (empty: the operators' own).
@@ -25,9 +35,14 @@ pub struct Right {
 }
 
 impl Caller {
+    /// One who may do everything.
+    pub fn operator(name: impl Into<String>, credential: impl Into<String>) -> Caller {
+        Caller { name: name.into(), credential: credential.into(), operator: true, ..Caller::default() }
+    }
+
     /// The system itself: seeds, sweeps, the images folder.
     pub fn system() -> Caller {
-        Caller { name: "system".into(), credential: "none".into(), operator: true }
+        Caller::operator("system", "none")
     }
 
     /// Asks the literal question: may this caller do `verb` with `kind` in `tenant`?

@@ -84,7 +84,7 @@ impl FromRequest<Arc<RestContext>> for Ask {
         let caller = match ctx.authenticators.authenticate(authorization, &details).await {
             Ok(caller) => caller,
             Err(refusal) => {
-                denial::of_stranger(&ctx.store, &details, &request_id, refusal.known);
+                denial::of_stranger(&ctx.store, &details, &request_id, refusal.known.map(|known| *known));
                 return Err(Error::Unauthenticated(refusal.reason).into());
             }
         };

@@ -321,7 +321,7 @@ struct Guests;
 
 impl Authenticator for Guests {
     fn authenticate<'a>(&'a self, header: Option<&'a str>, _: &'a RequestDetails) -> BoxFuture<'a, Verdict> {
-        let guest = Caller { name: "guest".into(), credential: "guest-token".into(), operator: false };
+        let guest = Caller { name: "guest".into(), credential: "guest-token".into(), ..Caller::default() };
         let verdict = match header {
             Some("Bearer guest") => Verdict::Caller(guest),
             Some("Bearer old") => Verdict::RefusedKnown(guest, "it has expired".into()),

@@ -283,9 +283,7 @@ async fn what_is_not_kept_leaves_a_log_that_is_proven(world: World) {
 async fn what_is_erased_leaves_a_log_that_is_proven(world: World) {
     filled(&world).await;
     let lease = lead(&world).await;
-    let anna = Caller { name: "anna".into(), credential: "hers".into(), operator: true }
-        .may("", "", "default")
-        .unwrap();
+    let anna = Caller::operator("anna", "hers").may("", "", "default").unwrap();
     let asked = Asked { source: "192.0.2.9".into(), ..Asked::default() };
     let body = || NewObject { spec: json!({}), ..NewObject::default() };
     for _ in 0..2 {

@@ -149,6 +149,7 @@ async fn orders(cluster: &Cluster, node: &str, db_epoch: u64) -> Vec<Order> {
             sequence: number(row.sequence),
             remove: row.remove,
             needs: row.needs,
+            secrets: Vec::new(),
         })
         .collect()
 }
