@@ -222,10 +222,25 @@ async fn sqlite(path: &Path, how: Outside) -> Result<Opened, OpenError> {
 /// How many connections to PostgreSQL a server has.
 const CONNECTIONS: u32 = 16;
 
+/// How PostgreSQL is to carry out our statements: by their indexes, one row after the other, and the same way for whatever
+/// values, as long as the tables are. There is an index for each statement (the test `plans` looks at them under these
+/// settings), so whatever else PostgreSQL may think of is for tables as they were when it was thought of: plans made
+/// while a table is small, or for the value that a tenth of it has, are kept by each connection for as long as it lives.
+const PLANS: [(&str, &str); 8] = [
+    ("plan_cache_mode", "force_generic_plan"),
+    ("enable_seqscan", "off"),
+    ("enable_bitmapscan", "off"),
+    ("enable_hashjoin", "off"),
+    ("enable_mergejoin", "off"),
+    ("enable_material", "off"),
+    // Each of these scans starts processes, or a compiler, that read ahead of what is wanted.
+    ("max_parallel_workers_per_gather", "0"),
+    ("jit", "off"),
+];
+
 async fn postgres(options: &PgConnectOptions, how: Outside) -> Result<Opened, OpenError> {
     let options = options.clone().statement_cache_capacity(STATEMENTS);
-    // No statement is worth several processes, each of which reads ahead of what is wanted.
-    let options = options.options([("max_parallel_workers_per_gather", "0")]);
+    let options = options.options(PLANS);
     let pool = Pool::<PgConnection>::new(options.clone(), CONNECTIONS, how);
     let mut lent = pool.acquire().await.map_err(OpenError::Connect)?;
     let conn = lent.work().map_err(OpenError::Connect)?;
