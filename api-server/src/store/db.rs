@@ -3,10 +3,12 @@
 
 use std::sync::Arc;
 
+use futures_util::TryStreamExt as _;
 use sqlx::postgres::PgRow;
-use sqlx::sqlite::SqliteRow;
-use sqlx::{AssertSqlSafe, PgConnection, Row as _, SqliteConnection};
+use sqlx::sqlite::{SqliteArguments, SqliteRow};
+use sqlx::{AssertSqlSafe, Either, Executor as _, PgConnection, Row as _, Sqlite, SqliteConnection};
 
+use super::ahead::Ahead;
 use super::pool::Lent;
 use crate::kernel::env::Outside;
 use crate::kernel::{Error, Timestamp};
@@ -30,6 +32,8 @@ pub struct Conn {
     failed: Option<DbError>,
     /// It has answered a statement since it was lent: whatever goes wrong from now on may have had an effect.
     answered: bool,
+    /// On SQLite, where each statement is a way to the connection's thread and back: what goes with the next one.
+    ahead: Ahead,
     outside: Outside,
 }
 
@@ -168,25 +172,41 @@ pub async fn outside<F: Future>(how: Outside, what: F) -> F::Output {
     }
 }
 
+/// Runs a text of one statement or several; how many rows the last one touched.
+async fn last_of(
+    conn: &mut SqliteConnection,
+    query: sqlx::query::Query<'_, Sqlite, SqliteArguments>,
+) -> Result<u64, sqlx::Error> {
+    let (mut steps, mut touched) = (conn.fetch_many(query), 0);
+    while let Some(step) = steps.try_next().await? {
+        if let Either::Left(done) = step {
+            touched = done.rows_affected();
+        }
+    }
+    Ok(touched)
+}
+
 impl Conn {
     /// One to SQLite.
     pub(super) fn lite(lent: Lent<SqliteConnection>, outside: Outside) -> Conn {
-        Conn { to: To::Lite(lent), failed: None, answered: false, outside }
+        Conn { to: To::Lite(lent), failed: None, answered: false, ahead: Ahead::default(), outside }
     }
 
     /// One to PostgreSQL.
     pub(super) fn pg(lent: Lent<PgConnection>, outside: Outside) -> Conn {
-        Conn { to: To::Pg(lent), failed: None, answered: false, outside }
+        Conn { to: To::Pg(lent), failed: None, answered: false, ahead: Ahead::default(), outside }
     }
 
     /// Runs a statement; how many rows it touched.
     pub async fn run(&mut self, sql: &str, values: &[Value]) -> Result<u64, DbError> {
         self.as_before()?;
+        let (sql, values) = self.ahead.with(sql, values);
+        let (sql, values) = (&*sql, &*values);
         loop {
             let to = &mut self.to;
             let done = outside(self.outside, async {
                 match to {
-                    To::Lite(lent) => Ok(bound!(sql, values).execute(lent.work()?).await?.rows_affected()),
+                    To::Lite(lent) => last_of(lent.work()?, bound!(sql, values)).await,
                     To::Pg(lent) => Ok(bound!(sql, values).execute(lent.work()?).await?.rows_affected()),
                 }
             });
@@ -200,6 +220,8 @@ impl Conn {
     /// All rows of a query.
     pub async fn rows(&mut self, sql: &str, values: &[Value]) -> Result<Vec<Row>, DbError> {
         self.as_before()?;
+        let (sql, values) = self.ahead.with(sql, values);
+        let (sql, values) = (&*sql, &*values);
         loop {
             let to = &mut self.to;
             let rows = outside(self.outside, async {
@@ -221,6 +243,24 @@ impl Conn {
         }
     }
 
+    /// Runs a statement that answers nothing: on SQLite together with whatever is said next, or when all is settled.
+    pub(super) async fn by_the_way(&mut self, sql: &str, values: &[Value]) -> Result<(), DbError> {
+        if self.is_postgres() {
+            return self.run(sql, values).await.map(drop);
+        }
+        self.as_before()?;
+        self.ahead.push(sql, values);
+        Ok(())
+    }
+
+    /// Nothing waits to be said any more.
+    pub(super) async fn settle(&mut self) -> Result<(), DbError> {
+        match self.ahead.pop() {
+            Some((sql, values)) => self.run(&sql, &values).await.map(drop),
+            None => Ok(()),
+        }
+    }
+
     /// The first row of a query, if there is one.
     pub async fn row(&mut self, sql: &str, values: &[Value]) -> Result<Option<Row>, DbError> {
         Ok(self.rows(sql, values).await?.into_iter().next())
@@ -229,6 +269,7 @@ impl Conn {
     /// Undoes what was done since the beginning, or since what `sql` names; then it is good again.
     pub async fn roll_back(&mut self, sql: &str) -> Result<(), DbError> {
         self.failed = None;
+        self.ahead.clear();
         let done = self.run(sql, &[]).await.map(drop);
         if done.is_err() {
             // Whoever got it next would go on in the middle of this transaction.

@@ -9,6 +9,7 @@
 
 mod adopt;
 mod advance;
+mod ahead;
 mod assign;
 mod audit;
 mod bells;

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::Value;
 
 use super::db::{Conn, Value as Cell, int, row, values};
-use super::tx::{Tx, list, padded, places};
+use super::tx::{Table, Tx, list, padded, places};
 use super::{Context, Store, facts, objects};
 use crate::kernel::quota::{Amounts, Exceeded, amounts, quantities};
 use crate::kernel::{Clash, Error, Right};
@@ -148,12 +148,17 @@ async fn change(
     );
     let mut all = vec![Cell::from(tenant)];
     all.extend(rows.concat());
-    tx.run(&sql, &all).await?;
-    let uses = moves.iter().map(|one| row![holder, &one.quantity, tenant, int(one.after)]).collect();
-    let head = "INSERT INTO quota_use (holder, quantity, tenant, amount) VALUES";
-    tx.put(head, " ON CONFLICT (holder, quantity) DO UPDATE SET amount = excluded.amount", uses).await?;
+    tx.change(&sql, &all).await?;
+    moves.iter().for_each(|one| tx.later(&USE, row![holder, &one.quantity, tenant, int(one.after)]));
     Ok(())
 }
+
+const USE: Table = Table {
+    name: "quota_use",
+    columns: "holder, quantity, tenant, amount",
+    key: 2,
+    tail: " ON CONFLICT (holder, quantity) DO UPDATE SET amount = excluded.amount",
+};
 
 /// From so much of a quantity to so much.
 #[derive(Clone)]

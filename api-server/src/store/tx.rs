@@ -123,7 +123,12 @@ impl Tx {
         rows: Vec<Vec<Value>>,
     ) -> Result<u64, DbError> {
         self.flush_before(head).await?;
-        put(&mut self.conn, head, tail, rows).await
+        let mut touched = 0;
+        for rows in at_once(&rows) {
+            let sql = format!("{head} {}{tail}", places(rows.len(), rows[0].len(), 1));
+            touched += self.conn.run(&sql, &rows.concat()).await?;
+        }
+        Ok(touched)
     }
 
     // === later ===
@@ -145,10 +150,20 @@ impl Tx {
     /// Writes what was kept back.
     pub(super) async fn flush(&mut self) -> Result<(), DbError> {
         for Rows { into, rows } in std::mem::take(&mut self.later) {
-            let head = format!("INSERT INTO {} ({}) VALUES", into.name, into.columns);
-            put(&mut self.conn, &head, into.tail, rows).await?;
+            for rows in at_once(&rows) {
+                let places = places(rows.len(), rows[0].len(), 1);
+                let sql =
+                    format!("INSERT INTO {} ({}) VALUES {places}{}", into.name, into.columns, into.tail);
+                self.conn.by_the_way(&sql, &rows.concat()).await?;
+            }
         }
-        Ok(())
+        self.conn.settle().await
+    }
+
+    /// Runs a statement of which nobody asks how many rows it touched.
+    pub(super) async fn change(&mut self, sql: &str, values: &[Value]) -> Result<(), DbError> {
+        self.flush_before(sql).await?;
+        self.conn.by_the_way(sql, values).await
     }
 
     async fn flush_before(&mut self, sql: &str) -> Result<(), DbError> {
@@ -207,17 +222,15 @@ impl std::ops::DerefMut for Tx {
     }
 }
 
-async fn put(conn: &mut Conn, head: &str, tail: &str, rows: Vec<Vec<Value>>) -> Result<u64, DbError> {
-    let (mut rows, mut touched) = (rows.as_slice(), 0);
-    while !rows.is_empty() {
-        let least = ROWS_AT_ONCE[ROWS_AT_ONCE.len() - 1];
+/// Rows, in as many as one statement takes.
+fn at_once(mut rows: &[Vec<Value>]) -> impl Iterator<Item = &[Vec<Value>]> {
+    let least = ROWS_AT_ONCE[ROWS_AT_ONCE.len() - 1];
+    std::iter::from_fn(move || {
         let size = ROWS_AT_ONCE.into_iter().find(|size| *size <= rows.len()).unwrap_or(rows.len().min(least));
-        let (now, rest) = rows.split_at(size);
-        let sql = format!("{head} {}{tail}", places(size, now[0].len(), 1));
-        touched += conn.run(&sql, &now.concat()).await?;
-        rows = rest;
-    }
-    Ok(touched)
+        let now;
+        (now, rows) = rows.split_at(size);
+        (!now.is_empty()).then_some(now)
+    })
 }
 
 /// `($1, $2), ($3, $4)`: so many rows of so many columns, numbered from `first`.

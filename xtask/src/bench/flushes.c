@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 static int out = -1;
+static double least; /* Seconds that each takes, if it would not by itself. */
 static int (*real_fsync)(int);
 static int (*real_fdatasync)(int);
 static int (*real_syncfs)(int);
@@ -25,33 +26,57 @@ __attribute__((constructor)) static void begin(void) {
   const char *file = getenv("BENCH_FLUSHES");
   if (file && !strncmp(program_invocation_short_name, "rhyzome-", 8))
     out = open(file, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
+  const char *ms = getenv("BENCH_FLUSH_MS");
+  least = ms ? strtod(ms, NULL) / 1e3 : 0;
+}
+
+static double now(void) {
+  struct timespec time;
+  clock_gettime(CLOCK_MONOTONIC, &time);
+  return (double)time.tv_sec + (double)time.tv_nsec / 1e9;
+}
+
+/* A disk as slow as is asked for: returns when so long has passed since it began. */
+static int slowly(int outcome, double begun) {
+  int error = errno;
+  double left = begun + least - now();
+  if (least > 0 && left > 0) {
+    struct timespec rest = {(time_t)left, (long)((left - (double)(time_t)left) * 1e9)};
+    while (nanosleep(&rest, &rest) && errno == EINTR)
+      ;
+  }
+  errno = error;
+  return outcome;
 }
 
 static void tell(int fd) {
   char link[64], path[4096], line[4200];
-  struct timespec now;
+  struct timespec at;
   if (out < 0)
     return;
   snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
   ssize_t length = readlink(link, path, sizeof path);
-  clock_gettime(CLOCK_REALTIME, &now);
-  int size = snprintf(line, sizeof line, "%lld.%09ld %.*s\n", (long long)now.tv_sec, now.tv_nsec,
+  clock_gettime(CLOCK_REALTIME, &at);
+  int size = snprintf(line, sizeof line, "%lld.%09ld %.*s\n", (long long)at.tv_sec, at.tv_nsec,
                       length < 0 ? 0 : (int)length, path);
   if (write(out, line, (size_t)size) != size)
     abort(); /* A count that misses one is worse than none. */
 }
 
 int fsync(int fd) {
+  double begun = now();
   tell(fd);
-  return real_fsync(fd);
+  return slowly(real_fsync(fd), begun);
 }
 
 int fdatasync(int fd) {
+  double begun = now();
   tell(fd);
-  return real_fdatasync(fd);
+  return slowly(real_fdatasync(fd), begun);
 }
 
 int syncfs(int fd) {
+  double begun = now();
   tell(fd);
-  return real_syncfs(fd);
+  return slowly(real_syncfs(fd), begun);
 }

@@ -43,6 +43,12 @@ impl Flushes {
         vec![("LD_PRELOAD".into(), text(&self.library)), ("BENCH_FLUSHES".into(), text(&self.file))]
     }
 
+    /// What a program must find in its environment whose every flush is to take at least so many milliseconds.
+    pub fn at_least(&self, ms: f64) -> Vec<(String, String)> {
+        let library = self.library.display().to_string();
+        vec![("LD_PRELOAD".into(), library), ("BENCH_FLUSH_MS".into(), ms.to_string())]
+    }
+
     /// All that was seen until now.
     pub fn seen(&self) -> Result<Vec<Flush>> {
         Ok(fs::read_to_string(&self.file)?.lines().filter_map(parse).collect())
@@ -61,6 +67,17 @@ mod tests {
     use std::process::Command;
 
     use super::*;
+
+    #[test]
+    fn a_slow_disk_is_slow() {
+        let folder = tempfile::tempdir().unwrap();
+        let flushes = Flushes::prepare(folder.path()).unwrap();
+        let begun = std::time::Instant::now();
+        let mut command = Command::new("/bin/dd");
+        command.envs(flushes.at_least(50.0)).args(["if=/dev/zero", "bs=1", "count=1", "conv=fsync"]);
+        run::output(command.arg(format!("of={}", folder.path().join("written").display()))).unwrap();
+        assert!(begun.elapsed() >= Duration::from_millis(50), "{:?}", begun.elapsed());
+    }
 
     #[test]
     fn a_program_of_ours_is_counted_and_no_other() {

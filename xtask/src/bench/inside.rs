@@ -10,6 +10,7 @@ use clap::{Args, Subcommand};
 use serde_json::Value;
 
 use super::Ends;
+use super::flushes::Flushes;
 use crate::{packages, run};
 
 /// The name of the program.
@@ -25,7 +26,7 @@ pub enum Inside {
     /// A thousand readers of the event log, beside one
     Streams(Arguments),
     /// Durable writes on SQLite, beside what the disk can do one at a time
-    Sqlite(Arguments),
+    Sqlite(Flushing),
     /// Acknowledged creates, beside a bare transaction that writes the same rows
     CreateRate(Crowded),
     /// Jobs through the queue, beside graphile-worker, and while a transaction is held open
@@ -38,6 +39,23 @@ pub struct Arguments {
     /// What to do with the figures.
     #[command(flatten)]
     pub ends: Ends,
+}
+
+/// Arguments of what waits for the disk.
+#[derive(Args, Clone)]
+pub struct Flushing {
+    /// How long each flush takes at least: 3.64 is what a plain cloud disk needs [default: as the disk here does]
+    #[arg(long, value_name = "MS", value_parser = milliseconds)]
+    pub flush_ms: Option<f64>,
+    /// What to do with the figures.
+    #[command(flatten)]
+    pub ends: Ends,
+}
+
+fn milliseconds(text: &str) -> Result<f64, String> {
+    let most = 1000.0;
+    let good = text.parse().ok().filter(|ms| (0.0..=most).contains(ms));
+    good.ok_or_else(|| format!("a number of milliseconds, at most {most}"))
 }
 
 /// Arguments of those that look at a large table.
@@ -55,7 +73,8 @@ impl Inside {
     /// What to do with the figures.
     pub fn ends(&self) -> &Ends {
         match self {
-            Inside::Get(all) | Inside::Streams(all) | Inside::Sqlite(all) | Inside::Jobs(all) => &all.ends,
+            Inside::Get(all) | Inside::Streams(all) | Inside::Jobs(all) => &all.ends,
+            Inside::Sqlite(flushing) => &flushing.ends,
             Inside::List(crowded) | Inside::CreateRate(crowded) => &crowded.ends,
         }
     }
@@ -70,8 +89,13 @@ pub fn start(wanted: &Inside) -> Result<()> {
     }
     packages::ensure(&sets, !wanted.ends().no_install)?;
     let words = std::env::args_os().skip_while(|word| word != "bench").skip(1);
+    let program = build()?;
+    let mut command = Command::new(&program);
+    if let Inside::Sqlite(Flushing { flush_ms: Some(ms), .. }) = wanted {
+        command.envs(Flushes::prepare(&program.with_extension("flushes"))?.at_least(*ms));
+    }
     // Only a failure comes back.
-    Err(Command::new(build()?).args(words).exec()).context("the benches cannot be started")
+    Err(command.args(words).exec()).context("the benches cannot be started")
 }
 
 /// Where the program is, once it is built.
