@@ -1,8 +1,11 @@
 //! Who asks, and what they hold.
 //!
 //! A `Right` is a value: functions that read or write objects of a tenant demand one, and only the policy
-//! below makes one. Without it no query compiles.
+//! makes one. Without it no query compiles.
 
+use std::sync::Arc;
+
+use super::policy::{Access, Entry, Narrow, Thing};
 use super::{Error, ResourceCore, Scope};
 
 /// Who is asking, as an authenticator found out.
@@ -24,14 +27,25 @@ pub struct Caller {
     pub only_in: Option<String>,
     /// The authenticator's name of the login that the credential comes from, which may end before it.
     pub session: Option<String>,
+    /// Id of the API token that they show, if that is how they came.
+    pub token: Option<String>,
+    /// Id of their user; empty for those of the server itself, and before the store has looked.
+    pub user: String,
+    /// What they may do, once the store has looked. Nothing, until then.
+    pub access: Option<Arc<Access>>,
 }
 
-/// The proof that a caller may do `verb` with objects of `kind` in `tenant` (empty: the operators' own).
+/// The proof that a caller may do `verb` with objects of `kind` in `tenant` (empty: the operators' own). With which of
+/// them is settled when they are found: `judge`.
 #[derive(Clone, Debug)]
 pub struct Right {
     caller: Caller,
+    verb: String,
+    kind: String,
     tenant: String,
     all_tenants: bool,
+    /// It looks at nothing but what a write of ours has just made.
+    own_write: bool,
 }
 
 impl Caller {
@@ -45,20 +59,51 @@ impl Caller {
         Caller::operator("system", "none")
     }
 
+    /// By what they are told apart from all others, whatever they are called.
+    pub fn identity(&self) -> &str {
+        if self.user.is_empty() { &self.name } else { &self.user }
+    }
+
     /// Asks the literal question: may this caller do `verb` with `kind` in `tenant`?
     ///
     /// Who may not even see it gets `Hidden`, which is told the same as what does not exist.
     pub fn may(&self, verb: &str, kind: &str, tenant: &str) -> Result<Right, Error> {
-        if !self.operator {
-            return Err(Error::Hidden { verb: verb.to_owned(), kind: kind.to_owned() });
+        match self.entry(verb, kind, tenant) {
+            Entry::Open => Ok(self.right(verb, kind, tenant, false)),
+            Entry::Refused => Err(Error::Denied(format!("your rights do not include `{kind}:{verb}` here"))),
+            Entry::Hidden => Err(Error::Hidden { verb: verb.to_owned(), kind: kind.to_owned() }),
         }
-        Ok(Right { caller: self.clone(), tenant: tenant.to_owned(), all_tenants: false })
     }
 
     /// As `may`, over all tenants: operators' lists.
     pub fn may_everywhere(&self, verb: &str, kind: &str) -> Result<Right, Error> {
-        let right = self.may(verb, kind, "")?;
-        Ok(Right { all_tenants: true, ..right })
+        self.may(verb, kind, "")?;
+        Ok(self.right(verb, kind, "", true))
+    }
+
+    fn right(&self, verb: &str, kind: &str, tenant: &str, all_tenants: bool) -> Right {
+        let text = str::to_owned;
+        let (verb, kind, tenant) = (text(verb), text(kind), text(tenant));
+        Right { caller: self.clone(), verb, kind, tenant, all_tenants, own_write: false }
+    }
+
+    fn entry(&self, verb: &str, kind: &str, tenant: &str) -> Entry {
+        match &self.access {
+            _ if self.operator => Entry::Open,
+            Some(access) => access.entry(verb, kind, tenant),
+            None => Entry::Hidden,
+        }
+    }
+
+    /// Whether they may do this with this object, which they came upon in a tenant.
+    pub fn lets(&self, verb: &str, object: &ResourceCore, tenant: &str) -> bool {
+        let asked = |access: &Arc<Access>| access.allows(&object.kind, verb, &Thing::of(object, tenant));
+        self.operator || self.access.as_ref().is_some_and(asked)
+    }
+
+    /// Whether they know that there is this tenant.
+    pub fn knows(&self, tenant: &str) -> bool {
+        self.operator || self.access.as_ref().is_some_and(|access| access.knows(tenant))
     }
 }
 
@@ -75,7 +120,7 @@ impl Right {
 
     /// The same right over all tenants: to look at what a transaction of ours has written.
     pub(crate) fn everywhere(&self) -> Right {
-        Right { all_tenants: true, ..self.clone() }
+        Right { all_tenants: true, own_write: true, ..self.clone() }
     }
 
     /// True for a list over all tenants.
@@ -100,5 +145,88 @@ impl Right {
             "this {} is there for all tenants: it is operators who change it or look behind it, by its own path",
             object.kind
         )))
+    }
+
+    /// Whether it is about this object, which was found where it leads: what may not be seen is not there, what may be
+    /// seen is refused.
+    pub fn judge(&self, object: &ResourceCore) -> Result<(), Error> {
+        let Some(access) = self.asks() else { return Ok(()) };
+        let thing = Thing::of(object, &self.tenant);
+        let allowed = access.allows(&object.kind, &self.verb, &thing);
+        if allowed && (self.verb == "create" || access.allows(&object.kind, "get", &thing)) {
+            return Ok(());
+        }
+        if !access.allows(&object.kind, "get", &thing) {
+            return Err(Error::Hidden { verb: self.verb.clone(), kind: object.kind.clone() });
+        }
+        Err(self.refusal(access.decide(&self.verb, &thing).why()))
+    }
+
+    /// Whether the right is still there for an object as a write has left it: nobody takes a thing out of what was
+    /// theirs, or makes one outside of it.
+    pub fn judge_written(&self, object: &ResourceCore) -> Result<(), Error> {
+        let Some(access) = self.asks() else { return Ok(()) };
+        match access.decide(&self.verb, &Thing::of(object, &self.tenant)) {
+            decision if decision.is_allowed() => Ok(()),
+            decision => Err(self.refusal(&format!("as it would be then, {}", decision.why()))),
+        }
+    }
+
+    /// Whether it shows something of an object's that has the verbs of a view: its job, its event.
+    pub fn shows(&self, thing: &Thing<'_>) -> bool {
+        let Some(access) = self.asks() else { return true };
+        // Whoever sees an object sees its jobs.
+        let view = self.kind == "job" || access.allows(&self.kind, &self.verb, thing);
+        view && access.allows(thing.kind, "get", thing)
+    }
+
+    /// Whether one may do with a job what the right says, and so with its object what the job does.
+    pub fn judge_job(&self, thing: &Thing<'_>, does: &str) -> Result<(), Error> {
+        let Some(access) = self.asks() else { return Ok(()) };
+        if !self.shows(thing) {
+            return Err(Error::Hidden { verb: self.verb.clone(), kind: "job".to_owned() });
+        }
+        if self.kind != "job" || matches!(self.verb.as_str(), "get" | "list") {
+            return Ok(());
+        }
+        for decision in [access.decide_as("job", &self.verb, thing), access.decide(does, thing)] {
+            if !decision.is_allowed() {
+                return Err(self.refusal(decision.why()));
+            }
+        }
+        Ok(())
+    }
+
+    /// True if there is nothing in its tenant that is hidden from whoever holds it.
+    pub fn sees_all(&self) -> bool {
+        self.asks().is_none_or(|access| access.sees_all(&self.tenant))
+    }
+
+    /// True if each thing that it is about has to be judged.
+    pub fn asks_of_each(&self) -> bool {
+        self.asks().is_some()
+    }
+
+    /// What of a list it leads to.
+    pub fn narrow(&self, kind: &str) -> Narrow {
+        self.asks().map_or(Narrow::Whole, |access| access.narrow("list", kind, &self.tenant))
+    }
+
+    /// Whether an object is in the lists that it leads to.
+    pub fn lists(&self, object: &ResourceCore) -> bool {
+        let thing = Thing::of(object, &self.tenant);
+        let listed = |verb: &str| self.asks().is_none_or(|access| access.allows(&object.kind, verb, &thing));
+        listed("list") && listed("get")
+    }
+
+    /// Who has to be asked about each object; nobody, for those who may do everything.
+    fn asks(&self) -> Option<&Access> {
+        static NOTHING: Access = Access { grants: Vec::new(), limit: None };
+        let all = self.caller.operator || self.own_write;
+        if all { None } else { Some(self.caller.access.as_deref().unwrap_or(&NOTHING)) }
+    }
+
+    fn refusal(&self, why: &str) -> Error {
+        Error::Denied(format!("you may not {} this {}: {why}", self.verb, self.kind))
     }
 }

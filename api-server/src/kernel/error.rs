@@ -71,7 +71,7 @@ pub enum Clash {
     #[error("the name `{0}` is taken")]
     NameTaken(String),
     /// Others refer to it.
-    #[error("it is in use by {} other object(s); remove those first", .0.len())]
+    #[error("{}", in_use(.0.len()))]
     InUse(Vec<UsedBy>),
     /// `protected` is true.
     #[error("it is protected: PATCH `protected` to false first")]
@@ -91,6 +91,13 @@ pub enum Clash {
     /// A request under the same `Idempotency-Key` has not come to its end.
     #[error("a request under the same Idempotency-Key is still at work; ask again in a moment")]
     InFlight,
+}
+
+fn in_use(many: usize) -> String {
+    match many {
+        0 => "it is in use by what you may not see: ask somebody who may see more".to_owned(),
+        many => format!("it is in use by {many} other object(s); remove those first"),
+    }
 }
 
 /// Someone who refers to an object.

@@ -46,6 +46,8 @@ pub struct ResourceCore {
     pub deleted_at: Option<Timestamp>,
     /// The last job on it.
     pub job: Option<String>,
+    /// Id of the user who made it; empty if that was no user.
+    pub owner: String,
 }
 
 /// Who owns objects of a kind, and so where its paths are.

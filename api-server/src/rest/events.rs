@@ -99,7 +99,7 @@ impl Filter {
     fn lets_pass(&self, event: &Event) -> bool {
         let wanted =
             |filter: &Option<String>, value: &str| filter.as_deref().is_none_or(|filter| filter == value);
-        (self.right.all_tenants() || event.tenant == self.right.tenant())
+        event.is_shown_by(&self.right)
             && wanted(&self.kind, &event.kind)
             && wanted(&self.resource, &event.resource)
             && wanted(&self.class, &event.class)

@@ -41,8 +41,9 @@ impl<'a> Shown<'a> {
     fn of(kind: &dyn Kind, object: &'a Stored, caller: &Caller) -> Shown<'a> {
         let core = &object.core;
         let mut spec = Cow::Borrowed(&object.spec);
-        if !caller.operator {
-            for path in kind.meta().private {
+        let private = kind.meta().private;
+        if !private.is_empty() && !caller.lets("update", core, &core.tenant) {
+            for path in private {
                 let keys: Vec<&str> = path.split('.').collect();
                 mask(spec.to_mut(), &keys);
             }

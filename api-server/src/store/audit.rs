@@ -4,6 +4,7 @@ use super::db::Value;
 use super::history::COLUMNS;
 use super::log::{self, Event};
 use super::{Page, Store};
+use crate::kernel::policy::Thing;
 use crate::kernel::{Error, Right, Timestamp};
 
 /// What the audit is asked for. All of it must hold.
@@ -45,8 +46,18 @@ impl Store {
         let (sql, values) = statement(right, query, first, before);
         let items = conn.rows(&sql, &values).await?.iter().map(log::event).collect::<Result<Vec<_>, _>>()?;
         let full = i64::try_from(items.len()).unwrap_or(i64::MAX) >= query.limit;
-        let next = items.last().filter(|_| full).map(|last| last.seq.to_string());
+        let next = items.last().filter(|_| full).map(|last: &Event| last.seq.to_string());
+        let items = items.into_iter().filter(|event| event.is_shown_by(right)).collect();
         Ok(Page { items, next })
+    }
+}
+
+impl Event {
+    /// Whether a right shows it. What tags its object had then is not known any more.
+    pub fn is_shown_by(&self, right: &Right) -> bool {
+        let (kind, tenant, id) = (&self.kind, &self.tenant, &self.resource);
+        let mine = right.all_tenants() || self.tenant == right.tenant();
+        mine && right.shows(&Thing { kind, tenant, id, tags: None, owner: None })
     }
 }
 

@@ -80,7 +80,7 @@ pub(super) async fn create_as(
     let tenant = tenant_of(tx, meta, maker.tenant).await?;
     let mut errors = envelope_errors(meta, body.name.as_deref(), &body.tags);
     let name = body.name.clone().unwrap_or_else(|| name::generate(&context.env, meta.kind, meta.name));
-    let mut object = new_object(context, meta, maker.tenant, name, body);
+    let mut object = new_object(context, meta, maker, name, body);
     if let Some(there) = there {
         as_it_is(&mut object, there);
     }
@@ -315,13 +315,13 @@ async fn tenant_of(tx: &mut Tx, meta: &Meta, tenant: &str) -> Result<Option<Refe
     Ok(Some(reference))
 }
 
-fn new_object(context: &Context, meta: &Meta, tenant: &str, name: String, body: NewObject) -> Stored {
+fn new_object(context: &Context, meta: &Meta, maker: &Maker<'_>, name: String, body: NewObject) -> Stored {
     let now = context.env.now();
     Stored {
         core: ResourceCore {
             id: context.env.id(meta.prefix),
             kind: meta.kind.to_owned(),
-            tenant: tenant.to_owned(),
+            tenant: maker.tenant.to_owned(),
             name,
             tags: body.tags,
             metadata: if body.metadata.is_null() { objects::empty() } else { body.metadata },
@@ -334,6 +334,7 @@ fn new_object(context: &Context, meta: &Meta, tenant: &str, name: String, body: 
             updated_at: now,
             deleted_at: None,
             job: None,
+            owner: maker.caller.user.clone(),
         },
         spec: body.spec,
         claims: serde_json::Map::new(),

@@ -9,6 +9,7 @@ use super::objects::{self, Reference, by_name_for};
 use super::tx::Tx;
 use super::{Context, NewObject, assign};
 use crate::kernel::kind::Registry;
+use crate::kernel::role::STAFF;
 use crate::kernel::{Error, Fact, Facts, FieldError, Held, Kind, Ref, Stored, Target};
 
 /// What was found out about a spec.
@@ -32,7 +33,7 @@ pub(super) async fn resolve(
         let object = match search(tx, &context.registry, maker.tenant, &reference).await? {
             Some(object) => {
                 tx.see(&object);
-                Some(object)
+                Some(object).filter(|object| may_name(maker, &reference, object))
             }
             None => make(tx, context, maker, &reference).await?,
         };
@@ -85,6 +86,22 @@ async fn fact(tx: &mut Tx, context: &Context, object: Stored) -> Result<Fact, Er
         status: object.status,
         held_on,
     })
+}
+
+/// What somebody may not see is not there to be named either. What operators made for all is for all.
+fn may_name(maker: &Maker<'_>, reference: &Ref, object: &Stored) -> bool {
+    let (caller, core) = (maker.caller, &object.core);
+    let by_id = matches!(&reference.target, Target::Named(name) if *name == core.id);
+    match core.kind.as_str() {
+        _ if caller.operator => true,
+        // An id cannot be guessed: who knows it was told it. Nobody finds out who else is known here by trying names.
+        "user" => {
+            let home = object.spec["only_in"].as_str();
+            (by_id || core.id == caller.user) && home.is_none_or(|home| home == maker.tenant)
+        }
+        kind if core.tenant.is_empty() => !STAFF.contains(&kind) || caller.lets("get", core, ""),
+        _ => caller.lets("get", core, maker.tenant),
+    }
 }
 
 async fn search(
@@ -140,6 +157,9 @@ async fn make(
     reference: &Ref,
 ) -> Result<Option<Stored>, Error> {
     let (Some(spec), Target::Named(name)) = (&reference.or_make, &reference.target) else { return Ok(None) };
+    if maker.caller.may("create", reference.kind, maker.tenant).is_err() {
+        return Ok(None);
+    }
     let kind = context.registry.get(reference.kind)?;
     let body = NewObject { name: Some(name.clone()), spec: spec.clone(), ..NewObject::default() };
     // Two first instances at once: one makes it, the other finds it made when it tries again.

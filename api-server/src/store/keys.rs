@@ -64,7 +64,7 @@ impl Store {
         let taken = (right.clone(), key.clone(), print, with);
         self.write(taken, move |tx, context, (right, key, print, with)| {
             Box::pin(async move {
-                let caller = &right.caller().name;
+                let caller = right.caller().identity();
                 let kept = reserve(tx, &context, caller, &key, &print).await?;
                 if kept.is_none() {
                     let answer = KeptAnswer { body: with, ..KeptAnswer::default() };
@@ -83,7 +83,7 @@ impl Store {
             Box::pin(async move {
                 let sql = "UPDATE idempotency SET settled = 1, status = $5, headers = $6, body = $7 \
                            WHERE caller = $1 AND route = $2 AND key = $3 AND part = $4 AND settled = 0";
-                let caller = &right.caller().name;
+                let caller = right.caller().identity();
                 let (status, headers) = (i64::from(answer.status), json!(answer.headers).to_string());
                 let here =
                     values![caller, &key.route, &key.key, &key.part, status, headers, answer.body.clone()];

@@ -7,6 +7,8 @@ use serde_json::{Map, Value};
 use super::db::{Conn, DbError, Row, Value as Cell, row, values};
 use super::tx::{Table, Tx, list, padded, places};
 use super::{Bell, Context};
+use crate::kernel::policy::OWNER_LABEL;
+use crate::kernel::role::OWNED;
 use crate::kernel::{Error, Kind, Meta, Relation, ResourceCore, Right, Scope, Stored};
 
 /// The kind that all others belong to, and that has limits.
@@ -15,7 +17,7 @@ pub(super) const TENANT: &str = "tenant";
 /// The columns of `resource`, in the form that `stored` reads.
 pub(super) const COLUMNS: &str = "r.id, r.kind, r.tenant, r.name, r.tags, r.metadata, r.generation, r.version, \
      r.status_version, r.phase, r.protected, r.spec, r.claims, r.status, r.job, r.created_at, r.updated_at, \
-     r.deleted_at";
+     r.deleted_at, r.owner";
 
 /// A resource from its row.
 pub(super) fn stored(row: &Row) -> Result<Stored, DbError> {
@@ -36,6 +38,7 @@ pub(super) fn stored(row: &Row) -> Result<Stored, DbError> {
             updated_at: row.time("updated_at")?,
             deleted_at: row.maybe_time("deleted_at")?,
             job: row.maybe_text("job")?,
+            owner: row.text("owner")?,
         },
         spec: row.json("spec")?,
         claims: row.json("claims")?,
@@ -105,7 +108,7 @@ pub(super) async fn by_name_for(
     }
 }
 
-/// The resource that a right is about, by id or name. What the right does not cover does not exist.
+/// The resource that a right is about, by id or name. What the right does not let one see does not exist.
 pub(super) async fn find(conn: &mut Conn, right: &Right, kind: &dyn Kind, id: &str) -> Result<Stored, Error> {
     let meta = kind.meta();
     let found = if id.starts_with(&format!("{}_", meta.prefix)) {
@@ -115,7 +118,7 @@ pub(super) async fn find(conn: &mut Conn, right: &Right, kind: &dyn Kind, id: &s
     };
     let found = found.filter(|object| object.core.kind == meta.kind).ok_or(Error::NotFound)?;
     match right.all_tenants() || right.sees(meta.scope).contains(&found.core.tenant.as_str()) {
-        true => Ok(found),
+        true => right.judge(&found.core).map(|()| found),
         // Operators may see all of them, and are only at the wrong place.
         false if right.caller().operator => Err(Error::NotFound),
         false => Err(Error::Hidden { verb: "find".to_owned(), kind: meta.kind.to_owned() }),
@@ -153,8 +156,8 @@ pub(super) async fn insert(tx: &mut Tx, object: &Stored) -> Result<bool, Error> 
     let core = &object.core;
     tx.change(
         "INSERT INTO resource (id, kind, tenant, name, tags, metadata, generation, version, status_version, \
-         phase, protected, spec, claims, status, job, created_at, updated_at) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)",
+         phase, protected, spec, claims, status, job, created_at, updated_at, owner) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)",
         values![
             &core.id,
             &core.kind,
@@ -173,6 +176,7 @@ pub(super) async fn insert(tx: &mut Tx, object: &Stored) -> Result<bool, Error> 
             core.job.clone(),
             core.created_at,
             core.updated_at,
+            &core.owner,
         ],
     )
     .await?;
@@ -334,6 +338,9 @@ pub(super) async fn write_labels(tx: &mut Tx, object: &Stored) -> Result<(), Err
     for (key, value) in labels(&core.tags, &core.metadata) {
         let row = row![&core.id, key, value, &core.kind, &core.tenant];
         tx.later(&LABEL, row);
+    }
+    if OWNED.contains(&core.kind.as_str()) && !core.owner.is_empty() {
+        tx.later(&LABEL, row![&core.id, OWNER_LABEL, &core.owner, &core.kind, &core.tenant]);
     }
     Ok(())
 }

@@ -3,6 +3,8 @@
 use super::Store;
 use super::db::{Conn, Value, values};
 use super::objects::{self, COLUMNS};
+use super::tx::{padded, places};
+use crate::kernel::policy::Narrow;
 use crate::kernel::{Error, Kind, Meta, ResourceCore, Right, Stored};
 
 /// What a list is asked for.
@@ -24,6 +26,8 @@ pub struct ListQuery {
     pub alive: bool,
     /// Only those with all of these (`tag.env`, `metadata.team.id`).
     pub labels: Vec<(String, String)>,
+    /// Only these, if there are any.
+    pub ids: Vec<String>,
 }
 
 /// A page, and where the next one begins.
@@ -48,6 +52,51 @@ impl Store {
         kind: &'static dyn Kind,
         query: &ListQuery,
     ) -> Result<Page<Stored>, Error> {
+        match right.narrow(kind.meta().kind) {
+            Narrow::Whole => self.page(right, kind, query).await,
+            narrow => self.narrowed(right, kind, query, narrow).await,
+        }
+    }
+
+    /// A page of those that the right shows: the database leads to few that it does not, and each is looked at.
+    async fn narrowed(
+        &self,
+        right: &Right,
+        kind: &'static dyn Kind,
+        query: &ListQuery,
+        narrow: Narrow,
+    ) -> Result<Page<Stored>, Error> {
+        let wanted = usize::try_from(query.limit).unwrap_or(usize::MAX);
+        let mut asked = ListQuery { limit: query.limit.max(LOOK_AT), ..query.clone() };
+        match narrow {
+            Narrow::Objects(ids) => asked.ids = ids,
+            Narrow::Labels(labels) => drop(asked.labels.splice(0..0, labels)),
+            Narrow::Whole | Narrow::Each => {}
+        }
+        let (mut items, mut rounds) = (Vec::new(), 0);
+        loop {
+            let page = self.page(right, kind, &asked).await?;
+            items.extend(page.items.into_iter().filter(|object| right.lists(&object.core)));
+            if items.len() > wanted || (items.len() == wanted && page.next.is_some()) {
+                items.truncate(wanted);
+                let next = items.last().map(|last| Place::of(&last.core).cursor(query));
+                return Ok(Page { items, next });
+            }
+            rounds += 1;
+            // A place among names would tell the name of what is not shown: those are read to the end.
+            if page.next.is_none() || (rounds == MOST_ROUNDS && !query.by_name) {
+                return Ok(Page { items, next: page.next });
+            }
+            asked.after = page.next;
+        }
+    }
+
+    async fn page(
+        &self,
+        right: &Right,
+        kind: &'static dyn Kind,
+        query: &ListQuery,
+    ) -> Result<Page<Stored>, Error> {
         let (meta, mut conn) = (kind.meta(), self.read().await?);
         let end =
             if query.asks_more(right) { window_end(&mut conn, right, meta, query).await? } else { None };
@@ -59,6 +108,10 @@ impl Store {
         Ok(Page { items, next: last.map(|place| place.cursor(query)) })
     }
 }
+
+/// So many at once are looked at for those who are not shown all of them, and so often for one page.
+const LOOK_AT: i64 = 200;
+const MOST_ROUNDS: usize = 20;
 
 /// How many are looked at for one page by filters that no index answers together: what it costs then depends
 /// neither on how many there are nor on how few of them are wanted.
@@ -179,6 +232,12 @@ impl Builder {
                 }
             }
             Driver::Resource => self.sql.push_str(" AND r.gone_at IS NULL"),
+        }
+        if !query.ids.is_empty() {
+            let first = self.values.len() + 1;
+            let ids = padded(&query.ids);
+            self.sql.push_str(&format!(" AND {id} IN {}", places(1, ids.len(), first)));
+            self.values.extend(ids.iter().map(Value::from));
         }
         if let Some(name) = &query.name {
             self.and("d.name = ?", name.as_str());

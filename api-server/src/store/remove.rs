@@ -39,7 +39,15 @@ pub(super) async fn remove(
     let id = object.core.id.clone();
     let users = users(tx, &id).await?;
     if !users.is_empty() {
-        return Err(Clash::InUse(users).into());
+        let mut seen = Vec::new();
+        for user in users {
+            let object = super::objects::by_id(tx, &user.id, false).await?;
+            let own = maker.tenant.is_empty() || user.tenant == maker.tenant;
+            if object.is_some_and(|object| own && maker.caller.lets("get", &object.core, maker.tenant)) {
+                seen.push(user);
+            }
+        }
+        return Err(Clash::InUse(seen).into());
     }
     let owned = owned(tx, &id).await?;
     tx.run("DELETE FROM reference WHERE source = $1", values![&id]).await?;

@@ -217,7 +217,7 @@ async fn do_once(tx: &mut Tx, context: &Context, request: &Request) -> Result<Ou
     let Some(once) = &request.once else {
         return carry_out(tx, context, request).await.map(Outcome::Done);
     };
-    let caller = &request.right.caller().name;
+    let caller = request.right.caller().identity();
     if let Some(kept) = keys::reserve(tx, context, caller, &once.key, &request.print).await? {
         return Ok(Outcome::Before(kept));
     }
@@ -264,6 +264,10 @@ pub(super) async fn carry_out(tx: &mut Tx, context: &Context, request: &Request)
             return letters::undo_job(tx, context, &maker, right, id).await.map(Did::job);
         }
     };
+    // On what is there in the end: what was merged, not what was sent.
+    if !matches!(request.write, Write::Remove { .. }) {
+        right.judge_written(&written.object.core)?;
+    }
     Ok(Did::Object(Box::new(written)))
 }
 

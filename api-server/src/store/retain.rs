@@ -45,7 +45,7 @@ const REVISION: &str = "v.resource = r.id AND v.at < $4 AND (r.gone_at < $4 OR (
          WHERE j.resource = r.id AND j.state = 'done' ORDER BY j.id DESC LIMIT 1)), 0)))";
 
 /// Rows that hold on to an object that has gone: nodes and tenants stay, and whose history is kept.
-const HOLD: [&str; 22] = [
+const HOLD: [&str; 25] = [
     "live t WHERE t.id",
     "label t WHERE t.resource",
     "job t WHERE t.resource",
@@ -68,6 +68,9 @@ const HOLD: [&str; 22] = [
     "quota_use t WHERE t.holder",
     "webhook_state t WHERE t.webhook",
     "webhook_delivery t WHERE t.webhook",
+    "identity t WHERE t.holder",
+    "grantee t WHERE t.holder",
+    "api_token t WHERE t.holder",
 ];
 
 fn object_goes() -> String {

@@ -11,6 +11,7 @@ use super::db::{Conn, Row, values};
 use super::objects;
 use super::tx::Tx;
 use super::{Context, Page, Store, advance, history, phases, reads};
+use crate::kernel::policy::Thing;
 use crate::kernel::{Clash, Error, Kind, Right, Stored, Timestamp};
 
 /// A job as users see it.
@@ -141,8 +142,34 @@ impl Store {
         one_job(&mut self.read().await?, right, id).await
     }
 
-    /// A page of jobs, the newest first, without their steps.
+    /// A page of jobs, the newest first, without their steps. For those who are not shown all of them it may be short.
     pub async fn jobs(&self, right: &Right, query: &JobQuery) -> Result<Page<Job>, Error> {
+        let mut page = self.page_of_jobs(right, query).await?;
+        if right.sees_all() {
+            return Ok(page);
+        }
+        let (mut conn, mut rounds) = (self.read().await?, 0);
+        let mut items = Vec::new();
+        loop {
+            for job in std::mem::take(&mut page.items) {
+                if right.shows(&About::of(&mut conn, &job.resource).await?.thing(&job)) {
+                    items.push(job);
+                }
+            }
+            rounds += 1;
+            let full = i64::try_from(items.len()).unwrap_or(i64::MAX) >= query.limit;
+            match page.next.take() {
+                Some(before) if !full && rounds < MOST_ROUNDS => {
+                    let limit = query.limit - i64::try_from(items.len()).unwrap_or_default();
+                    let on = JobQuery { before: Some(before), limit, ..query.clone() };
+                    page = self.page_of_jobs(right, &on).await?;
+                }
+                next => return Ok(Page { items, next }),
+            }
+        }
+    }
+
+    async fn page_of_jobs(&self, right: &Right, query: &JobQuery) -> Result<Page<Job>, Error> {
         let mut conditions = Vec::new();
         let mut values = Vec::new();
         let tenant = (!right.all_tenants()).then(|| right.tenant().to_owned());
@@ -277,11 +304,37 @@ fn job(row: &Row) -> Result<Job, Error> {
     })
 }
 
+/// So often a page is filled up.
+const MOST_ROUNDS: usize = 20;
+
+/// What a right goes by of an object, also of one that has gone.
+struct About {
+    tags: Option<BTreeMap<String, String>>,
+    owner: Option<String>,
+}
+
+impl About {
+    async fn of(conn: &mut Conn, id: &str) -> Result<About, Error> {
+        let row = conn.row("SELECT tags, owner FROM resource WHERE id = $1", values![id]).await?;
+        let Some(row) = row else { return Ok(About { tags: None, owner: None }) };
+        Ok(About { tags: Some(row.json("tags")?), owner: Some(row.text("owner")?) })
+    }
+
+    fn thing<'a>(&'a self, job: &'a Job) -> Thing<'a> {
+        let (kind, tenant, id) = (&job.kind, &job.tenant, &job.resource);
+        Thing { kind, tenant, id, tags: self.tags.as_ref(), owner: self.owner.as_deref() }
+    }
+}
+
 pub(super) async fn one_job(conn: &mut Conn, right: &Right, id: &str) -> Result<Job, Error> {
     let sql = format!("SELECT {JOB_COLUMNS} FROM job WHERE id = $1");
     let found = conn.row(&sql, values![id]).await?.as_ref().map(job).transpose()?;
     let mut job =
         found.filter(|job| right.all_tenants() || job.tenant == right.tenant()).ok_or(Error::NotFound)?;
+    if right.asks_of_each() {
+        let does = if job.verb == "remove" { "delete" } else { &job.verb };
+        right.judge_job(&About::of(conn, &job.resource).await?.thing(&job), does)?;
+    }
     let sql = "SELECT idx, step, state, message, progress, started_at, finished_at FROM job_step \
                WHERE job = $1 ORDER BY idx";
     for row in conn.rows(sql, values![id]).await? {

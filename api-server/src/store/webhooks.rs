@@ -196,7 +196,10 @@ impl Store {
     /// One entry of the log, if it is kept and this right lets one see it.
     pub async fn entry(&self, right: &Right, seq: i64) -> Result<Option<Event>, Error> {
         let mut found = self.log_after(seq - 1, 1).await?;
-        let mine = |event: &Event| right.tenant().is_empty() || event.tenant == right.tenant();
+        let mine = |event: &Event| match right.tenant() {
+            "" => right.caller().operator,
+            tenant => event.tenant == tenant,
+        };
         Ok(found.pop().filter(|event| event.seq == seq && mine(event)))
     }
 

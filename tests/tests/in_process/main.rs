@@ -24,6 +24,7 @@ mod rest;
 mod rest_contract;
 mod retention;
 mod retries;
+mod rights;
 mod secrets;
 mod sim;
 mod states;
