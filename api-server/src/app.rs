@@ -14,15 +14,15 @@ use rhyzome_pki::{Authority, Identity, ServerCertificate, rest_server_config, wr
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::auth::{Authenticators, OperatorToken};
+use crate::auth::{Authenticator, Authenticators, OperatorToken, Sessions};
 use crate::authority::{self, AuthorityDuty, Pace};
 use crate::blobs::Blobs;
 use crate::channel::{self, Channel, ChannelContext, Peers, Purpose, StreamError, Streams};
 use crate::config::Config;
 use crate::environment::system_env;
-use crate::kernel::{Caller, Clash, Error, Scope};
+use crate::kernel::{Caller, Clash, Env, Error, Scope};
 use crate::log::LogDuty;
-use crate::outbound::{Courier, Limits, Rules, SystemNames, own_addresses};
+use crate::outbound::{Courier, Limits, Outbound, Rules, SystemNames, own_addresses};
 use crate::rest::{ConsoleEnds, ConsoleHub, Joining, RestContext, RestLimits, Wanted};
 use crate::store::{Asked, DbUrl, NewObject, Store};
 use crate::webhooks::{self, Deliveries};
@@ -117,7 +117,13 @@ pub async fn run(config: Config, role: Role, stop: CancellationToken) -> anyhow:
         }
         let peers = Peers::new(streams, store.clone(), authority.clone(), &server);
         let consoles = ConsolesOfChannel(peers);
-        let context = rest_context(&config, store, &authority, blobs, consoles, courier)?;
+        let sessions = Arc::new(Sessions::default());
+        if config.auth.has_sessions() {
+            // What has ended while we were not there is known before anybody asks.
+            sessions.read(&store).await?;
+            tasks.spawn(sessions.clone().follow(store.clone(), stop.clone()));
+        }
+        let context = rest_context(&config, store, &authority, blobs, consoles, courier, sessions)?;
         let serving = serve_rest(config, context, authority, stop.clone())?;
         tasks.spawn(or_stop(serving, stop.clone(), "the REST door"));
     }
@@ -197,17 +203,38 @@ fn rest_context(
     blobs: Blobs,
     consoles: ConsolesOfChannel,
     courier: Arc<Courier>,
+    sessions: Arc<Sessions>,
 ) -> anyhow::Result<RestContext> {
-    let token = OperatorToken::load_or_create(&config.data.join(TOKEN_FILE), store.env())?;
     Ok(RestContext {
+        authenticators: authenticators(config, store.env(), sessions)?,
         store,
-        authenticators: Authenticators::new(vec![Arc::new(token)]),
         blobs,
         consoles: Arc::new(consoles),
         courier,
         limits: RestLimits::default(),
         joining: joining(config, authority),
     })
+}
+
+/// The operator's token first: it is there however the others do.
+fn authenticators(config: &Config, env: &Env, sessions: Arc<Sessions>) -> anyhow::Result<Authenticators> {
+    let token = OperatorToken::load_or_create(&config.data.join(TOKEN_FILE), env)?;
+    let mut list: Vec<Arc<dyn Authenticator>> = vec![Arc::new(token)];
+    let allow = config.outbound_allow.iter().chain(&config.auth.allow).copied().collect();
+    let authorities = match &config.auth.ca {
+        Some(path) => {
+            let pem = std::fs::read(path).with_context(|| format!("`auth.ca`: {}", path.display()))?;
+            reqwest::Certificate::from_pem_bundle(&pem)
+                .with_context(|| format!("`auth.ca`: {}", path.display()))?
+        }
+        None => Vec::new(),
+    };
+    let rules = Rules { allow, own: own_addresses() };
+    let limits = Limits { time: Duration::from_secs(5), ..Limits::default() };
+    let outbound = Outbound::believing(rules, limits, Arc::new(SystemNames), authorities)?;
+    let made = config.auth.make(env, &Arc::new(outbound), &sessions);
+    list.extend(made.map_err(anyhow::Error::msg)?);
+    Ok(Authenticators::new(list).with_sessions(sessions))
 }
 
 /// Where other servers reach the agents' door of this one.

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use crate::auth::{AuthConfig, AuthFile};
 use crate::kernel::secret::Plain;
 use crate::store::{Keep, KeepHistory};
 
@@ -32,6 +33,7 @@ struct File {
     sealing: SealingKeys,
     outbound: Outbound,
     webhooks: Webhooks,
+    auth: AuthFile,
 }
 
 /// Whom the server may call besides the internet.
@@ -158,6 +160,8 @@ pub struct Config {
     pub outbound_allow: Vec<ipnet::IpNet>,
     /// Webhooks may be called without TLS.
     pub webhooks_http: bool,
+    /// Who knows callers, besides the operator's token.
+    pub auth: AuthConfig,
 }
 
 /// Where the keys are that seal secrets.
@@ -211,10 +215,13 @@ const VARIABLES: &[(&str, &str)] = &[
     ("RHYZOME_SEALING_KEYS", "sealing.keys"),
     ("RHYZOME_OUTBOUND_ALLOW", "outbound.allow"),
     ("RHYZOME_WEBHOOKS_HTTP", "webhooks.http"),
+    ("RHYZOME_AUTH_CA", "auth.ca"),
+    ("RHYZOME_AUTH_ALLOW", "auth.allow"),
 ];
 
 /// Variables that belong to the client or the agent: they may be set beside ours.
-const OTHERS: &[&str] = &["RHYZOME_URL", "RHYZOME_TOKEN", "RHYZOME_CA", "RHYZOME_HOME", "RHYZOME_TENANT"];
+const OTHERS: &[&str] =
+    &["RHYZOME_URL", "RHYZOME_TOKEN", "RHYZOME_CA", "RHYZOME_HOME", "RHYZOME_TENANT", "RHYZOME_PROFILE"];
 
 impl Config {
     /// Reads the file (the one given, else the first that is there) and the environment.
@@ -274,7 +281,9 @@ fn overlay(json: &mut serde_json::Value, environment: &BTreeMap<String, String>)
                     value.parse().map_err(|_| ConfigError(format!("{name} must be `true` or `false`")))?;
                 serde_json::json!(truth)
             }
-            "outbound.allow" => serde_json::json!(value.split(',').map(str::trim).collect::<Vec<_>>()),
+            "outbound.allow" | "auth.allow" => {
+                serde_json::json!(value.split(',').map(str::trim).collect::<Vec<_>>())
+            }
             _ => serde_json::json!(value),
         };
         match key.split_once('.') {
@@ -287,8 +296,10 @@ fn overlay(json: &mut serde_json::Value, environment: &BTreeMap<String, String>)
 
 fn serde_path(json: serde_json::Value) -> Result<File, ConfigError> {
     // Room by room, so that the error can name the whole key.
-    let rooms =
-        ["http", "grpc", "pki", "images", "quota", "events", "history", "sealing", "outbound", "webhooks"];
+    let rooms = [
+        "http", "grpc", "pki", "images", "quota", "events", "history", "sealing", "outbound", "webhooks",
+        "auth",
+    ];
     for room in rooms {
         let Some(part) = json.get(room) else { continue };
         let outcome = match room {
@@ -301,6 +312,7 @@ fn serde_path(json: serde_json::Value) -> Result<File, ConfigError> {
             "sealing" => SealingKeys::deserialize(part).map(drop),
             "outbound" => Outbound::deserialize(part).map(drop),
             "webhooks" => Webhooks::deserialize(part).map(drop),
+            "auth" => AuthFile::deserialize(part).map(drop),
             _ => BTreeMap::<String, u64>::deserialize(part).map(drop),
         };
         outcome.map_err(|e| ConfigError(format!("configuration key `{room}`: {e}")))?;
@@ -367,6 +379,7 @@ fn resolve(file: File) -> Result<Config, ConfigError> {
         sealing: sealing(file.sealing)?,
         outbound_allow: file.outbound.allow,
         webhooks_http: file.webhooks.http,
+        auth: file.auth.resolve().map_err(|why| ConfigError(format!("configuration key {why}")))?,
     })
 }
 

@@ -69,17 +69,24 @@ impl Face {
     /// The API over this world, with the consoles of its guests.
     pub fn lending(world: &World, consoles: Arc<dyn ConsoleHub>) -> Face {
         let nobody = Courier::new(Rules::default(), CallLimits::default(), Arc::new(SystemNames), false);
-        Face::whole(world, vec![Arc::new(OperatorToken::new(TOKEN))], Arc::new(nobody), consoles)
+        let who = Authenticators::new(vec![Arc::new(OperatorToken::new(TOKEN))]);
+        Face::whole(world, who, Arc::new(nobody), consoles)
+    }
+
+    /// The API over this world, for callers that these know, whose logins may end.
+    pub fn knowing(world: &World, who: Authenticators) -> Face {
+        let nobody = Courier::new(Rules::default(), CallLimits::default(), Arc::new(SystemNames), false);
+        Face::whole(world, who, Arc::new(nobody), Arc::new(NoConsoles))
     }
 
     /// The API over this world, which calls others by this courier.
     pub fn calling(world: &World, who: Vec<Arc<dyn Authenticator>>, courier: Arc<Courier>) -> Face {
-        Face::whole(world, who, courier, Arc::new(NoConsoles))
+        Face::whole(world, Authenticators::new(who), courier, Arc::new(NoConsoles))
     }
 
     fn whole(
         world: &World,
-        who: Vec<Arc<dyn Authenticator>>,
+        authenticators: Authenticators,
         courier: Arc<Courier>,
         consoles: Arc<dyn ConsoleHub>,
     ) -> Face {
@@ -88,7 +95,7 @@ impl Face {
         let blobs = Blobs::open(folder.path(), limits, world.store.env().clone()).unwrap();
         let router = rest::router(RestContext {
             store: world.store.clone(),
-            authenticators: Authenticators::new(who),
+            authenticators,
             blobs,
             consoles,
             courier,
@@ -125,7 +132,10 @@ impl Face {
 
     /// The operator's open stream of this path; its head must be a 200.
     pub async fn stream(&self, path: &str, more: &[(&str, &str)]) -> BodyDataStream {
-        let mut request = Request::builder().uri(path).header("authorization", format!("Bearer {TOKEN}"));
+        let mut request = Request::builder().uri(path);
+        if more.iter().all(|(name, _)| *name != "authorization") {
+            request = request.header("authorization", format!("Bearer {TOKEN}"));
+        }
         for (name, value) in more {
             request = request.header(*name, *value);
         }

@@ -1,14 +1,33 @@
 //! The only place that turns a header into a `Caller`. One file per authenticator; each is asked in turn.
 
+mod breaker;
+mod cache;
+mod external;
+mod header;
+mod htpasswd;
+mod oidc;
 mod operator_token;
+mod person;
+mod sessions;
+mod settings;
+#[cfg(test)]
+mod testing;
+mod tokens;
+mod tries;
 
+use std::path::Path;
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
+use zeroize::Zeroizing;
 
-use crate::kernel::Caller;
+use crate::kernel::{Caller, Timestamp};
 
+/// A login that has ended, as its issuer says.
+pub use crate::store::EndedSession as Ended;
 pub use operator_token::{OperatorToken, TokenError};
+pub use sessions::Sessions;
+pub use settings::{AuthConfig, AuthFile};
 
 /// What an authenticator may look at besides the header.
 #[derive(Clone, Debug, Default)]
@@ -28,10 +47,14 @@ pub enum Verdict {
     Caller(Caller),
     /// Not of my kind: ask the next one.
     NotMine,
+    /// Of my kind, and not known to me: ask the next one; this text is for the caller if nobody knows it.
+    Wrong(String),
     /// Of my kind, and not good. The text is for the caller.
     Refused(String),
     /// Of my kind, not good any more, and I know whose it was.
     RefusedKnown(Caller, String),
+    /// Of my kind, and I cannot tell now. Whether another one would know it does not count: in doubt, nobody.
+    Unavailable(String),
 }
 
 /// Why there is no caller.
@@ -41,6 +64,8 @@ pub struct Refusal {
     pub reason: String,
     /// Whose credential it was, if that is known: for the audit.
     pub known: Option<Box<Caller>>,
+    /// It may be good later: nothing is said against the credentials.
+    pub later: bool,
 }
 
 /// Something that knows callers by their `Authorization`.
@@ -51,18 +76,70 @@ pub trait Authenticator: Send + Sync {
         header: Option<&'a str>,
         request: &'a RequestDetails,
     ) -> BoxFuture<'a, Verdict>;
+
+    /// Its configured name; empty: it has none.
+    fn name(&self) -> &str {
+        ""
+    }
+
+    /// Which login has ended, as its issuer says by this token; `None`: logins do not end here.
+    fn logout<'a>(&'a self, _token: &'a str) -> Option<BoxFuture<'a, Result<Ended, String>>> {
+        None
+    }
+
+    /// How people log in, if somebody else does that.
+    fn login(&self) -> Option<Login> {
+        None
+    }
 }
 
-/// All authenticators, in the order in which they are asked.
+/// Where people log in, and as which client of that place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Login {
+    /// The authenticator.
+    pub name: String,
+    /// An OpenID provider.
+    pub issuer: String,
+    /// A public client of it.
+    pub client: String,
+    /// The only tenant in which its people are known.
+    pub tenant: Option<String>,
+}
+
+/// All authenticators, in the order in which they are asked; and which logins have ended.
 #[derive(Clone, Default)]
-pub struct Authenticators(Vec<Arc<dyn Authenticator>>);
+pub struct Authenticators {
+    list: Vec<Arc<dyn Authenticator>>,
+    sessions: Arc<Sessions>,
+}
 
 // === impl Authenticators ===
 
 impl Authenticators {
     /// These, in this order.
     pub fn new(list: Vec<Arc<dyn Authenticator>>) -> Authenticators {
-        Authenticators(list)
+        Authenticators { list, sessions: Arc::default() }
+    }
+
+    /// The same, knowing which logins have ended.
+    pub fn with_sessions(self, sessions: Arc<Sessions>) -> Authenticators {
+        Authenticators { sessions, ..self }
+    }
+
+    /// Where people may log in.
+    pub fn logins(&self) -> Vec<Login> {
+        self.list.iter().filter_map(|one| one.login()).collect()
+    }
+
+    /// Which login has ended, as this token says to the authenticator of this name; `None`: there is none.
+    pub async fn logout(&self, name: &str, token: &str) -> Option<Result<Ended, String>> {
+        let one = self.list.iter().find(|one| one.name() == name && !name.is_empty())?;
+        Some(one.logout(token)?.await)
+    }
+
+    /// Waits until the login of this caller, who came at `since`, has ended.
+    pub fn over(&self, caller: &Caller, since: Timestamp) -> impl Future<Output = ()> + Send + 'static {
+        self.sessions.clone().over(caller.clone(), since)
     }
 
     /// The caller, or why there is none. The first verdict that is not "not mine" counts.
@@ -71,21 +148,42 @@ impl Authenticators {
         header: Option<&str>,
         request: &RequestDetails,
     ) -> Result<Caller, Refusal> {
-        for one in &self.0 {
+        let refused = |reason: String| Refusal { reason, known: None, later: false };
+        let mut wrong = None;
+        for one in &self.list {
             match one.authenticate(header, request).await {
                 Verdict::Caller(caller) => return Ok(caller),
-                Verdict::Refused(reason) => return Err(Refusal { reason, known: None }),
+                Verdict::Refused(reason) => return Err(refused(reason)),
                 Verdict::RefusedKnown(known, reason) => {
-                    return Err(Refusal { reason, known: Some(Box::new(known)) });
+                    return Err(Refusal { known: Some(Box::new(known)), ..refused(reason) });
                 }
+                Verdict::Unavailable(reason) => return Err(Refusal { later: true, ..refused(reason) }),
+                Verdict::Wrong(reason) => wrong = wrong.or(Some(reason)),
                 Verdict::NotMine => {}
             }
         }
-        let reason = match header {
-            None => "say who you are: send `Authorization: Bearer <token>`",
-            Some(_) => "nobody here knows these credentials",
+        let reason = match (wrong, header) {
+            (Some(reason), _) => reason,
+            (None, None) => "say who you are: send `Authorization: Bearer <token>`".to_owned(),
+            (None, Some(_)) => "nobody here knows these credentials".to_owned(),
         };
-        Err(Refusal { reason: reason.to_owned(), known: None })
+        Err(refused(reason))
+    }
+}
+
+/// The secret in a file that not everybody can read.
+fn secret_in(key: &str, path: &Path) -> Result<Zeroizing<String>, String> {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    let failed = |error: std::io::Error| format!("`{key}`: {} cannot be read: {error}", path.display());
+    let meta = std::fs::metadata(path).map_err(failed)?;
+    if meta.permissions().mode() & 0o007 != 0 {
+        return Err(format!("`{key}`: {} can be read by everybody: `chmod 640` it", path.display()));
+    }
+    let text = Zeroizing::new(std::fs::read_to_string(path).map_err(failed)?);
+    match text.trim() {
+        "" => Err(format!("`{key}`: {} is empty", path.display())),
+        secret => Ok(Zeroizing::new(secret.to_owned())),
     }
 }
 
@@ -109,8 +207,13 @@ mod tests {
         };
         let known = Verdict::Caller(Caller::system());
         assert_eq!(ask(vec![Verdict::NotMine, known.clone()]).await, Ok(Caller::system()));
-        let no = |known| Err(Refusal { reason: "no".into(), known });
-        assert_eq!(ask(vec![Verdict::Refused("no".into()), known]).await, no(None));
+        let no = |known| Err(Refusal { reason: "no".into(), known, later: false });
+        assert_eq!(ask(vec![Verdict::Refused("no".into()), known.clone()]).await, no(None));
+        let wrong = || Verdict::Wrong("no".into());
+        assert_eq!(ask(vec![wrong(), known.clone()]).await, Ok(Caller::system()));
+        assert_eq!(ask(vec![wrong(), Verdict::NotMine, Verdict::Wrong("other".into())]).await, no(None));
+        let away = Verdict::Unavailable("later".into());
+        assert!(ask(vec![away, known]).await.unwrap_err().later);
         let whose = Verdict::RefusedKnown(Caller::system(), "no".into());
         assert_eq!(ask(vec![Verdict::NotMine, whose]).await, no(Some(Box::new(Caller::system()))));
         assert!(ask(vec![Verdict::NotMine]).await.is_err());

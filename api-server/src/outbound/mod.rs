@@ -17,7 +17,7 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::header::{HeaderMap, LOCATION};
-use reqwest::{Client, Method, Response, Url, redirect};
+use reqwest::{Certificate, Client, Method, Response, Url, redirect};
 
 pub use courier::{Courier, Message};
 pub use ranges::{Rules, own_addresses};
@@ -146,6 +146,16 @@ impl Resolve for Checked {
 impl Outbound {
     /// A client under these rules.
     pub fn new(rules: Rules, limits: Limits, names: Arc<dyn Names>) -> Result<Outbound, reqwest::Error> {
+        Outbound::believing(rules, limits, names, Vec::new())
+    }
+
+    /// As `new`; believes these authorities besides those of the machine.
+    pub fn believing(
+        rules: Rules,
+        limits: Limits,
+        names: Arc<dyn Names>,
+        authorities: Vec<Certificate>,
+    ) -> Result<Outbound, reqwest::Error> {
         // Fails only when one is installed already, which is as good.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let rules = Arc::new(rules);
@@ -161,7 +171,8 @@ impl Outbound {
                 .dns_resolver(Checked { names: names.clone(), rules: rules.clone() })
         };
         // A machine that trusts no authority at all can still call what is not encrypted.
-        let client = builder().build().or_else(|_| builder().tls_certs_only([]).build())?;
+        let client = builder().tls_certs_merge(authorities.clone()).build();
+        let client = client.or_else(|_| builder().tls_certs_only(authorities).build())?;
         Ok(Outbound { client, rules, limits })
     }
 
@@ -185,6 +196,25 @@ impl Outbound {
     pub async fn post(&self, url: &str, headers: HeaderMap, body: Vec<u8>) -> Result<u16, CallError> {
         let url = judged(&self.rules, url)?;
         Ok(self.send(Method::POST, &url, headers, body).await?.status().as_u16())
+    }
+
+    /// Calls with these headers and this body, and reads what is answered. A redirect is an answer like any other: headers
+    /// that prove something are shown to nobody else.
+    pub async fn call(
+        &self,
+        method: Method,
+        url: &str,
+        headers: HeaderMap,
+        body: Vec<u8>,
+    ) -> Result<Answered, CallError> {
+        let url = judged(&self.rules, url)?;
+        let response = self.send(method, &url, headers, body).await?;
+        self.read(&url, response).await
+    }
+
+    /// Why nobody is called there, as far as it can be told without resolving a name.
+    pub fn judge(&self, url: &str) -> Result<(), CallError> {
+        judged(&self.rules, url).map(drop)
     }
 
     async fn send(

@@ -28,13 +28,20 @@ pub async fn console(mut ask: Ask, kind: &'static dyn Kind) -> Answer {
     let node = node.ok_or_else(|| Error::from(Clash::WrongState("no node holds it yet".into())))?;
     let ends = ask.ctx.consoles.open(&node, &object.core.id, Wanted::Console).await?;
     let upgrade = upgrade.max_message_size(MOST_AT_ONCE).max_frame_size(MOST_AT_ONCE);
-    Ok(upgrade.on_upgrade(|socket| carry(socket, ends)).into_response())
+    let over = ask.over();
+    Ok(upgrade.on_upgrade(|socket| carry(socket, ends, over)).into_response())
 }
 
-async fn carry(socket: WebSocket, (to_guest, mut from_guest): ConsoleEnds) {
+async fn carry(
+    socket: WebSocket,
+    (to_guest, mut from_guest): ConsoleEnds,
+    over: impl Future<Output = ()> + Send,
+) {
     let (mut write, mut read) = socket.split();
+    tokio::pin!(over);
     loop {
         tokio::select! {
+            () = &mut over => return hang_up(write, close_code::POLICY, "this login has ended").await,
             bytes = from_guest.recv() => match bytes {
                 Some(Ok(bytes)) => {
                     if write.send(Message::Binary(bytes)).await.is_err() {

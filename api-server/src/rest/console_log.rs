@@ -4,7 +4,7 @@ use axum::body::Body;
 use axum::http::HeaderValue;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::Response;
-use futures_util::stream;
+use futures_util::{StreamExt as _, stream};
 
 use super::extract::Ask;
 use super::page::bad;
@@ -24,7 +24,7 @@ pub async fn log(ask: Ask, kind: &'static dyn Kind) -> Answer {
     let node = ask.ctx.store.assigned_node(&right, kind, &object.core.id).await?;
     let node = node.ok_or_else(|| Error::from(Clash::WrongState("no node holds it yet".into())))?;
     let ends = ask.ctx.consoles.open(&node, &object.core.id, wanted).await?;
-    let mut response = Response::new(Body::from_stream(stream::unfold(ends, piece)));
+    let mut response = Response::new(Body::from_stream(stream::unfold(ends, piece).take_until(ask.over())));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     Ok(response)
 }

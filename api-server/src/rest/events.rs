@@ -8,7 +8,7 @@ use std::time::Duration;
 use axum::Json;
 use axum::response::IntoResponse;
 use axum::response::sse::{self, KeepAlive, Sse};
-use futures_util::stream;
+use futures_util::{StreamExt as _, stream};
 use serde_json::{Value, json};
 
 use super::crud::tenant_is_there;
@@ -50,7 +50,7 @@ pub async fn stream(ask: Ask) -> Answer {
         return Err(gone(first));
     }
     let watch = Watch { reader, filter, waiting: VecDeque::new(), told: at, end, over: false };
-    let events = stream::unfold(watch, Watch::next);
+    let events = stream::unfold(watch, Watch::next).take_until(ask.over());
     Ok(Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)).into_response())
 }
 

@@ -84,6 +84,9 @@ impl FromRequest<Arc<RestContext>> for Ask {
         let caller = match ctx.authenticators.authenticate(authorization, &details).await {
             Ok(caller) => caller,
             Err(refusal) => {
+                if refusal.later {
+                    return Err(Error::Unavailable(refusal.reason).into());
+                }
                 denial::of_stranger(&ctx.store, &details, &request_id, refusal.known.map(|known| *known));
                 return Err(Error::Unauthenticated(refusal.reason).into());
             }
@@ -137,6 +140,11 @@ impl Ask {
     /// Who asks.
     pub fn caller(&self) -> &Caller {
         &self.origin.caller
+    }
+
+    /// Waits until the caller's login has ended: a stream ends with it.
+    pub fn over(&self) -> impl Future<Output = ()> + Send + 'static {
+        self.ctx.authenticators.over(self.caller(), self.ctx.store.env().now())
     }
 
     /// Who asks for what.

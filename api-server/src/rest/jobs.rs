@@ -8,7 +8,7 @@ use axum::body::{Body, Bytes};
 use axum::http::HeaderValue;
 use axum::http::header::{ACCEPT, CONTENT_TYPE};
 use axum::response::{IntoResponse, Response};
-use futures_util::stream;
+use futures_util::{StreamExt as _, stream};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
@@ -110,7 +110,7 @@ pub async fn log(ask: Ask) -> Answer {
         machine,
         over: false,
     };
-    let body = Body::from_stream(stream::unfold(watch, Watch::next));
+    let body = Body::from_stream(stream::unfold(watch, Watch::next).take_until(ask.over()));
     let media = if machine { LINES } else { "text/plain; charset=utf-8" };
     let mut response = Response::new(body);
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(media));

@@ -18,6 +18,7 @@ mod invite;
 mod jobs;
 mod json;
 mod layers;
+mod login;
 mod mount;
 mod node;
 mod operation;

@@ -1,6 +1,7 @@
 //! Routes and their operations, made in the same act: what is served is in the document.
 
 mod guest;
+mod login;
 
 use std::future::Future;
 use std::sync::Arc;
@@ -103,6 +104,7 @@ impl Mount {
         self.router = std::mem::take(&mut self.router).route("/healthz", get(root::health));
         let health = op("health", "Whether the server can work").open().problems(&[503]);
         self.document.add(&Method::GET, "/healthz", health);
+        self.logins();
     }
 
     fn kind(&mut self, kind: &'static dyn Kind) {

@@ -15,6 +15,8 @@ pub enum Bell {
     Events,
     /// The log, which has grown.
     Log,
+    /// Logins that have ended.
+    Sessions,
 }
 
 /// Where bells are rung and heard, within this process; `notify.rs` carries them between processes.
@@ -35,6 +37,7 @@ impl Bell {
             Bell::Resource(id) => format!("r {id}"),
             Bell::Events => "e".to_owned(),
             Bell::Log => "l".to_owned(),
+            Bell::Sessions => "s".to_owned(),
         }
     }
 
@@ -43,6 +46,7 @@ impl Bell {
             None if text == "j" => Some(Bell::Jobs),
             None if text == "e" => Some(Bell::Events),
             None if text == "l" => Some(Bell::Log),
+            None if text == "s" => Some(Bell::Sessions),
             Some(("n", id)) => Some(Bell::Node(id.to_owned())),
             Some(("r", id)) => Some(Bell::Resource(id.to_owned())),
             _ => None,
@@ -96,7 +100,7 @@ mod tests {
     #[test]
     fn what_is_sent_between_processes_is_what_arrives() {
         let ids = [Bell::Node("node_1".into()), Bell::Resource("inst_1".into())];
-        for bell in ids.into_iter().chain([Bell::Jobs, Bell::Events, Bell::Log]) {
+        for bell in ids.into_iter().chain([Bell::Jobs, Bell::Events, Bell::Log, Bell::Sessions]) {
             assert_eq!(Bell::decode(&bell.encode()), Some(bell));
         }
         assert_eq!(Bell::decode("x y"), None);

@@ -26,6 +26,7 @@ mod retention;
 mod retries;
 mod rights;
 mod secrets;
+mod sessions;
 mod sim;
 mod states;
 mod store;
