@@ -78,7 +78,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
         disks: Arc::new(DiskDriver::new(&state)),
         networks: NetworkDriver::new(&state),
         instances: Arc::new(guarded(InstanceDriver::new(&state, ring))),
-        plain: drivers::plain(&state),
+        plain: drivers::plain(&state, &env),
     };
     let teller = {
         let handle = handle.clone();

@@ -28,3 +28,4 @@ pub mod report;
 pub mod setup;
 pub mod simulate;
 pub mod status;
+pub mod wireguard;

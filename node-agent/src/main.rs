@@ -4,7 +4,7 @@ use clap::{Parser, Subcommand};
 use rhyzome_agent::config::{Config, Settings};
 use rhyzome_agent::enroll::{Joined, join};
 use rhyzome_agent::host::tools;
-use rhyzome_agent::{agent, guard, privileges, setup, simulate, status};
+use rhyzome_agent::{agent, guard, privileges, setup, simulate, status, wireguard};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use tokio_util::sync::CancellationToken;
@@ -50,6 +50,9 @@ enum Verb {
     Simulate(simulate::Arguments),
     /// Tries every tool that the agent needs, and prints what is there and what is missing
     Check,
+    /// Carries the packets of one WireGuard device; the agent starts it by itself
+    #[command(hide = true)]
+    WireguardDevice(wireguard::device::Arguments),
     /// Ends guests that need the node's lease when it ends; the agent starts it by itself
     #[command(hide = true)]
     Guard,
@@ -75,6 +78,15 @@ fn main() -> ExitCode {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
                 eprintln!("rhyzome-agent guard: {}: {error}", state_dir.display());
+                ExitCode::FAILURE
+            }
+        };
+    }
+    if let Some(Verb::WireguardDevice(arguments)) = &command.verb {
+        return match wireguard::device::run(arguments) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("rhyzome-agent wireguard-device: {error:#}");
                 ExitCode::FAILURE
             }
         };
@@ -107,6 +119,7 @@ fn main() -> ExitCode {
 
 fn perform(verb: Verb, config: Config) -> anyhow::Result<ExitCode> {
     match verb {
+        Verb::WireguardDevice(_) => anyhow::bail!("a device has no configuration"),
         Verb::Guard => anyhow::bail!("guard needs --state-dir DIR, the agent's own folder"),
         Verb::Version => println!("rhyzome-agent {}", env!("CARGO_PKG_VERSION")),
         Verb::Check => return Ok(check()),

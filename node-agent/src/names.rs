@@ -22,6 +22,24 @@ pub fn tap(instance_id: &str, nic: &str) -> String {
     format!("t{}", short_digest(&format!("{instance_id}/{nic}")))
 }
 
+/// What every WireGuard device of ours is called at the front.
+pub const WIREGUARD_PREFIX: &str = "rzwg";
+
+/// The WireGuard device of a server: at most 15 bytes.
+pub fn wireguard(server_id: &str) -> String {
+    format!("{WIREGUARD_PREFIX}{}", short_digest(server_id))
+}
+
+/// Where a WireGuard device in a process of its own is spoken to.
+pub fn wireguard_socket(state: &Path, server_id: &str) -> PathBuf {
+    run_root(state).join(format!("{}.sock", wireguard(server_id)))
+}
+
+/// Everything written for one WireGuard device, but its socket.
+pub fn wireguard_folder(state: &Path, server_id: &str) -> PathBuf {
+    state.join("wireguard").join(server_id)
+}
+
 /// Everything written for one instance, but its sockets.
 pub fn instance_folder(state: &Path, instance_id: &str) -> PathBuf {
     state.join("instances").join(instance_id)

@@ -2,8 +2,10 @@
 //! A new one is a file in `drivers/` and its line in the list there: deciding, trying again, comparing, reporting and
 //! finding it again after a restart are done once, around it.
 
-use crate::drivers::DriverError;
+use crate::drivers::{Deviation, DriverError};
 use prost::Message;
+use rhyzome_proto::v1::order_body::Body;
+use rhyzome_proto::v1::{Order, OrderSecret};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
@@ -54,7 +56,53 @@ pub struct ObservedPlain {
     pub report: Vec<u8>,
     /// What was written for it, by file name.
     pub rendered: BTreeMap<String, String>,
+    /// From this moment on, in milliseconds since 1970, it is to be made anew although its order stays: it expires.
+    pub until_ms: Option<u64>,
 }
+
+/// What was ordered of one.
+#[derive(Clone, Default, PartialEq)]
+pub struct Ordered {
+    /// An encoded order of its kind.
+    pub body: Vec<u8>,
+    /// What the markers in it stand for.
+    pub secrets: Vec<OrderSecret>,
+    /// It is to go.
+    pub remove: bool,
+}
+
+impl Ordered {
+    /// Of this order, if it is one of a plain kind.
+    pub fn of(order: &Order) -> Option<Self> {
+        match order.body.as_ref()?.body.as_ref()? {
+            Body::Plain(body) => {
+                Some(Self { body: body.clone(), secrets: order.secrets.clone(), remove: order.remove })
+            }
+            _ => None,
+        }
+    }
+
+    /// What a marker stands for.
+    pub fn secret(&self, marker: &str) -> Option<&str> {
+        self.secrets.iter().find(|secret| secret.marker == marker).map(|secret| secret.value.as_str())
+    }
+}
+
+impl From<Vec<u8>> for Ordered {
+    fn from(body: Vec<u8>) -> Self {
+        Self { body, ..Self::default() }
+    }
+}
+
+/// Without secrets: it is part of what is logged.
+impl std::fmt::Debug for Ordered {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(out, "Ordered({} bytes, {} secrets)", self.body.len(), self.secrets.len())
+    }
+}
+
+/// All of one plain kind that is ordered, by object.
+pub type OrderedAll = BTreeMap<String, Ordered>;
 
 /// A driver of whatever plain kind.
 pub trait Plain: Send + Sync {
@@ -65,10 +113,21 @@ pub trait Plain: Send + Sync {
     fn all(&self) -> Result<BTreeSet<String>, DriverError>;
 
     /// What is here of one, compared with what was ordered.
-    fn look(&self, id: &str, ordered: Option<&[u8]>) -> Result<Option<ObservedPlain>, DriverError>;
+    fn look(&self, id: &str, ordered: Option<&Ordered>) -> Result<Option<ObservedPlain>, DriverError>;
 
-    /// Makes it as ordered, and makes sure that it is so.
-    fn make(&self, id: &str, ordered: &[u8]) -> Result<(), DriverError>;
+    /// All that is here, compared with what was ordered.
+    fn look_at_all(&self, ordered: &OrderedAll) -> Result<BTreeMap<String, ObservedPlain>, DriverError> {
+        let mut all = BTreeMap::new();
+        for id in self.all()? {
+            if let Some(seen) = self.look(&id, ordered.get(&id))? {
+                all.insert(id, seen);
+            }
+        }
+        Ok(all)
+    }
+
+    /// Makes it as ordered, and makes sure that it is so. Answers what somebody had changed, and was put right.
+    fn make(&self, id: &str, ordered: &Ordered) -> Result<Vec<Deviation>, DriverError>;
 
     /// Leaves nothing of it.
     fn take_away(&self, id: &str) -> Result<(), DriverError>;
@@ -94,24 +153,26 @@ impl<D: Driver> Plain for D {
         self.ids()
     }
 
-    fn look(&self, id: &str, ordered: Option<&[u8]>) -> Result<Option<ObservedPlain>, DriverError> {
+    fn look(&self, id: &str, ordered: Option<&Ordered>) -> Result<Option<ObservedPlain>, DriverError> {
         let Some(here) = self.observe(id)? else { return Ok(None) };
         // Messages are compared, not bytes: the same message can be written in more than one way.
-        let same = |body: &&[u8]| here.order.is_some() && D::Order::decode(*body).ok() == here.order;
+        let same =
+            |body: &&Vec<u8>| here.order.is_some() && D::Order::decode(body.as_slice()).ok() == here.order;
         Ok(Some(ObservedPlain {
-            in_force: ordered.filter(same).map(<[u8]>::to_vec),
+            in_force: ordered.map(|ordered| &ordered.body).filter(same).cloned(),
             report: here.report.encode_to_vec(),
             rendered: here.rendered,
+            until_ms: None,
         }))
     }
 
-    fn make(&self, id: &str, ordered: &[u8]) -> Result<(), DriverError> {
-        let order = D::Order::decode(ordered)
+    fn make(&self, id: &str, ordered: &Ordered) -> Result<Vec<Deviation>, DriverError> {
+        let order = D::Order::decode(ordered.body.as_slice())
             .map_err(|error| DriverError::Permanent(format!("the order cannot be read: {error}")))?;
         self.apply(id, &order)?;
         // Without this a driver that is wrong about itself would be asked over and over, without a pause.
         match self.look(id, Some(ordered))? {
-            Some(ObservedPlain { in_force: Some(_), .. }) => Ok(()),
+            Some(ObservedPlain { in_force: Some(_), .. }) => Ok(Vec::new()),
             _ => Err(DriverError::Retry(format!("{id} was made, and is not as ordered"))),
         }
     }
@@ -123,18 +184,4 @@ impl<D: Driver> Plain for D {
             Some(_) => Err(DriverError::Retry(format!("{id} was removed, and is still here"))),
         }
     }
-}
-
-/// All that is here of one plain kind, compared with what was ordered.
-pub fn look_at_all(
-    driver: &dyn Plain,
-    ordered: &BTreeMap<String, Vec<u8>>,
-) -> Result<BTreeMap<String, ObservedPlain>, DriverError> {
-    let mut all = BTreeMap::new();
-    for id in driver.all()? {
-        if let Some(seen) = driver.look(&id, ordered.get(&id).map(Vec::as_slice))? {
-            all.insert(id, seen);
-        }
-    }
-    Ok(all)
 }

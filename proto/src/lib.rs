@@ -8,3 +8,10 @@
 pub mod v1 {
     tonic::include_proto!("rhyzome.v1");
 }
+
+/// The marker is told, what it stands for never.
+impl std::fmt::Debug for v1::OrderSecret {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.debug_struct("OrderSecret").field("marker", &self.marker).finish_non_exhaustive()
+    }
+}

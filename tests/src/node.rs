@@ -7,16 +7,14 @@ use std::path::Path;
 use std::sync::Arc;
 
 use prost::Message as _;
-use rhyzome_agent::drivers;
 use rhyzome_agent::ledger::Ledger;
 use rhyzome_agent::owner::Intake;
-use rhyzome_agent::plain::{Plain, Plains, look_at_all};
+use rhyzome_agent::plain::{Ordered, OrderedAll, Plain, Plains};
 use rhyzome_agent::reconcile::{Action, Decision, View, World, plan};
 use rhyzome_agent::report::{self, Failure};
 use rhyzome_agent::simulate::fake;
 use rhyzome_api::kernel::Error;
 use rhyzome_api::store::{AssignmentRow, NodeReport, Store};
-use rhyzome_proto::v1::order_body::Body;
 use rhyzome_proto::v1::{Order, OrderBody, Report, ReportState};
 
 use crate::audit::Side;
@@ -65,7 +63,7 @@ impl SimNode {
             refuses: BTreeMap::new(),
             deaf: false,
             ledger,
-            plain: drivers::plain(folder.path()),
+            plain: fake::plain(folder.path()),
             intake: Intake::default(),
             full: None,
             folder,
@@ -300,8 +298,8 @@ impl SimNode {
 
     fn act(&mut self, id: &str, action: Action) {
         match action {
-            Action::ApplyPlain(kind, body) => {
-                self.driver(kind).make(id, &body).unwrap();
+            Action::ApplyPlain(kind, ordered) => {
+                self.driver(kind).make(id, &ordered).unwrap();
                 self.look_at_plain();
             }
             Action::RemovePlain(kind) => {
@@ -327,12 +325,10 @@ impl SimNode {
     }
 
     fn look_at_plain(&mut self) {
-        let ordered = self.ledger.orders().iter().filter_map(|(id, order)| {
-            let Body::Plain(body) = order.body.as_ref()?.body.as_ref()? else { return None };
-            Some((id.clone(), body.clone()))
-        });
-        let ordered: BTreeMap<String, Vec<u8>> = ordered.collect();
-        let look = |driver: &Arc<dyn Plain>| (driver.kind(), look_at_all(&**driver, &ordered).unwrap());
+        let ordered =
+            self.ledger.orders().iter().filter_map(|(id, order)| Some((id.clone(), Ordered::of(order)?)));
+        let ordered: OrderedAll = ordered.collect();
+        let look = |driver: &Arc<dyn Plain>| (driver.kind(), driver.look_at_all(&ordered).unwrap());
         self.world.plain = self.plain.iter().map(look).collect();
     }
 

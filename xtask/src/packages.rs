@@ -46,6 +46,10 @@ pub const DEMO: Set = Set {
 /// What all tests need beyond the demo.
 pub const TEST: Set = Set { name: "test", packages: &["postgresql", "mmdebstrap", "xorriso"] };
 
+/// The other end of tunnels in tests: somebody else.
+pub const WIREGUARD: Set =
+    Set { name: "wireguard", packages: &["wireguard-tools", "wireguard-go", "iproute2", "iputils-ping"] };
+
 /// What benches of the control plane need.
 pub const BENCH: Set = Set { name: "bench", packages: &["postgresql"] };
 

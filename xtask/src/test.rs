@@ -76,7 +76,10 @@ struct Count {
 
 /// Runs the command.
 pub fn main(arguments: &Arguments) -> Result<()> {
-    packages::ensure(&[packages::DEMO, packages::TEST, packages::FUZZ], !arguments.no_install)?;
+    packages::ensure(
+        &[packages::DEMO, packages::TEST, packages::WIREGUARD, packages::FUZZ],
+        !arguments.no_install,
+    )?;
     let chosen: Vec<&Part> =
         PARTS.iter().filter(|part| arguments.part.as_ref().is_none_or(|name| name == part.name)).collect();
     let is_beside = |part: &Part| chosen.iter().any(|other| part.beside == Some(other.name));

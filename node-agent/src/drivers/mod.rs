@@ -8,6 +8,7 @@ pub mod image;
 pub mod instance;
 pub mod network;
 
+use crate::env::Env;
 use crate::plain::{Line, Plains};
 use std::io;
 use std::path::Path;
@@ -18,7 +19,13 @@ const PLAIN: &[Line] = &[
 ];
 
 /// The drivers of all plain kinds, on the node whose agent keeps its things in this folder.
-pub fn plain(state: &Path) -> Plains {
+pub fn plain(state: &Path, env: &Env) -> Plains {
+    // Devices and their peers are several kinds in one room.
+    alone(state).into_iter().chain(crate::wireguard::drivers(state, env)).collect()
+}
+
+/// Those of THE LIST alone: they need nothing but the folder.
+pub fn alone(state: &Path) -> Plains {
     PLAIN.iter().map(|line| line(state)).collect()
 }
 

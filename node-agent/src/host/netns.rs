@@ -125,17 +125,33 @@ where
 
 /// Opens the persistent tap `tap` in `namespace`, as QEMU wants it: whole frames with a virtio header.
 pub fn open_tap(namespace: &str, tap: &str) -> io::Result<OwnedFd> {
-    run_in(namespace, || attach_tap(tap, false))
+    run_in(namespace, || attach(tap, libc::IFF_TAP | libc::IFF_VNET_HDR, Being::Found))
 }
 
 /// Makes a tap that stays when its file is closed, in the namespace of this thread. It begins down.
 pub fn create_tap(tap: &str) -> io::Result<()> {
-    attach_tap(tap, true).map(drop)
+    attach(tap, libc::IFF_TAP | libc::IFF_VNET_HDR, Being::Lasting).map(drop)
+}
+
+/// Makes an interface for IP packets in the namespace of this thread, that is gone when its file is closed.
+pub fn open_tun(tun: &str) -> io::Result<OwnedFd> {
+    attach(tun, libc::IFF_TUN, Being::Made)
+}
+
+/// What becomes of an interface with its file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Being {
+    /// It is there, and stays.
+    Found,
+    /// It is made, and goes with its file.
+    Made,
+    /// It is made, and stays.
+    Lasting,
 }
 
 #[allow(unsafe_code)]
-fn attach_tap(tap: &str, persist: bool) -> io::Result<OwnedFd> {
-    let named = |error: io::Error| io::Error::new(error.kind(), format!("tap {tap}: {error}"));
+fn attach(tap: &str, kind: libc::c_int, being: Being) -> io::Result<OwnedFd> {
+    let named = |error: io::Error| io::Error::new(error.kind(), format!("interface {tap}: {error}"));
     if tap.is_empty() || tap.len() >= libc::IFNAMSIZ {
         return Err(named(io::Error::new(io::ErrorKind::InvalidInput, "not the name of an interface")));
     }
@@ -145,16 +161,16 @@ fn attach_tap(tap: &str, persist: bool) -> io::Result<OwnedFd> {
     for (to, from) in request.ifr_name.iter_mut().zip(tap.bytes()) {
         *to = from.cast_signed();
     }
-    let flags = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
+    let flags = kind | libc::IFF_NO_PI;
     request.ifr_ifru.ifru_flags = i16::try_from(flags).map_err(io::Error::other)?;
-    if !persist && nix::net::if_::if_nametoindex(tap).is_err() {
+    if being == Being::Found && nix::net::if_::if_nametoindex(tap).is_err() {
         // Without this, opening a tap that is gone would quietly make a new one outside all rules.
         return Err(named(io::Error::from(io::ErrorKind::NotFound)));
     }
     // SAFETY: the descriptor is open, and the request outlives the call, which reads and writes a whole ifreq.
     let attached = unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF, &raw mut request) };
     Errno::result(attached).map_err(|errno| named(errno.into()))?;
-    if persist {
+    if being == Being::Lasting {
         // SAFETY: the descriptor is open; the argument is a plain number.
         let kept = unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETPERSIST, 1) };
         Errno::result(kept).map_err(|errno| named(errno.into()))?;

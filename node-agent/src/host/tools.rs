@@ -94,6 +94,7 @@ pub fn probe() -> Vec<Tool> {
     ));
     tools.push(landlock());
     tools.extend(network());
+    tools.push(wireguard());
     tools
 }
 
@@ -142,6 +143,14 @@ fn device(name: &'static str, file: &str, advice: &str) -> Tool {
     match OpenOptions::new().read(true).write(true).open(file) {
         Ok(_) => Tool::found(name, format!("{file} opens")),
         Err(error) => Tool::lacking(name, format!("{file}: {error}: {advice}")),
+    }
+}
+
+/// By the kernel, or by a process of its own: said which.
+fn wireguard() -> Tool {
+    match crate::wireguard::engine::probe() {
+        Ok(word) => Tool::found("wireguard", word),
+        Err(error) => Tool::lacking("wireguard", format!("{error}: load the kernel module wireguard or tun")),
     }
 }
 
@@ -251,7 +260,9 @@ mod tests {
     #[test]
     fn all_that_networks_need_is_here() {
         let tools = probe();
-        for name in ["nft", "dnsmasq", "tun", "netns", "bridge", "veth", "tap", "nft-bridge", "nft-nat"] {
+        for name in
+            ["nft", "dnsmasq", "tun", "netns", "bridge", "veth", "tap", "nft-bridge", "nft-nat", "wireguard"]
+        {
             let tool = tools.iter().find(|tool| tool.name == name).unwrap();
             assert!(tool.available, "{name}: {}", tool.detail);
         }

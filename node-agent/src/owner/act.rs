@@ -8,7 +8,7 @@ use crate::drivers::network::DesiredNetwork;
 use crate::drivers::{Deviation, DriverError};
 use crate::host::netns;
 use crate::names;
-use crate::plain::{ObservedPlain, Plain};
+use crate::plain::{ObservedPlain, Ordered, Plain};
 use crate::reconcile::Action;
 use rhyzome_proto::v1::{DiskOrder, InstanceDisk, InstanceNic};
 use std::collections::BTreeMap;
@@ -102,8 +102,8 @@ pub(super) async fn act(
             });
             result
         }
-        Action::ApplyPlain(kind, body) => {
-            let (result, now) = act_on_plain(drivers, kind, id, Some(body)).await;
+        Action::ApplyPlain(kind, ordered) => {
+            let (result, now) = act_on_plain(drivers, kind, id, Some(ordered)).await;
             seen.extend(now);
             result
         }
@@ -127,26 +127,35 @@ async fn act_on_plain(
     drivers: &Drivers,
     kind: &'static str,
     id: &str,
-    body: Option<Vec<u8>>,
-) -> (Result<(), DriverError>, Option<Seen>) {
+    ordered: Option<Ordered>,
+) -> (Result<(), DriverError>, Vec<Seen>) {
     let found = drivers.plain.iter().find(|driver| driver.kind() == kind).cloned();
     let object = id.to_owned();
     let work = move |driver: Arc<dyn Plain>| {
-        let result = match &body {
-            Some(body) => driver.make(&object, body),
-            None => driver.take_away(&object),
+        let made = match &ordered {
+            Some(ordered) => driver.make(&object, ordered),
+            None => driver.take_away(&object).map(|()| Vec::new()),
         };
-        match driver.look(&object, body.as_deref()) {
-            Ok(seen) => (result, Some(Seen::Plain(kind, object, seen))),
-            Err(error) => (result.and(Err(error)), None),
+        let mut seen = Vec::new();
+        let result = made.map(|repaired| {
+            if !repaired.is_empty() {
+                seen.push(Seen::Repaired(object.clone(), repaired));
+            }
+        });
+        match driver.look(&object, ordered.as_ref()) {
+            Ok(now) => {
+                seen.push(Seen::Plain(kind, object, now));
+                (result, seen)
+            }
+            Err(error) => (result.and(Err(error)), seen),
         }
     };
     let Some(driver) = found else {
-        return (Err(DriverError::Permanent(format!("there is no driver of the kind {kind}"))), None);
+        return (Err(DriverError::Permanent(format!("there is no driver of the kind {kind}"))), Vec::new());
     };
     let done = tokio::task::spawn_blocking(move || work(driver)).await;
     done.unwrap_or_else(|error| {
-        (Err(DriverError::Retry(format!("the driver of {kind} ended: {error}"))), None)
+        (Err(DriverError::Retry(format!("the driver of {kind} ended: {error}"))), Vec::new())
     })
 }
 

@@ -5,6 +5,7 @@ use super::look::Sight;
 use crate::drivers::network::DesiredNetwork;
 use crate::findings::{Beside, Diary};
 use crate::reconcile::{Orders, World};
+use rhyzome_proto::v1::Order;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 use tokio::time::Instant;
@@ -142,6 +143,13 @@ impl Known {
         let network = self.world.in_force.get(id)?;
         let is_due = self.applied.get(id).is_none_or(|applied| applied.elapsed() >= age);
         is_due.then(|| network.clone())
+    }
+
+    /// How long what is held stays as it is to be: an expiry is met on time, whether the server is heard or not.
+    pub fn until_over(&self, order: Option<&Order>, now_ms: u64) -> Duration {
+        let here = order.and_then(|order| self.world.plain.get(order.kind.as_str())?.get(&order.object_id));
+        let until = here.and_then(|seen| seen.until_ms);
+        until.map_or(Duration::MAX, |until| Duration::from_millis(until.saturating_sub(now_ms)))
     }
 
     /// What is there and was never ordered.

@@ -5,7 +5,7 @@ use super::Drivers;
 use super::act::{Seen, look_at_disk, look_at_image, look_at_instance};
 use crate::drivers::Deviation;
 use crate::drivers::instance::ObservedGuest;
-use crate::plain::{Plain, look_at_all};
+use crate::plain::{Ordered, OrderedAll, Plain};
 use crate::reconcile::Orders;
 use rhyzome_proto::v1::order_body::Body;
 use std::collections::{BTreeMap, BTreeSet};
@@ -77,13 +77,9 @@ pub(super) async fn look(drivers: &Drivers, orders: &Orders) -> Sight {
 async fn look_at_kind(driver: &Arc<dyn Plain>, orders: &Orders, sight: &mut Sight) {
     let (driver, kind) = (driver.clone(), driver.kind());
     let of_kind = orders.iter().filter(|(_, order)| order.kind == kind);
-    let ordered: BTreeMap<String, Vec<u8>> = of_kind
-        .filter_map(|(id, order)| match order.body.as_ref()?.body.as_ref()? {
-            Body::Plain(body) => Some((id.clone(), body.clone())),
-            _ => None,
-        })
-        .collect();
-    match tokio::task::spawn_blocking(move || look_at_all(&*driver, &ordered)).await {
+    let ordered: OrderedAll =
+        of_kind.filter_map(|(id, order)| Some((id.clone(), Ordered::of(order)?))).collect();
+    match tokio::task::spawn_blocking(move || driver.look_at_all(&ordered)).await {
         Ok(Ok(here)) => {
             sight.plain.push((kind, here.keys().cloned().collect()));
             sight.seen.extend(here.into_iter().map(|(id, seen)| Seen::Plain(kind, id, Some(seen))));

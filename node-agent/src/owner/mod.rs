@@ -409,7 +409,10 @@ impl Owner {
                 Decision::Wait { until_ms: Some(until_ms), .. } => {
                     wake = wake.min(Duration::from_millis(until_ms.saturating_sub(now)));
                 }
-                Decision::Held => self.refresh(&id, now),
+                Decision::Held => {
+                    wake = wake.min(self.known.until_over(self.orders.get(&id), now));
+                    self.refresh(&id, now);
+                }
                 _ => {}
             }
         }

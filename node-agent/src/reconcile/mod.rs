@@ -20,7 +20,7 @@ use crate::drivers::image::ObservedImage;
 use crate::drivers::instance::{BootRecord, ObservedInstance};
 use crate::drivers::network::DesiredNetwork;
 use crate::lease::Standing;
-use crate::plain::ObservedPlain;
+use crate::plain::{ObservedPlain, Ordered};
 use rhyzome_proto::v1::order_body::Body;
 use rhyzome_proto::v1::{DiskOrder, ImageOrder, Order};
 use std::collections::{BTreeMap, BTreeSet};
@@ -133,8 +133,8 @@ pub enum Action {
     RemoveInstance,
     /// Write an instance's files again as they were when it was started; the guest goes on.
     Rewrite,
-    /// Make one of a plain kind as this body says.
-    ApplyPlain(&'static str, Vec<u8>),
+    /// Make one of a plain kind as this says.
+    ApplyPlain(&'static str, Ordered),
     /// Leave nothing of one of a plain kind.
     RemovePlain(&'static str),
     /// Nothing is left: forget the order and report GONE.

@@ -1,9 +1,8 @@
 //! Plain kinds: what one driver does by itself.
 
 use super::{Action, Decision, View, no_body, obstacle};
-use crate::plain::ObservedPlain;
+use crate::plain::{ObservedPlain, Ordered};
 use rhyzome_proto::v1::Order;
-use rhyzome_proto::v1::order_body::Body;
 use std::collections::BTreeMap;
 
 pub(super) fn decide(
@@ -16,15 +15,14 @@ pub(super) fn decide(
     if order.remove {
         return Decision::Do(seen.map_or(Action::Forget, |_| Action::RemovePlain(kind)));
     }
-    let Some(Body::Plain(body)) = order.body.as_ref().and_then(|body| body.body.as_ref()) else {
-        return no_body(order);
-    };
-    if seen.is_some_and(|seen| seen.in_force.as_ref() == Some(body)) {
+    let Some(ordered) = Ordered::of(order) else { return no_body(order) };
+    let is_over = |seen: &ObservedPlain| seen.until_ms.is_some_and(|until| until <= view.now_ms);
+    if seen.is_some_and(|seen| seen.in_force.as_ref() == Some(&ordered.body) && !is_over(seen)) {
         return Decision::Held;
     }
     match order.needs.iter().find_map(|id| obstacle(view, id)) {
         Some(reason) => Decision::wait(reason),
-        None => Decision::Do(Action::ApplyPlain(kind, body.clone())),
+        None => Decision::Do(Action::ApplyPlain(kind, ordered)),
     }
 }
 

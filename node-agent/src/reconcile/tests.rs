@@ -164,8 +164,8 @@ impl Node {
                 world.instances.get_mut(id).unwrap().process.as_mut().unwrap().paused = paused;
             }
             Action::RemoveInstance => drop(world.instances.remove(id)),
-            Action::ApplyPlain(kind, body) => {
-                let seen = ObservedPlain { in_force: Some(body), ..ObservedPlain::default() };
+            Action::ApplyPlain(kind, ordered) => {
+                let seen = ObservedPlain { in_force: Some(ordered.body), ..ObservedPlain::default() };
                 world.plain.get_mut(kind).unwrap().insert(id.into(), seen);
             }
             Action::RemovePlain(kind) => drop(world.plain.get_mut(kind).unwrap().remove(id)),
@@ -412,7 +412,7 @@ fn one_of_a_plain_kind_waits_for_what_it_needs() {
     // Another message is another order.
     node.order("note", Body::Plain(vec![2]));
     node.orders.get_mut("note").unwrap().kind = "note".into();
-    assert_eq!(decide(&node), Decision::Do(Action::ApplyPlain("note", vec![2])));
+    assert_eq!(decide(&node), Decision::Do(Action::ApplyPlain("note", vec![2].into())));
     node.orders.get_mut("note").unwrap().remove = true;
     assert_eq!(decide(&node), Decision::Do(Action::RemovePlain("note")));
     node.settle();

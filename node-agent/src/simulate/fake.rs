@@ -4,10 +4,60 @@
 use crate::drivers::disk::ObservedDisk;
 use crate::drivers::image::ObservedImage;
 use crate::drivers::instance::{ObservedGuest, ObservedInstance, ObservedProcess};
+use crate::drivers::{self, Deviation, DriverError};
+use crate::files;
 use crate::owner::{Rendered, Seen, Sight};
-use crate::plain::ObservedPlain;
+use crate::plain::{ObservedPlain, Ordered, Plain, Plains};
 use crate::reconcile::{Action, Orders, World};
 use rhyzome_proto::v1::order_body::Body;
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Drivers of all plain kinds for a node that is not there: those that need only a folder, and stand-ins for what would
+/// touch this machine.
+pub fn plain(state: &Path) -> Plains {
+    let stand_in =
+        |kind: &&'static str| -> Arc<dyn Plain> { Arc::new(StandIn { kind, folder: state.join(kind) }) };
+    drivers::alone(state).into_iter().chain(crate::wireguard::KINDS.iter().map(stand_in)).collect()
+}
+
+/// Keeps the bodies of orders, one file each, and does nothing with them.
+struct StandIn {
+    kind: &'static str,
+    folder: PathBuf,
+}
+
+impl Plain for StandIn {
+    fn kind(&self) -> &'static str {
+        self.kind
+    }
+
+    fn all(&self) -> Result<BTreeSet<String>, DriverError> {
+        let entries = fs::read_dir(&self.folder).into_iter().flatten().flatten();
+        Ok(entries.filter_map(|entry| entry.file_name().into_string().ok()).collect())
+    }
+
+    fn look(&self, id: &str, ordered: Option<&Ordered>) -> Result<Option<ObservedPlain>, DriverError> {
+        let Ok(here) = fs::read(self.folder.join(id)) else { return Ok(None) };
+        let in_force = ordered.map(|ordered| &ordered.body).filter(|body| **body == here).cloned();
+        Ok(Some(ObservedPlain { in_force, ..ObservedPlain::default() }))
+    }
+
+    fn make(&self, id: &str, ordered: &Ordered) -> Result<Vec<Deviation>, DriverError> {
+        fs::create_dir_all(&self.folder)
+            .and_then(|()| files::write_durable(&self.folder.join(id), &ordered.body))
+            .map_err(|error| DriverError::io("keep a body", &error))?;
+        Ok(Vec::new())
+    }
+
+    fn take_away(&self, id: &str) -> Result<(), DriverError> {
+        files::remove_if_there(&self.folder.join(id))
+            .map(drop)
+            .map_err(|error| DriverError::io("forget a body", &error))
+    }
+}
 
 /// True if this needs room on the disk.
 pub fn writes(action: &Action) -> bool {
@@ -87,8 +137,8 @@ pub fn act(world: &mut World, id: &str, action: Action, now_ms: u64, deaf: bool,
         Action::Pause => pause(world, id, true),
         Action::Resume => pause(world, id, false),
         Action::RemoveInstance => drop(world.instances.remove(id)),
-        Action::ApplyPlain(kind, body) => {
-            let seen = ObservedPlain { in_force: Some(body), ..ObservedPlain::default() };
+        Action::ApplyPlain(kind, ordered) => {
+            let seen = ObservedPlain { in_force: Some(ordered.body), ..ObservedPlain::default() };
             world.plain.entry(kind).or_default().insert(id.to_owned(), seen);
         }
         Action::RemovePlain(kind) => drop(world.plain.get_mut(kind).and_then(|here| here.remove(id))),

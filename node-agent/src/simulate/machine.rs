@@ -82,7 +82,7 @@ impl Machine {
             rules: shared.rules.clone(),
             tally: shared.tally.clone(),
             env: shared.env.clone(),
-            plain: drivers::plain(folder).iter().map(|driver| driver.kind()).collect(),
+            plain: fake::plain(folder).iter().map(|driver| driver.kind()).collect(),
             state: Mutex::default(),
             life: AtomicU64::new(0),
         }

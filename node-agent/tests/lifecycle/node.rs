@@ -79,7 +79,7 @@ impl Node {
             disks: Arc::new(DiskDriver::new(state)),
             networks: NetworkDriver::new(state),
             instances: Arc::new(InstanceDriver::new(state, ring)),
-            plain: drivers::plain(state),
+            plain: drivers::plain(state, &Env::system()),
         };
         events.send(Event::Accelerator("tcg".into())).unwrap();
         link.try_send(LinkEvent::Connected { db_epoch: 1, session: 1 }).unwrap();

@@ -9,11 +9,10 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use rhyzome_agent::drivers::{self, DriverError};
 use rhyzome_agent::owner::{self, Done, Seen, Sight};
-use rhyzome_agent::plain::{ObservedPlain, Plain, Plains, look_at_all};
+use rhyzome_agent::plain::{ObservedPlain, Ordered, OrderedAll, Plain, Plains};
 use rhyzome_agent::reconcile::{Action, Orders, World};
 use rhyzome_agent::simulate::fake;
 use rhyzome_agent::{guard, lease};
-use rhyzome_proto::v1::order_body::Body;
 
 use super::house::{House, Switch};
 
@@ -45,7 +44,7 @@ impl Hands {
             name: name.to_owned(),
             house: house.clone(),
             folder: folder.to_owned(),
-            plain: drivers::plain(folder),
+            plain: fake::plain(folder),
             still,
             node: Mutex::default(),
             life: AtomicU64::new(0),
@@ -188,7 +187,7 @@ impl Hands {
             return Err(DriverError::Retry("no space left on device".to_owned()));
         }
         match action {
-            Action::ApplyPlain(kind, body) => self.driver(kind).make(id, body),
+            Action::ApplyPlain(kind, ordered) => self.driver(kind).make(id, ordered).map(drop),
             Action::RemovePlain(kind) => self.driver(kind).take_away(id),
             action => {
                 let Node { world, pids, .. } = &mut *node;
@@ -201,8 +200,8 @@ impl Hands {
     fn seen(&self, id: &str, action: &Action) -> Vec<Seen> {
         let own = id.to_owned();
         vec![match action {
-            Action::ApplyPlain(kind, body) => {
-                Seen::Plain(kind, own, self.driver(kind).look(id, Some(body)).unwrap())
+            Action::ApplyPlain(kind, ordered) => {
+                Seen::Plain(kind, own, self.driver(kind).look(id, Some(ordered)).unwrap())
             }
             Action::RemovePlain(kind) => Seen::Plain(kind, own, self.driver(kind).look(id, None).unwrap()),
             action => fake::seen(&self.lock().world, id, action),
@@ -214,12 +213,9 @@ impl Hands {
     }
 
     fn look_at_plain(&self, orders: &Orders) -> BTreeMap<&'static str, BTreeMap<String, ObservedPlain>> {
-        let ordered = orders.iter().filter_map(|(id, order)| {
-            let Body::Plain(body) = order.body.as_ref()?.body.as_ref()? else { return None };
-            Some((id.clone(), body.clone()))
-        });
-        let ordered: BTreeMap<String, Vec<u8>> = ordered.collect();
-        let look = |driver: &Arc<dyn Plain>| (driver.kind(), look_at_all(&**driver, &ordered).unwrap());
+        let ordered = orders.iter().filter_map(|(id, order)| Some((id.clone(), Ordered::of(order)?)));
+        let ordered: OrderedAll = ordered.collect();
+        let look = |driver: &Arc<dyn Plain>| (driver.kind(), driver.look_at_all(&ordered).unwrap());
         self.plain.iter().map(look).collect()
     }
 

@@ -7,7 +7,6 @@
 mod dnsmasq;
 mod drift;
 mod links;
-mod nft;
 pub mod observe;
 pub mod plan;
 mod record;
@@ -16,7 +15,7 @@ pub use observe::ObservedNetwork;
 pub use plan::{DesiredNetwork, Port};
 
 use super::{Deviation, DriverError};
-use crate::host::netns;
+use crate::host::{netns, nft};
 use crate::names;
 use drift::Eye;
 use links::{Links, Live};

@@ -5,7 +5,7 @@
 //! a grace period: 16 ms).
 
 use super::{DesiredNetwork, UPLINK, Uplink};
-use crate::names::{BRIDGE, NAMESPACE_PREFIX};
+use crate::names::{BRIDGE, NAMESPACE_PREFIX, WIREGUARD_PREFIX};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -158,11 +158,17 @@ fn inet_table(network: &DesiredNetwork, uplink: Option<Uplink>) -> String {
     iifname "{BRIDGE}" udp sport 68 udp dport 67 accept
     iifname "{BRIDGE}" ip daddr {gateway} meta l4proto {{ tcp, udp }} th dport 53 accept
     iifname "{BRIDGE}" ip daddr {gateway} icmp type echo-request accept
+    # Peers of a tunnel that ends here: names, and no more.
+    iifname "{WIREGUARD_PREFIX}*" ip daddr {gateway} meta l4proto {{ tcp, udp }} th dport 53 accept
+    iifname "{WIREGUARD_PREFIX}*" ip daddr {gateway} icmp type echo-request accept
   }}
   chain forward {{
     type filter hook forward priority filter; policy drop;
     # Frames from guest to guest come by here where the kernel hands bridged frames to IP filters.
     iifname "{BRIDGE}" oifname "{BRIDGE}" accept
+    # Guests and peers of a tunnel that ends here. From where a peer may send is the device's to say.
+    iifname "{WIREGUARD_PREFIX}*" oifname "{BRIDGE}" ip daddr {cidr} accept
+    iifname "{BRIDGE}" oifname "{WIREGUARD_PREFIX}*" ip saddr {cidr} accept
 "#
     );
     if let Some(Uplink { outer, .. }) = uplink {

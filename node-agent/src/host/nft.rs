@@ -3,7 +3,7 @@
 //! The kernel counts the transactions of each namespace. If the count is still what it was right after ours, then
 //! what we wrote is what is live, and no program needs to be started to know it.
 
-use crate::host::tools;
+use super::tools;
 use nix::errno::Errno;
 use nix::sys::socket::{
     AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, recv, sendto, socket,

@@ -1,0 +1,138 @@
+//! The process that is a userspace device: reads packets from an interface that it was handed, and speaks WireGuard on
+//! UDP. It is told by a socket, as `wg` tells any such device, and can do nothing else: no file, no right, no dump.
+
+use super::process::TUN_FD;
+use gotatun::device::uapi::{UapiClient, UapiServer};
+use gotatun::packet::{Ip, Packet, PacketBufPool};
+use gotatun::tun::{IpRecv, IpSend, MtuWatcher};
+use landlock::{ABI, Access, AccessFs, Ruleset, RulesetAttr};
+use nix::libc;
+use nix::sys::resource::{Resource, setrlimit};
+use std::io;
+use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
+use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
+use std::sync::Arc;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+/// Arguments of `rhyzome-agent wireguard-device`. The interface itself comes as descriptor 3.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Arguments {
+    /// What it is called, for people who look at processes
+    #[arg(long)]
+    interface: String,
+    /// The size of its packets: none is padded beyond it
+    #[arg(long)]
+    mtu: u16,
+    /// Where it is told what to do
+    #[arg(long)]
+    socket: PathBuf,
+}
+
+/// The threads that encrypt.
+const THREADS: usize = 4;
+
+/// Runs until the interface goes.
+pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
+    let tun = interface()?;
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o177));
+    let listener = UnixListener::bind(&arguments.socket)?;
+    shut_in()?;
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(cores.clamp(2, THREADS))
+        .enable_all()
+        .build()?;
+    runtime.block_on(async {
+        let (client, server) = UapiServer::new();
+        std::thread::Builder::new().name("told".into()).spawn(move || listen(&listener, &client))?;
+        let tun = Tun { fd: Arc::new(awaited(tun)?), mtu: arguments.mtu };
+        let built = gotatun::device::build().with_default_udp().with_ip(tun).with_uapi(server).build().await;
+        built?.wait().await;
+        anyhow::bail!("the interface {} is gone", arguments.interface)
+    })
+}
+
+fn listen(listener: &UnixListener, client: &UapiClient) {
+    for stream in listener.incoming().flatten() {
+        client.clone().wrap_read_write(stream);
+    }
+}
+
+/// The interface that was handed over.
+#[allow(unsafe_code)]
+fn interface() -> anyhow::Result<OwnedFd> {
+    // SAFETY: asks about a number, and changes nothing if no descriptor has it.
+    let flags = unsafe { libc::fcntl(TUN_FD, libc::F_GETFL) };
+    anyhow::ensure!(flags >= 0, "descriptor {TUN_FD} is not open: the agent starts this by itself");
+    // SAFETY: it is open, and whoever started this process has left it to us alone.
+    let tun = unsafe { OwnedFd::from_raw_fd(TUN_FD) };
+    // SAFETY: the descriptor is open, the argument a plain number.
+    let set = unsafe { libc::fcntl(tun.as_raw_fd(), libc::F_SETFL, flags | libc::O_NONBLOCK) };
+    anyhow::ensure!(set >= 0, "{}", io::Error::last_os_error());
+    Ok(tun)
+}
+
+/// Must be called where the runtime is.
+#[allow(unsafe_code)]
+fn awaited(tun: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: the number of an owned descriptor stays the same until it is dropped, and it is dropped with this.
+    unsafe { AsyncFd::register(tun) }.map_err(io::Error::from)
+}
+
+/// No file is opened from here on where the kernel has Landlock; the keys in memory are in no core dump, and no other
+/// process of the same user reads them.
+#[allow(unsafe_code)]
+fn shut_in() -> anyhow::Result<()> {
+    setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
+    // SAFETY: takes plain numbers only.
+    let hidden = unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0) };
+    anyhow::ensure!(hidden == 0, "{}", io::Error::last_os_error());
+    Ruleset::default().handle_access(AccessFs::from_all(ABI::V3))?.create()?.restrict_self()?;
+    Ok(())
+}
+
+/// Packets of the interface.
+#[derive(Clone)]
+struct Tun {
+    fd: Arc<AsyncFd<OwnedFd>>,
+    mtu: u16,
+}
+
+impl IpSend for Tun {
+    async fn send(&mut self, packet: Packet<Ip>) -> io::Result<()> {
+        let bytes = packet.into_bytes();
+        let written = self.fd.async_io(Interest::WRITABLE, |tun| {
+            nix::unistd::write(tun, &bytes).map(drop).map_err(io::Error::from)
+        });
+        match written.await {
+            // One that the interface refuses (it is down, the packet is none) is lost, as packets are.
+            Err(error) if error.raw_os_error() != Some(libc::EBADFD) => Ok(()),
+            other => other,
+        }
+    }
+}
+
+impl IpRecv for Tun {
+    async fn recv<'a>(
+        &'a mut self,
+        pool: &mut PacketBufPool,
+    ) -> io::Result<impl Iterator<Item = Packet<Ip>> + Send + 'a> {
+        loop {
+            let mut packet = pool.get();
+            let read = self.fd.async_io(Interest::READABLE, |tun| {
+                nix::unistd::read(tun, &mut packet).map_err(io::Error::from)
+            });
+            let length = read.await?;
+            packet.truncate(length);
+            if let Ok(packet) = packet.try_into_ip() {
+                return Ok(std::iter::once(packet));
+            }
+        }
+    }
+
+    fn mtu(&self) -> MtuWatcher {
+        MtuWatcher::new(self.mtu)
+    }
+}
