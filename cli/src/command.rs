@@ -1,5 +1,6 @@
 //! The words of the command line, made from the document.
 
+mod login;
 mod node;
 
 use clap::{Arg, ArgAction, Command};
@@ -18,9 +19,10 @@ Examples:
   rhyzome instance edit web --set disks.data.disk=data
   rhyzome instance restore web 3 --wait
   rhyzome node invite rack1
+  rhyzome login --url https://api.example.com
   rhyzome api GET /v1/whoami
 
-The server and the token are found by themselves when a server runs on this machine.
+The server and the token are found by themselves when a server runs on this machine, and after `rhyzome login`.
 Else give --url and --token, or RHYZOME_URL and RHYZOME_TOKEN.";
 
 /// The whole command line.
@@ -33,7 +35,8 @@ pub fn command(kinds: &Kinds) -> Command {
         .arg_required_else_help(true)
         .args(globals());
     let command = kinds.all().iter().fold(command, |command, kind| command.subcommand(of_kind(kinds, kind)));
-    command.subcommand(jobs()).subcommand(events()).subcommand(audit()).subcommand(whoami()).subcommand(api())
+    let command = command.subcommand(jobs()).subcommand(events()).subcommand(audit());
+    command.subcommand(login::login()).subcommand(login::logout()).subcommand(whoami()).subcommand(api())
 }
 
 fn option(name: &'static str, value: &'static str, help: &'static str) -> Arg {
@@ -61,6 +64,7 @@ fn globals() -> Vec<Arg> {
         ),
         global(option("url", "URL", "Where the API is").env("RHYZOME_URL")),
         global(option("token", "TOKEN", "The token to show").env("RHYZOME_TOKEN").hide_env_values(true)),
+        global(option("profile", "NAME", "Which login of `rhyzome login` is meant").env("RHYZOME_PROFILE")),
         global(option("ca", "FILE", "PEM of the authority to believe").env("RHYZOME_CA")),
     ]
 }

@@ -12,6 +12,7 @@ macro_rules! say {
 mod command;
 mod fields;
 mod output;
+mod profiles;
 mod run;
 mod settings;
 mod units;
@@ -46,9 +47,9 @@ fn hint(error: &anyhow::Error) -> Option<&'static str> {
         ),
         Error::Unexpected { .. } => Some("is this the address of a Rhyzome API?"),
         Error::Problem(problem) => match problem.word() {
-            "unauthenticated" => {
-                Some("give a token: --token, RHYZOME_TOKEN, or the folder of a server: RHYZOME_HOME")
-            }
+            "unauthenticated" => Some(
+                "`rhyzome login`; or give a token: --token, RHYZOME_TOKEN, or the folder of a server: RHYZOME_HOME",
+            ),
             "protected" => Some("`rhyzome <kind> edit NAME --protected=false` takes the protection away"),
             "no-capacity" => {
                 Some("`rhyzome node list` shows the nodes; `rhyzome node invite NAME` brings another one")

@@ -1,5 +1,5 @@
-//! Where the server is, and the token: from flags, the environment, or the folder of a server on this
-//! machine, which holds a `client.json`.
+//! Where the server is, and the token: from flags, the environment, a login that was kept, or the folder of a server on
+//! this machine, which holds a `client.json`.
 
 use std::path::{Path, PathBuf};
 
@@ -8,11 +8,28 @@ use clap::ArgMatches;
 use rhyzome_client::Settings;
 use serde_json::Value;
 
+use crate::profiles::{DEFAULT, Profiles};
+
 /// What is around this process. Read once, at start.
 #[derive(Clone, Debug, Default)]
 pub struct Surroundings {
     /// Folders in which a server may have left its `client.json`, best first.
     pub folders: Vec<PathBuf>,
+    /// The one folder is meant, whatever else there is.
+    pub said: bool,
+    /// Where logins are kept; nowhere, for whoever has no home.
+    pub logins: Option<PathBuf>,
+}
+
+/// What was found: which server, and how one is let in.
+#[derive(Debug)]
+pub struct Chosen {
+    /// For the client; without its token, if that is one of a login.
+    pub settings: Settings,
+    /// The name of the login that is meant, whether there is one or not.
+    pub profile: String,
+    /// Where the login is whose token is to be shown.
+    pub login: Option<Profiles>,
 }
 
 impl Surroundings {
@@ -20,13 +37,22 @@ impl Surroundings {
     pub fn of_process() -> Surroundings {
         let variable =
             |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+        let config = variable("XDG_CONFIG_HOME").or_else(|| Some(variable("HOME")?.join(".config")));
+        let logins = config.map(|config| config.join("rhyzome/profiles"));
         if let Some(home) = variable("RHYZOME_HOME") {
             // Said: then no other is meant.
-            return Surroundings { folders: vec![home] };
+            return Surroundings { folders: vec![home], said: true, logins };
         }
         let own = variable("HOME").map(|home| home.join(".local/share/rhyzome"));
         let folders = [Some(PathBuf::from("var/rhyzome")), own, Some(PathBuf::from("/var/lib/rhyzome"))];
-        Surroundings { folders: folders.into_iter().flatten().collect() }
+        Surroundings { folders: folders.into_iter().flatten().collect(), said: false, logins }
+    }
+
+    /// The logins that were kept.
+    pub fn profiles(&self) -> anyhow::Result<Profiles> {
+        let folder =
+            self.logins.clone().context("there is no place for logins: set HOME or XDG_CONFIG_HOME")?;
+        Ok(Profiles::new(folder))
     }
 }
 
@@ -38,9 +64,42 @@ struct Found {
     ca_file: Option<PathBuf>,
 }
 
-/// The settings to use.
-pub fn settings(matches: &ArgMatches, around: &Surroundings) -> anyhow::Result<Settings> {
+/// The settings to use. A login that is named counts before all but a token; one that is not, only where no folder of a
+/// server was said, and for its own server.
+pub fn settings(matches: &ArgMatches, around: &Surroundings) -> anyhow::Result<Chosen> {
     let said = |name: &str| matches.get_one::<String>(name).cloned();
+    let named = said("profile");
+    let profile = named.clone().unwrap_or_else(|| DEFAULT.to_owned());
+    if said("token").is_some() || (named.is_none() && around.said) {
+        return server(matches, around);
+    }
+    let profiles = match (&named, around.profiles()) {
+        (_, Ok(profiles)) => profiles,
+        (None, Err(_)) => return server(matches, around),
+        (Some(_), Err(error)) => return Err(error),
+    };
+    let kept = match (profiles.read(&profile)?, &named) {
+        (Some(kept), _) => kept,
+        (None, None) => return server(matches, around),
+        (None, Some(name)) => bail!("there is no login `{name}`: `rhyzome login --profile {name}` makes one"),
+    };
+    let other = said("url").is_some_and(|url| url.trim_end_matches('/') != kept.url.trim_end_matches('/'));
+    match (other, named) {
+        (true, Some(name)) => bail!("the login `{name}` is for {}, not for the --url given", kept.url),
+        (true, None) => server(matches, around),
+        (false, _) => {
+            let ca = said("ca").map(PathBuf::from).or(kept.ca);
+            let ca_pem = ca.map(|file| read(&file).map(String::into_bytes)).transpose()?;
+            let settings = Settings { url: kept.url, token: None, ca_pem };
+            Ok(Chosen { settings, profile, login: Some(profiles) })
+        }
+    }
+}
+
+/// The server, and the token that was said or that it has left for us: whatever logins there are.
+pub fn server(matches: &ArgMatches, around: &Surroundings) -> anyhow::Result<Chosen> {
+    let said = |name: &str| matches.get_one::<String>(name).cloned();
+    let profile = said("profile").unwrap_or_else(|| DEFAULT.to_owned());
     let (url, token, ca) = (said("url"), said("token"), said("ca"));
     let found = around.folders.iter().find_map(|folder| found_in(folder).transpose()).transpose()?;
     // A local server's token goes to that server and to no other.
@@ -49,8 +108,8 @@ pub fn settings(matches: &ArgMatches, around: &Surroundings) -> anyhow::Result<S
     let Some(url) = url.or_else(|| found.as_ref().map(|found| found.url.clone())) else {
         let places: Vec<String> = around.folders.iter().map(|folder| folder.display().to_string()).collect();
         bail!(
-            "no server is known: say --url and --token (RHYZOME_URL, RHYZOME_TOKEN), or start one here with \
-             `rhyzome-api`\n  no client.json in {}",
+            "no server is known: `rhyzome login --url URL`, or say --url and --token (RHYZOME_URL, RHYZOME_TOKEN), or \
+             start one here with `rhyzome-api`\n  no client.json in {}",
             places.join(", ")
         );
     };
@@ -63,7 +122,7 @@ pub fn settings(matches: &ArgMatches, around: &Surroundings) -> anyhow::Result<S
         Some(file) => Some(read(&file)?.into_bytes()),
         None => None,
     };
-    Ok(Settings { url, token, ca_pem })
+    Ok(Chosen { settings: Settings { url, token, ca_pem }, profile, login: None })
 }
 
 fn found_in(folder: &Path) -> anyhow::Result<Option<Found>> {
@@ -100,7 +159,7 @@ mod tests {
             .mut_args(|arg| arg.env(None::<&str>))
             .get_matches_from(arguments);
         let folders = folders.iter().map(|folder| folder.to_path_buf()).collect();
-        settings(&matches, &Surroundings { folders })
+        Ok(settings(&matches, &Surroundings { folders, ..Surroundings::default() })?.settings)
     }
 
     fn folder() -> tempfile::TempDir {
@@ -135,5 +194,45 @@ mod tests {
         let nothing = tempfile::tempdir().unwrap();
         let said = with(&[], &[nothing.path()]).unwrap_err().to_string();
         assert!(said.contains("--url") && said.contains(&nothing.path().display().to_string()), "{said}");
+    }
+
+    fn chosen(arguments: &[&str], around: &Surroundings) -> anyhow::Result<Chosen> {
+        let arguments = ["rhyzome", "whoami"].iter().chain(arguments);
+        let matches = crate::command::command(&Kinds::known())
+            .mut_args(|arg| arg.env(None::<&str>))
+            .get_matches_from(arguments);
+        settings(&matches, around)
+    }
+
+    #[test]
+    fn a_login_counts_for_its_own_server() {
+        let (server, home) = (folder(), tempfile::tempdir().unwrap());
+        let mut around = Surroundings {
+            folders: vec![server.path().to_owned()],
+            said: false,
+            logins: Some(home.path().to_owned()),
+        };
+        let token = |chosen: Chosen| (chosen.settings.url, chosen.settings.token, chosen.login.is_some());
+        let local = ("https://127.0.0.1:1".to_owned(), Some("secret".to_owned()), false);
+        assert_eq!(token(chosen(&[], &around).unwrap()), local);
+        let kept = crate::profiles::tests::profile("https://api.example");
+        around.profiles().unwrap().write(DEFAULT, &kept).unwrap();
+        around.profiles().unwrap().write("acme", &kept).unwrap();
+        let login = ("https://api.example".to_owned(), None, true);
+        assert_eq!(token(chosen(&[], &around).unwrap()), login);
+        assert_eq!(token(chosen(&["--url", "https://api.example/"], &around).unwrap()), login);
+        assert_eq!(token(chosen(&["--profile", "acme"], &around).unwrap()), login);
+        assert_eq!(token(chosen(&["--url", "https://127.0.0.1:1"], &around).unwrap()), local);
+        let said = token(chosen(&["--url", "https://api.example", "--token", "t"], &around).unwrap());
+        assert_eq!(said, ("https://api.example".to_owned(), Some("t".to_owned()), false));
+        let error = chosen(&["--profile", "other"], &around).unwrap_err().to_string();
+        assert!(error.contains("rhyzome login --profile other"), "{error}");
+        let error =
+            chosen(&["--profile", "acme", "--url", "https://evil.example"], &around).unwrap_err().to_string();
+        assert!(error.contains("is for https://api.example"), "{error}");
+        // A folder that was said is meant, unless a login is named.
+        around.said = true;
+        assert_eq!(token(chosen(&[], &around).unwrap()), local);
+        assert_eq!(token(chosen(&["--profile", "acme"], &around).unwrap()), login);
     }
 }

@@ -15,6 +15,8 @@ use nix::sched::{CloneFlags, setns};
 pub struct Reply {
     /// Its status.
     pub status: u16,
+    /// Its headers, as they came.
+    pub head: String,
     /// Its body.
     pub body: String,
 }
@@ -57,7 +59,8 @@ fn parse(bytes: &[u8]) -> Result<Reply> {
         bail!("the answer is cut off");
     }
     let body = String::from_utf8_lossy(body);
-    Ok(Reply { status, body: body.into_owned() })
+    let (head, body) = (head.into_owned(), body.into_owned());
+    Ok(Reply { status, head, body })
 }
 
 /// GET of a page; an error unless the answer is 200.

@@ -6,6 +6,7 @@ pub mod demo;
 pub mod fuzz;
 pub mod http;
 pub mod image;
+pub mod keycloak;
 pub mod leftovers;
 pub mod new_resource;
 pub mod openapi;

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use xtask::{bench, demo, fuzz, image, new_resource, openapi, sim, test};
+use xtask::{bench, demo, fuzz, image, keycloak, new_resource, openapi, sim, test};
 
 /// Commands for those who work on Rhyzome.
 #[derive(Parser)]
@@ -25,6 +25,8 @@ enum Command {
     Fuzz(fuzz::Arguments),
     /// Builds a guest image from Debian's own packages
     Image(image::Arguments),
+    /// Fetches and prepares the Keycloak that tests log in at
+    Keycloak(keycloak::Arguments),
     /// Writes all that a new kind needs, in its places
     NewResource(new_resource::Arguments),
     /// Simulates the control plane and its nodes, with all that can go wrong, from seeds
@@ -41,6 +43,7 @@ fn main() -> ExitCode {
         Command::Fuzz(arguments) => fuzz::main(&arguments),
         Command::Sim(arguments) => sim::main(&arguments),
         Command::Image(arguments) => image::main(arguments),
+        Command::Keycloak(arguments) => keycloak::main(&arguments),
         Command::NewResource(arguments) => new_resource::main(&arguments),
         Command::Openapi(arguments) => openapi::main(&arguments),
     };

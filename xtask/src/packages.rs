@@ -56,6 +56,9 @@ pub const BENCH: Set = Set { name: "bench", packages: &["postgresql"] };
 /// What a peer's queue needs that is measured beside ours, where nobody has brought `npm` from elsewhere.
 pub const PEER: Set = Set { name: "peer", packages: &["nodejs", "npm"] };
 
+/// What a real Keycloak needs, and how it is fetched.
+pub const KEYCLOAK: Set = Set { name: "keycloak", packages: &["maven", "openjdk-17-jre-headless"] };
+
 /// What asking the API at random needs.
 pub const FUZZ: Set = Set { name: "fuzz", packages: &["python3", "python3-venv"] };
 

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use clap::Args;
 
-use crate::{image, packages, repository, run};
+use crate::{image, keycloak, packages, repository, run};
 
 /// Arguments of `cargo xtask test`.
 #[derive(Args)]
@@ -76,10 +76,8 @@ struct Count {
 
 /// Runs the command.
 pub fn main(arguments: &Arguments) -> Result<()> {
-    packages::ensure(
-        &[packages::DEMO, packages::TEST, packages::WIREGUARD, packages::FUZZ],
-        !arguments.no_install,
-    )?;
+    let wanted = [packages::DEMO, packages::TEST, packages::WIREGUARD, packages::FUZZ, packages::KEYCLOAK];
+    packages::ensure(&wanted, !arguments.no_install)?;
     let chosen: Vec<&Part> =
         PARTS.iter().filter(|part| arguments.part.as_ref().is_none_or(|name| name == part.name)).collect();
     let is_beside = |part: &Part| chosen.iter().any(|other| part.beside == Some(other.name));
@@ -152,6 +150,9 @@ fn go_through(part: &Part, install: bool, out: &mut impl Write, total: &mut Coun
     writeln!(out, "\n=== {}", part.name)?;
     if matches!(part.name, "e2e" | "agent" | "in-process") {
         prepare(out)?;
+    }
+    if part.name == "e2e" {
+        keycloak::prepared(install)?;
     }
     for name in part.images {
         match *name {

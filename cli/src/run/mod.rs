@@ -8,6 +8,7 @@ mod crud;
 mod events;
 mod image;
 mod jobs;
+mod login;
 mod node;
 mod quota;
 mod webhook;
@@ -52,9 +53,19 @@ pub async fn run(kinds: &Kinds, matches: &ArgMatches, around: &Surroundings) -> 
     let (noun, rest) = matches.subcommand().ok_or_else(|| Usage("say what to do; --help helps".into()))?;
     let (verb, leaf) = rest.subcommand().unwrap_or(("", rest));
     let text = |name: &str| leaf.get_one::<String>(name).cloned().unwrap_or_default();
+    match noun {
+        "login" => return login::login(leaf, around).await,
+        "logout" => return login::logout(leaf, around).await,
+        _ => {}
+    }
+    let chosen = settings::settings(leaf, around)?;
+    let mut settings = chosen.settings;
+    if let Some(profiles) = &chosen.login {
+        settings.token = Some(login::token(profiles, &chosen.profile, &settings).await?);
+    }
     let context = Context {
         kinds,
-        client: Client::new(&settings::settings(leaf, around)?)?,
+        client: Client::new(&settings)?,
         tenant: text("tenant"),
         global: switch(leaf, "global"),
         format: output::format(&text("output")),

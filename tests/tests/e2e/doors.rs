@@ -58,7 +58,7 @@ impl Remote {
     fn beside(&self, program: &Path, words: &[&str]) -> Output {
         let mut command = Command::new("nsenter");
         command.arg(format!("--net=/proc/{}/ns/net", self.server.id())).arg(program).args(words);
-        for other in ["RHYZOME_URL", "RHYZOME_TOKEN", "RHYZOME_CA", "RHYZOME_TENANT"] {
+        for other in ["RHYZOME_URL", "RHYZOME_TOKEN", "RHYZOME_CA", "RHYZOME_TENANT", "RHYZOME_PROFILE"] {
             command.env_remove(other);
         }
         command.env("RHYZOME_HOME", self.home()).output().unwrap()

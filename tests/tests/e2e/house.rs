@@ -324,7 +324,7 @@ pub struct Answer {
 }
 
 impl Answer {
-    fn of(reply: Reply) -> Answer {
+    pub fn of(reply: Reply) -> Answer {
         let json = serde_json::from_str(&reply.body).unwrap_or_else(|_| json!(reply.body));
         Answer { status: reply.status, json }
     }

@@ -10,6 +10,7 @@ mod house;
 mod crash;
 mod doors;
 mod drift;
+mod keycloak;
 mod lease;
 mod life;
 mod long;

@@ -1,0 +1,140 @@
+//! A Keycloak with two realms: `cloud`, whose people may be operators, and `acme`, whose people are known in the tenant
+//! acme only.
+
+use std::path::Path;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use url::form_urlencoded;
+use xtask::http::{self, Reply};
+use xtask::keycloak::{ADMIN, Keycloak};
+
+/// What robots show at the realm `cloud`.
+pub const ROBOT: (&str, &str) = ("robot", "robot-of-a-test");
+/// Whoever logs in, in both realms.
+pub const ANNA: (&str, &str) = ("anna", "anna-of-a-test");
+
+/// The realms, and who may change them.
+pub struct Realms {
+    pub keycloak: Keycloak,
+}
+
+impl Realms {
+    /// Starts it; there is no realm yet.
+    pub fn start(folder: &Path) -> Realms {
+        let home = xtask::keycloak::prepared(false).unwrap();
+        Realms { keycloak: Keycloak::start(&home, folder).unwrap() }
+    }
+
+    /// Makes a realm whose logouts are told to this API.
+    pub fn make(&self, realm: &str, ended: &str) {
+        self.admin("POST", "/admin/realms", &realm_of(realm, ended));
+    }
+
+    /// A token from the realm's own endpoint.
+    pub fn token(&self, realm: &str, fields: &[(&str, &str)]) -> Value {
+        let reply = self.form(realm, "token", fields);
+        assert_eq!(reply.status, 200, "{}", reply.body);
+        serde_json::from_str(&reply.body).unwrap()
+    }
+
+    /// A robot's token.
+    pub fn robot(&self, client: &str) -> String {
+        let fields =
+            [("grant_type", "client_credentials"), ("client_id", client), ("client_secret", ROBOT.1)];
+        self.token("cloud", &fields)["access_token"].as_str().unwrap().to_owned()
+    }
+
+    /// One request of a form to an endpoint of a realm.
+    pub fn form(&self, realm: &str, endpoint: &str, fields: &[(&str, &str)]) -> Reply {
+        let mut body = form_urlencoded::Serializer::new(String::new());
+        for (name, value) in fields {
+            body.append_pair(name, value);
+        }
+        let path = format!("/realms/{realm}/protocol/openid-connect/{endpoint}");
+        let headers = ["Content-Type: application/x-www-form-urlencoded".to_owned()];
+        let wait = Duration::from_secs(60);
+        http::request(self.keycloak.address, "POST", &path, &headers, &body.finish(), wait).unwrap()
+    }
+
+    /// The realm signs with a new key from now on.
+    pub fn rotate(&self, realm: &str) {
+        let id = self.admin("GET", &format!("/admin/realms/{realm}"), &Value::Null)["id"].clone();
+        let key = json!({
+            "name": "newer", "providerId": "rsa-generated", "providerType": "org.keycloak.keys.KeyProvider",
+            "parentId": id, "config": { "priority": ["1000"], "algorithm": ["RS256"], "keySize": ["2048"] },
+        });
+        self.admin("POST", &format!("/admin/realms/{realm}/components"), &key);
+    }
+
+    /// Ends all logins of somebody, as an administrator would.
+    pub fn log_out(&self, realm: &str, user: &str) {
+        let found = self.admin(
+            "GET",
+            &format!("/admin/realms/{realm}/users?username={user}&exact=true"),
+            &Value::Null,
+        );
+        let id = found[0]["id"].as_str().unwrap();
+        self.admin("POST", &format!("/admin/realms/{realm}/users/{id}/logout"), &Value::Null);
+    }
+
+    fn admin(&self, method: &str, path: &str, body: &Value) -> Value {
+        let fields = [
+            ("grant_type", "password"),
+            ("client_id", "admin-cli"),
+            ("username", ADMIN.0),
+            ("password", ADMIN.1),
+        ];
+        let token = self.token("master", &fields);
+        let headers = [
+            format!("Authorization: Bearer {}", token["access_token"].as_str().unwrap()),
+            "Content-Type: application/json".to_owned(),
+        ];
+        let body = if body.is_null() { String::new() } else { body.to_string() };
+        let wait = Duration::from_secs(60);
+        let reply = http::request(self.keycloak.address, method, path, &headers, &body, wait).unwrap();
+        assert!(reply.status < 300, "{method} {path}: {} {}", reply.status, reply.body);
+        serde_json::from_str(&reply.body).unwrap_or(Value::Null)
+    }
+}
+
+fn realm_of(realm: &str, ended: &str) -> Value {
+    let audience = json!({
+        "name": "aud", "protocol": "openid-connect", "protocolMapper": "oidc-audience-mapper",
+        "config": { "included.custom.audience": "rhyzome", "access.token.claim": "true", "id.token.claim": "false" },
+    });
+    let groups = json!({
+        "name": "groups", "protocol": "openid-connect", "protocolMapper": "oidc-group-membership-mapper",
+        "config": { "claim.name": "groups", "full.path": "true", "access.token.claim": "true", "id.token.claim": "true" },
+    });
+    let robot = |id: &str, mappers: Value| {
+        json!({
+            "clientId": id, "secret": ROBOT.1, "serviceAccountsEnabled": true, "standardFlowEnabled": false,
+            "protocolMappers": mappers,
+        })
+    };
+    json!({
+        "realm": realm, "enabled": true, "sslRequired": "none", "accessTokenLifespan": 300,
+        "oauth2DevicePollingInterval": 1,
+        "roles": { "realm": [{ "name": "cloud-admin" }] },
+        "groups": [{ "name": "dev" }],
+        "users": [{
+            "username": ANNA.0, "enabled": true, "email": "anna@acme.example", "emailVerified": true,
+            "firstName": "Anna", "lastName": "A", "groups": ["/dev"], "realmRoles": ["cloud-admin"],
+            "credentials": [{ "type": "password", "value": ANNA.1, "temporary": false }],
+        }],
+        "clients": [
+            {
+                "clientId": "rhyzome-cli", "publicClient": true, "standardFlowEnabled": true,
+                "directAccessGrantsEnabled": false, "redirectUris": ["http://127.0.0.1/*"],
+                "attributes": {
+                    "oauth2.device.authorization.grant.enabled": "true", "backchannel.logout.url": ended,
+                    "backchannel.logout.session.required": "true",
+                },
+                "protocolMappers": [audience, groups],
+            },
+            robot(ROBOT.0, json!([audience])),
+            robot("stranger", json!([])),
+        ],
+    })
+}
