@@ -34,6 +34,7 @@ pub const MIGRATIONS: &[Migration] = &[
     Migration { version: 7, name: "leases", sql: include_str!("../migrations/0007_leases.sql") },
     Migration { version: 8, name: "drift", sql: include_str!("../migrations/0008_drift.sql") },
     Migration { version: 9, name: "peers", sql: include_str!("../migrations/0009_peers.sql") },
+    Migration { version: 10, name: "ranges", sql: include_str!("../migrations/0010_ranges.sql") },
     Migration { version: 11, name: "rights", sql: include_str!("../migrations/0011_rights.sql") },
     Migration { version: 13, name: "sessions", sql: include_str!("../migrations/0013_sessions.sql") },
 ];

@@ -87,7 +87,7 @@ const NEVER: [(Wrong, &str); 18] = [
     ),
     (
         Wrong::Leak,
-        "SELECT 'range', l.scope, l.first FROM prefix_lease l LEFT JOIN live v ON v.id = l.holder WHERE v.id IS NULL",
+        "SELECT 'range', l.scope, l.first FROM range_lease l LEFT JOIN live v ON v.id = l.holder WHERE v.id IS NULL",
     ),
     (
         Wrong::Leak,
@@ -235,12 +235,28 @@ async fn leases(tables: &Tables, found: &mut BTreeSet<Finding>) {
     let sql = "SELECT r.id, r.claims FROM resource r JOIN live v ON v.id = r.id LEFT JOIN job j ON j.id = r.job \
                WHERE coalesce(j.state, 'done') = 'done'";
     let objects = tables.ask(sql).await;
+    let ranges = tables.ask("SELECT holder, key FROM range_lease").await;
+    let ranges: BTreeSet<(&str, &str)> = ranges.iter().map(|row| (&*row[0], &*row[1])).collect();
     let mut claimed = BTreeSet::new();
     for object in &objects {
         let claims: BTreeMap<String, Value> = serde_json::from_str(&object[1]).unwrap_or_default();
         for (key, value) in claims {
+            // A range under its own name.
+            if ranges.contains(&(&*object[0], &*key)) {
+                continue;
+            }
             let Some(value) = value.as_str().filter(|_| key.contains('.')) else { continue };
             claimed.insert((object[0].clone(), key, value.to_owned()));
+        }
+    }
+    for (holder, key) in &ranges {
+        let told = objects.iter().filter(|object| object[0] == *holder).all(|object| {
+            let claims: BTreeMap<String, Value> = serde_json::from_str(&object[1]).unwrap_or_default();
+            claims.contains_key(*key)
+        });
+        if !told {
+            let what = format!("a range is kept for {key} of {holder}, which does not claim it");
+            found.insert(Finding { wrong: Wrong::Leak, what });
         }
     }
     for (holder, key, value) in &claimed {

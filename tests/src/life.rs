@@ -32,10 +32,14 @@ pub enum Ask {
 }
 
 /// A change of spec that has a job, for kinds that have such.
-const CHANGES: [(&str, &str); 3] = [
+const CHANGES: [(&str, &str); 7] = [
     ("instance", r#"{"vcpus": 2}"#),
     ("disk", r#"{"size_bytes": 8589934592}"#),
     ("network", r#"{"dns": ["9.9.9.9"]}"#),
+    ("vpn-pool", r#"{"enabled": false}"#),
+    ("vpn-network", r#"{"expires_at": "2030-01-01T00:00:00Z"}"#),
+    ("wireguard-server", r#"{"enabled": false}"#),
+    ("wireguard-peer", r#"{"networks": ["10.30.0.0/16"]}"#),
 ];
 
 /// The example of the document.
@@ -64,7 +68,7 @@ pub fn name(kind: &dyn Kind) -> String {
 pub fn life(kind: &'static dyn Kind) -> Vec<Ask> {
     let meta = kind.meta();
     let name = name(kind);
-    let mut asks = vec![Ask::Make(meta.kind, name.clone(), example(kind))];
+    let mut asks = vec![Ask::Make(meta.kind, name.clone(), on_node(kind, "n1"))];
     if meta.kind == "image" {
         asks.push(Ask::Content(name.clone()));
     }
@@ -191,6 +195,8 @@ pub struct Run {
     pub strikes: Arc<Strikes>,
     /// How often it came back.
     pub comebacks: u32,
+    /// What was there before, because the object of this life names it.
+    needed: Vec<(&'static str, String)>,
     env: Env,
 }
 
@@ -203,20 +209,25 @@ impl Run {
         let world = World::with_env(engine, env.clone()).await;
         let node = world.make_node("n1", 1 << 40).await;
         world.make_image("", "tiny").await;
-        let mut needed = vec!["tiny".to_owned()];
-        for reference in kind.refs(&kind.complete(&example(kind)).unwrap()) {
-            let (Target::Named(name), None) = (&reference.target, &reference.or_make) else { continue };
-            let other = world.kind(reference.kind);
-            if needed.contains(name) {
-                continue;
-            }
-            needed.push(name.clone());
-            world.make(tenant(other), other.meta().kind, name, example(other)).await;
+        let mut needed = Vec::new();
+        for (other, name) in named(&world, kind) {
+            let spec = on_node(other, "n1");
+            world.make(tenant(other), other.meta().kind, &name, spec).await;
+            needed.push((other.meta().kind, name));
         }
         let mut nodes = vec![SimNode::new(&node, &time)];
         let store = world.store.clone();
         nodes[0].connect(&store).await.unwrap();
-        Run { world, store, nodes, time, strikes, comebacks: 0, env }
+        let mut run = Run { world, store, nodes, time, strikes, comebacks: 0, needed, env };
+        run.quiet().await;
+        run
+    }
+
+    /// Takes away what was there for the object of this life.
+    pub async fn leave(&mut self) {
+        for (kind, name) in self.needed.split_off(0).into_iter().rev() {
+            self.step(&Ask::Remove(kind, name)).await;
+        }
     }
 
     fn right(&self, kind: &str) -> Right {
@@ -346,6 +357,33 @@ impl Run {
         let found = self.store.get(&self.right(kind.meta().kind), kind, name).await;
         found.ok().map(|object| object.core.id)
     }
+}
+
+/// All that an example names, and what those name in turn: first what the others need. The node and the image are there.
+fn named(world: &World, kind: &dyn Kind) -> Vec<(&'static dyn Kind, String)> {
+    let mut all: Vec<(&'static dyn Kind, String)> = Vec::new();
+    for reference in kind.refs(&kind.complete(&example(kind)).unwrap()) {
+        let (Target::Named(name), None) = (&reference.target, &reference.or_make) else { continue };
+        if matches!(reference.kind, "node" | "image") {
+            continue;
+        }
+        let other = world.kind(reference.kind);
+        for one in named(world, other).into_iter().chain([(other, name.clone())]) {
+            if !all.iter().any(|(kind, name)| kind.meta().kind == one.0.meta().kind && *name == one.1) {
+                all.push(one);
+            }
+        }
+    }
+    all
+}
+
+/// The example, on this node if it is to say one.
+fn on_node(kind: &dyn Kind, node: &str) -> Value {
+    let mut spec = example(kind);
+    if spec["node"].is_string() {
+        spec["node"] = node.into();
+    }
+    spec
 }
 
 fn tenant(kind: &dyn Kind) -> &'static str {

@@ -14,8 +14,9 @@ use rhyzome_agent::reconcile::{Action, Decision, View, World, plan};
 use rhyzome_agent::report::{self, Failure};
 use rhyzome_agent::simulate::fake;
 use rhyzome_api::kernel::Error;
+use rhyzome_api::kernel::secret::Plain as Secret;
 use rhyzome_api::store::{AssignmentRow, NodeReport, Store};
-use rhyzome_proto::v1::{Order, OrderBody, Report, ReportState};
+use rhyzome_proto::v1::{Order, OrderBody, OrderSecret, Report, ReportState};
 
 use crate::audit::Side;
 use crate::given::Time;
@@ -361,8 +362,12 @@ pub fn order(row: AssignmentRow) -> Order {
         sequence: unsigned(row.sequence),
         remove: row.remove,
         needs: row.needs,
-        secrets: Vec::new(),
+        secrets: row.secrets.unwrap().into_iter().map(secret).collect(),
     }
+}
+
+fn secret((marker, plain): (String, Secret)) -> OrderSecret {
+    OrderSecret { marker, value: plain.reveal().to_owned() }
 }
 
 fn node_report(report: Report) -> NodeReport {

@@ -207,6 +207,7 @@ impl World {
         let said = json!({
             "hostname": name, "architecture": "x86_64", "vcpus": 64, "memory_bytes": memory_bytes,
             "disk_bytes": 1_u64 << 40, "disk_available_bytes": 1_u64 << 40, "accelerator": "tcg",
+            "capabilities": [{"name": "wireguard", "available": true, "detail": ""}],
         });
         self.store.record_node_status(&id, said).await.unwrap();
         id

@@ -1,10 +1,11 @@
 //! What an agent says, in the store's words. Here wire types end.
 use super::ChannelContext;
 use super::control::VERSION;
+use crate::kernel::secret::Plain;
 use crate::kernel::{Error, version};
 use crate::store::{AssignmentRow, NodeReport};
 use prost::Message;
-use rhyzome_proto::v1::{Hello, NodeStatus, Order, OrderBody, Report, ReportState};
+use rhyzome_proto::v1::{Hello, NodeStatus, Order, OrderBody, OrderSecret, Report, ReportState};
 use serde_json::{Value, json};
 use std::future::Future;
 use std::time::Duration;
@@ -77,9 +78,11 @@ pub(super) fn node_status(status: &NodeStatus) -> Value {
 }
 
 /// An assignment as an order.
-pub(super) fn order(row: AssignmentRow, db_epoch: i64) -> Result<Order, prost::DecodeError> {
+pub(super) fn order(row: AssignmentRow, db_epoch: i64) -> Result<Order, String> {
+    let secret = |(marker, plain): (String, Plain)| OrderSecret { marker, value: plain.reveal().to_owned() };
     Ok(Order {
-        body: Some(OrderBody::decode(row.body.as_slice())?),
+        secrets: row.secrets?.into_iter().map(secret).collect(),
+        body: Some(OrderBody::decode(row.body.as_slice()).map_err(|error| error.to_string())?),
         object_id: row.object_id,
         kind: row.kind,
         tenant: row.tenant,
@@ -90,8 +93,6 @@ pub(super) fn order(row: AssignmentRow, db_epoch: i64) -> Result<Order, prost::D
         sequence: unsigned(row.sequence),
         remove: row.remove,
         needs: row.needs,
-        // Nothing that is ordered has a secret yet.
-        secrets: Vec::new(),
     })
 }
 

@@ -249,6 +249,11 @@ impl Session {
             }
             for row in rows {
                 let (sequence, object) = (row.sequence, row.object_id.clone());
+                if let Err(error) = &row.secrets {
+                    // What comes after it would raise the agent's cursor, and this one would never be sent.
+                    tracing::error!(error, object, "an order has a secret that cannot be opened, and waits");
+                    return Err(goodbye("a secret in the orders cannot be opened now", COME_BACK_LATE_MS));
+                }
                 match report::order(row, self.db_epoch) {
                     Ok(order) => self.send(server_message::Message::Order(order)).await?,
                     Err(error) => tracing::error!(%error, object, "an order cannot be read and is not sent"),

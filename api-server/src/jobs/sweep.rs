@@ -1,4 +1,4 @@
-//! What has to be looked at now and then: heartbeats of servers, bytes that no image needs any more, answers
+//! What has to be looked at now and then: heartbeats of servers, what expires, bytes that no image needs any more, answers
 //! that nobody asks for again, history that need not be kept.
 
 use std::path::{Path, PathBuf};
@@ -47,6 +47,9 @@ pub async fn sweep(store: Store, duty: SweepDuty, stop: CancellationToken) {
     loop {
         if let Err(error) = heartbeat(&store, &server).await {
             tracing::warn!(%error, "this server's heartbeat was not written; trying again");
+        }
+        if let Err(error) = store.expire().await {
+            tracing::warn!(%error, "what has expired was not told; trying again");
         }
         if round.is_multiple_of(KEYS_EVERY)
             && let Err(error) = store.forget_old_keys().await

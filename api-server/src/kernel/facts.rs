@@ -27,6 +27,9 @@ pub enum Target {
     Named(String),
     /// Nothing was said: the one whose spec has the least value at this key, or the oldest without a key.
     Default(Option<&'static str>),
+    /// Nothing was said: the oldest of whose `prefix` a range of `network_size` is free, in the scope of its id; only
+    /// those whose `network_size` is this, if it is said.
+    WithRange(Option<u8>),
 }
 
 /// What a reference means for the object that it points to.

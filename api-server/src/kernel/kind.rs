@@ -76,7 +76,9 @@ pub trait Kind: Send + Sync {
     /// The status as users see it.
     fn show(&self, object: &Stored) -> Value;
     /// A secret for a field that was left out, if the kind makes one.
-    fn make_secret(&self, path: &str, random: [u8; 32]) -> Option<secret::Plain>;
+    fn make_secret(&self, path: &str, random: [u8; 32]) -> Option<secret::Made>;
+    /// What everybody may know of a secret.
+    fn known_of(&self, path: &str, secret: &str) -> Option<String>;
 }
 
 /// All kinds, by name.
@@ -212,8 +214,12 @@ impl<R: Resource> Kind for Erased<R> {
         serde_json::to_value(&typed.status).unwrap_or_default()
     }
 
-    fn make_secret(&self, path: &str, random: [u8; 32]) -> Option<secret::Plain> {
+    fn make_secret(&self, path: &str, random: [u8; 32]) -> Option<secret::Made> {
         R::make_secret(path, random)
+    }
+
+    fn known_of(&self, path: &str, secret: &str) -> Option<String> {
+        R::known_of(path, secret)
     }
 }
 

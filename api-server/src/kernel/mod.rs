@@ -21,6 +21,7 @@ pub mod schema;
 pub mod secret;
 pub mod version;
 pub mod webhook;
+pub mod wireguard;
 
 pub use caller::{Caller, Right};
 pub use env::{Env, Timestamp};
@@ -28,5 +29,5 @@ pub use error::{Clash, Error, FieldError};
 pub use facts::{Fact, Facts, Ref, Relation, Target};
 pub use job::{JobState, Verb};
 pub use kind::{Kind, Registry, Stored, erased};
-pub use plan::{Child, Claim, ClaimKind, Claims, Order, Plan, Step, Who};
+pub use plan::{Child, Claim, ClaimKind, Claims, Order, Pick, Plan, Step, Who};
 pub use resource::{Action, Change, Held, Meta, NameRule, Object, Resource, ResourceCore, Scope};

@@ -23,6 +23,8 @@ pub struct Needs {
     pub node: Option<String>,
     /// True: the node must be able to run guests. A node without QEMU is never a place for instances.
     pub guests: bool,
+    /// True: the node must be able to serve WireGuard. It need not be able to run guests.
+    pub wireguard: bool,
     /// True: when its node is lost it is restarted on another.
     pub restart: bool,
     /// True: it is there already, and only asks for more room: it need not be online, or open for what is new.
@@ -85,6 +87,8 @@ pub struct Candidate {
     pub unsupported: bool,
     /// True: it has QEMU and an accelerator.
     pub guests: bool,
+    /// Why it cannot serve WireGuard; none if it can.
+    pub no_wireguard: Option<String>,
     /// `x86_64`.
     pub architecture: String,
     /// Virtual processors that may be given, overcommit included.
@@ -216,6 +220,10 @@ fn why_not(needs: &Needs, nodes: &[Candidate], node: &Candidate) -> Vec<Reason> 
     }
     if needs.guests && !node.guests && !needs.stays {
         say("it cannot run guests (see its capabilities)");
+    }
+    if let Some(why) = node.no_wireguard.as_ref().filter(|_| needs.wireguard && !needs.stays) {
+        let text = format!("it cannot serve WireGuard (see its capabilities): {why}");
+        reasons.push(("it cannot serve WireGuard", text));
     }
     if !needs.architecture.is_empty() && needs.architecture != node.architecture {
         let text = format!("it is {}, not {}", node.architecture, needs.architecture);
@@ -350,6 +358,22 @@ mod tests {
         let table = place(&needs(1), std::slice::from_ref(&far)).unwrap_err();
         assert!(table[0].reasons[0].contains("version is not supported"), "{table:?}");
         assert_eq!(place(&Needs { stays: true, ..needs(1) }, &[far]), Ok("a".into()));
+    }
+
+    #[test]
+    fn a_vpn_host_is_no_place_for_guests_and_a_place_for_what_it_can_do() {
+        let host = Candidate { guests: false, ..node("a", 100, 0) };
+        let why = "install wireguard-tools";
+        let other = Candidate { no_wireguard: Some(why.into()), ..node("b", 100, 90) };
+        let nodes = [host, other];
+        assert_eq!(place(&needs(1), &nodes), Ok("b".into()));
+        let server = Needs { wireguard: true, ..Needs::default() };
+        assert_eq!(place(&server, &nodes), Ok("a".into()));
+        let table = place(&server, &nodes[1..]).unwrap_err();
+        assert!(table[0].reasons[0].contains(why), "{table:?}");
+        // Room for one more peer is asked for where its server is.
+        let stays = Needs { node: Some("b".into()), stays: true, ..server };
+        assert_eq!(place(&stays, &nodes), Ok("b".into()));
     }
 
     #[test]

@@ -3,12 +3,13 @@
 
 use std::net::Ipv4Addr;
 
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::FieldError;
 use super::place::Needs;
+use super::secret;
+use super::{FieldError, Timestamp};
 
 /// What was given to an object, by the keys of its claims (`nics.lan.address`, `node`), and the values that
 /// plans keep beside them (`boot_epoch`).
@@ -49,12 +50,21 @@ pub enum ClaimKind {
     Prefix {
         /// Whose ranges must not overlap: a tenant.
         scope: String,
-        /// This range, or any free one of `length` within `within`.
-        wanted: Option<Ipv4Net>,
+        /// This range, or a free one.
+        wanted: Option<IpNet>,
         /// Where to look for a free one.
-        within: Ipv4Net,
+        within: IpNet,
         /// How long its prefix is then.
         length: u8,
+        /// Which one of those that are free.
+        pick: Pick,
+    },
+    /// A UDP port of the node that a claim before this one has taken. Result: the port.
+    Port {
+        /// This one, or the lowest that is free from here on.
+        wanted: Option<u16>,
+        /// Where to begin.
+        from: u16,
     },
     /// A value that only one object of a scope may hold. Result: the value.
     Exclusive {
@@ -67,6 +77,25 @@ pub enum ClaimKind {
     },
     /// Room on a node. Result: the node's id; `placement_epoch` beside it.
     Placement(Needs),
+}
+
+/// Which free range is taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pick {
+    /// Any: two clouds that meet later clash less often.
+    Any,
+    /// The next one: what is given back is given again as late as can be.
+    Next,
+}
+
+/// The scope of moments at which something expires; and where they are kept when they have passed.
+pub const EXPIRY: &str = "expiry";
+/// See `EXPIRY`.
+pub const EXPIRED: &str = "expired";
+
+/// How many ranges of this length there are within a range.
+pub fn ranges(within: IpNet, length: u8) -> u128 {
+    1_u128.checked_shl(u32::from(length.saturating_sub(within.prefix_len()))).unwrap_or(u128::MAX)
 }
 
 /// An object that is made with, and owned by, the planned one.
@@ -184,6 +213,11 @@ impl Claims {
         self.0.get(key).and_then(Value::as_str)
     }
 
+    /// What everybody may know of the secret that this marker stands for.
+    pub fn known(&self, marker: &str) -> Option<&str> {
+        self.text(&secret::known_key(marker))
+    }
+
     /// The number under a key; 0 if there is none.
     pub fn number(&self, key: &str) -> u64 {
         self.0.get(key).and_then(Value::as_u64).unwrap_or(0)
@@ -196,6 +230,14 @@ impl Claim {
     /// `field` wants this; the result is kept under `key`.
     pub fn new(key: impl Into<String>, field: impl Into<String>, what: ClaimKind) -> Claim {
         Claim { key: key.into(), field: field.into(), what }
+    }
+
+    /// `field` says when the object expires: from then on its status has `expired_at`, with this moment in it.
+    pub fn expiry(field: &str, id: &str, at: Timestamp) -> Claim {
+        // Sorts by time; the id makes it the object's own.
+        let value = format!("{:020}:{id}", at.0.max(0));
+        let what = ClaimKind::Exclusive { scope: EXPIRY.into(), value, taken: "is taken".into() };
+        Claim::new("expires.at", field, what)
     }
 }
 

@@ -55,7 +55,10 @@ pub fn amounts(meta: &Meta, plan: &Plan) -> Amounts {
                 add("vcpus", u64::from(needs.vcpus));
                 add("memory_bytes", needs.memory_bytes);
             }
-            ClaimKind::Mac { .. } | ClaimKind::Prefix { .. } | ClaimKind::Exclusive { .. } => {}
+            ClaimKind::Mac { .. }
+            | ClaimKind::Prefix { .. }
+            | ClaimKind::Exclusive { .. }
+            | ClaimKind::Port { .. } => {}
         }
     }
     add("disk_bytes", plan.disk_bytes);

@@ -10,7 +10,7 @@ use serde::{Deserialize as _, Serialize};
 use serde_json::Value;
 
 use super::adopt::Adopted;
-use super::secret::Plain;
+use super::secret::Made;
 use super::{Claims, Error, Facts, FieldError, Order, Plan, Ref, Stored, Timestamp};
 
 /// What every resource has, whatever its kind.
@@ -224,9 +224,15 @@ pub trait Resource: Sized + Send + Sync + 'static {
         "ready"
     }
 
-    /// A secret for a field (its path below `spec`) that was left out; it is shown once, in the answer. `None`: the
-    /// field stays empty. A field that holds secrets is marked by `#[schema(write_only)]`, nothing else.
-    fn make_secret(_path: &str, _random: [u8; 32]) -> Option<Plain> {
+    /// A secret for a field (its path below `spec`) that was left out. `None`: the field stays empty. A field that
+    /// holds secrets is marked by `#[schema(write_only)]`, nothing else.
+    fn make_secret(_path: &str, _random: [u8; 32]) -> Option<Made> {
+        None
+    }
+
+    /// What everybody may know of a secret: the public half of a private key. Kept in the claims, under the
+    /// `known_key` of its marker.
+    fn known_of(_path: &str, _secret: &str) -> Option<String> {
         None
     }
 

@@ -1,6 +1,7 @@
 //! Secrets in specs: a kind marks a field `writeOnly` in its schema, and that is all it does. What is given there
 //! is sealed; in its place, in the spec and in everything that is made of it, stands a marker.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use serde_json::{Map, Value};
@@ -32,6 +33,21 @@ impl Plain {
     }
 }
 
+/// A secret that a kind makes where none was given.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Made {
+    /// Shown once, to whoever asked: it is of no use to anybody else.
+    Shown(Plain),
+    /// Shown to nobody, ever.
+    Kept(Plain),
+}
+
+/// Under which key of the claims stands what everybody may know of the secret behind a marker: the public half of a
+/// private key.
+pub fn known_key(marker: &str) -> String {
+    format!("known:{}", id_of(marker).unwrap_or_default())
+}
+
 impl fmt::Debug for Plain {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("(secret)")
@@ -49,6 +65,14 @@ pub fn id_of(text: &str) -> Option<&str> {
     let digits = id.strip_prefix(PREFIX)?.strip_prefix('_')?;
     let good = digits.bytes().all(|byte| byte.is_ascii_digit() || byte.is_ascii_lowercase());
     (id.len() == ID_LENGTH && good).then_some(id)
+}
+
+/// Ids of all secrets whose markers stand in an encoded body, each once.
+pub fn ids_within(body: &[u8]) -> BTreeSet<String> {
+    let begins = |(at, bytes): (usize, &[u8])| (bytes == MARK.as_bytes()).then_some(at + MARK.len());
+    let places = body.windows(MARK.len()).enumerate().filter_map(begins);
+    let texts = places.filter_map(|at| std::str::from_utf8(body.get(at - MARK.len()..at + ID_LENGTH)?).ok());
+    texts.filter_map(id_of).map(str::to_owned).collect()
 }
 
 /// Paths below `spec` of all fields that hold secrets; `*` stands for a map's key.
@@ -127,6 +151,15 @@ mod tests {
         for text in ["sealed:", "sealed:sec_1", &id, "sealed:inst_00000000000000000000000000", "whsec_abc"] {
             assert_eq!(id_of(text), None, "{text}");
         }
+    }
+
+    #[test]
+    fn markers_are_found_in_whatever_bytes() {
+        let id = |digit: char| format!("sec_{}", digit.to_string().repeat(26));
+        let body = format!("\u{0}{}\u{2}sealed:{}{}sealed:sec_", marker(&id('1')), marker(&id('2')), id('3'));
+        let found: Vec<String> = ids_within(body.as_bytes()).into_iter().collect();
+        assert_eq!(found, [id('1'), id('2')]);
+        assert!(ids_within(b"").is_empty());
     }
 
     #[test]

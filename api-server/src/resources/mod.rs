@@ -15,7 +15,11 @@ mod storage_pool;
 mod tenant;
 #[cfg(test)]
 mod testing;
+mod vpn_network;
+mod vpn_pool;
 mod webhook;
+mod wireguard_peer;
+mod wireguard_server;
 
 use serde_json::{Value, json};
 
@@ -35,6 +39,10 @@ pub fn registry() -> Registry {
         erased::<ssh_key::SshKey>(),
         erased::<placement_group::PlacementGroup>(),
         erased::<webhook::Webhook>(),
+        erased::<vpn_pool::VpnPool>(),
+        erased::<vpn_network::VpnNetwork>(),
+        erased::<wireguard_server::WireguardServer>(),
+        erased::<wireguard_peer::WireguardPeer>(),
     ])
 }
 

@@ -5,13 +5,13 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::kernel::{
-    Change, Claim, ClaimKind, Claims, Facts, FieldError, Held, Meta, NameRule, Object, Order, Plan, Resource,
-    Scope, Step, Who,
+    Change, Claim, ClaimKind, Claims, Facts, FieldError, Held, Meta, NameRule, Object, Order, Pick, Plan,
+    Resource, Scope, Step, Who,
 };
 
 /// A network.
@@ -186,7 +186,13 @@ fn claims(object: &Object<Network>) -> Vec<Claim> {
         None => effective(&object.claims),
     };
     let scope = object.core.tenant.clone();
-    let what = ClaimKind::Prefix { scope, wanted, within: net([10, 0, 0, 0], 8), length: 24 };
+    let what = ClaimKind::Prefix {
+        scope,
+        wanted: wanted.map(IpNet::V4),
+        within: IpNet::V4(net([10, 0, 0, 0], 8)),
+        length: 24,
+        pick: Pick::Any,
+    };
     vec![Claim::new("cidr", "spec.cidr", what)]
 }
 

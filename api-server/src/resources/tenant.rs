@@ -72,6 +72,15 @@ pub struct TenantQuota {
     /// How many webhooks.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub webhooks: Option<u64>,
+    /// How many VPN networks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vpn_networks: Option<u64>,
+    /// How many WireGuard servers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wireguard_servers: Option<u64>,
+    /// How many WireGuard peers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wireguard_peers: Option<u64>,
 }
 
 // === status ===

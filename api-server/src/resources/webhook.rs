@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use url::Url;
 use utoipa::ToSchema;
 
-use crate::kernel::secret::{self, Plain};
+use crate::kernel::secret::{self, Made, Plain};
 use crate::kernel::webhook::{KIND, PREFIX, SECRET_BYTES, WebhookEvents, key_of, secret_of};
 use crate::kernel::{Facts, FieldError, Held, Meta, NameRule, Object, Plan, Resource, Scope, Timestamp};
 
@@ -124,8 +124,8 @@ impl Resource for Webhook {
         Plan::release()
     }
 
-    fn make_secret(path: &str, random: [u8; 32]) -> Option<Plain> {
-        (path == "secret").then(|| Plain::new(secret_of(&random)))
+    fn make_secret(path: &str, random: [u8; 32]) -> Option<Made> {
+        (path == "secret").then(|| Made::Shown(Plain::new(secret_of(&random))))
     }
 
     // === phase ===

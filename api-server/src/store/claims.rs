@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 
 use super::db::values;
 use super::tx::{Tx, list};
-use super::{Context, placement, prefixes, quota};
+use super::{Context, placement, ports, prefixes, quota};
 use crate::kernel::{Claim, ClaimKind, Clash, Error, FieldError, Stored};
 
 /// How many random addresses are tried before the free ones are counted.
@@ -33,10 +33,17 @@ pub(super) async fn resolve(
                 address(tx, context, object, claim, want, held).await?
             }
             ClaimKind::Mac { network } => mac(tx, context, object, claim, network, held).await?,
-            ClaimKind::Prefix { scope, wanted, within, length } => {
-                let search = prefixes::Search { scope, wanted: *wanted, within: *within, length: *length };
+            ClaimKind::Prefix { scope, wanted, within, length, pick } => {
+                let search = prefixes::Search {
+                    scope,
+                    wanted: *wanted,
+                    within: *within,
+                    length: *length,
+                    pick: *pick,
+                };
                 prefixes::take(tx, context, &object.core.id, claim, search, held).await?
             }
+            ClaimKind::Port { wanted, from } => ports::take(tx, object, claim, *wanted, *from, held).await?,
             ClaimKind::Exclusive { scope, value, taken } => {
                 let got = take(tx, &object.core.id, scope, value, &claim.key).await?;
                 if got { Ok(value.clone()) } else { Err(taken.clone()) }
@@ -58,7 +65,13 @@ fn forget_unwanted(claims: &mut Map<String, Value>, keys: &[&str]) {
 }
 
 /// Takes `value` of `scope` for `holder`; true also when it holds it already.
-async fn take(tx: &mut Tx, holder: &str, scope: &str, value: &str, key: &str) -> Result<bool, Error> {
+pub(super) async fn take(
+    tx: &mut Tx,
+    holder: &str,
+    scope: &str,
+    value: &str,
+    key: &str,
+) -> Result<bool, Error> {
     let sql = "INSERT INTO lease (scope, value, holder, key) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING";
     if tx.run(sql, values![scope, value, holder, key]).await? == 1 {
         return Ok(true);
@@ -185,7 +198,7 @@ async fn mac(
 /// Gives back everything that an object holds.
 pub(super) async fn release(tx: &mut Tx, context: &Context, holder: &str) -> Result<(), Error> {
     tx.run("DELETE FROM lease WHERE holder = $1", values![holder]).await?;
-    tx.run("DELETE FROM prefix_lease WHERE holder = $1", values![holder]).await?;
+    tx.run("DELETE FROM range_lease WHERE holder = $1", values![holder]).await?;
     quota::release(tx, holder).await?;
     placement::release(tx, context, holder).await
 }
@@ -205,6 +218,17 @@ pub(super) async fn drop_stale(tx: &mut Tx, holders: &[String]) -> Result<(), Er
         let claims: Map<String, Value> = row.json("claims")?;
         if claims.get(&key).and_then(Value::as_str) != Some(&value) {
             tx.run("DELETE FROM lease WHERE scope = $1 AND value = $2", values![scope, value]).await?;
+        }
+    }
+    let sql = format!(
+        "SELECT l.scope, l.first, l.key, r.claims FROM range_lease l JOIN resource r ON r.id = l.holder \
+         WHERE l.holder IN {list} AND r.gone_at IS NULL"
+    );
+    for row in tx.rows(&sql, &ids).await? {
+        let claims: Map<String, Value> = row.json("claims")?;
+        if !claims.contains_key(&row.text("key")?) {
+            let which = values![row.text("scope")?, row.text("first")?];
+            tx.run("DELETE FROM range_lease WHERE scope = $1 AND first = $2", which).await?;
         }
     }
     Ok(())

@@ -233,6 +233,7 @@ pub(super) async fn drafted(
         }
     };
     object.spec = complete;
+    object.claims.extend(secrets::known(kind, &fresh));
     let found = facts::resolve(tx, context, maker, kind, &mut object.spec).await?;
     errors.extend(found.errors);
     // A kind judges a secret as it was given; what it answers is about fields, and never holds their values.

@@ -48,6 +48,10 @@ pub(super) async fn begin(
             jobs.extend(object.core.job);
             continue;
         }
+        if let Some(why) = immovable(tx, context, &object).await? {
+            stay.extend(why.filter(|_| !call.hard).map(|why| (object.core.name, Stays::Because(why))));
+            continue;
+        }
         match elsewhere(tx, context, maker, &node.core.id, &object, call).await? {
             Ok(job) => jobs.push(job),
             // What does not run is in nobody's way.
@@ -58,6 +62,19 @@ pub(super) async fn begin(
     }
     refuse(stay)?;
     Ok(vec![Step::AwaitJobs { jobs }])
+}
+
+/// Why an object of a kind that cannot be stopped is not moved, if it is one. Nothing is said of what only goes along
+/// with another one.
+async fn immovable(tx: &mut Tx, context: &Context, object: &Stored) -> Result<Option<Option<String>>, Error> {
+    let kind = context.registry.get(&object.core.kind)?;
+    if kind.meta().actions.iter().any(|action| action.verb == "stop") {
+        return Ok(None);
+    }
+    let facts = facts::known(tx, context, kind, &object.spec).await?;
+    let goes_along = anew(kind, object, &facts)?.is_some_and(|(needs, _)| needs.stays);
+    let words = object.core.kind.replace('-', " ");
+    Ok(Some((!goes_along).then(|| format!("a {words} stays where it was made, and goes on there"))))
 }
 
 fn refuse(stay: Vec<(String, Stays)>) -> Result<(), Error> {

@@ -7,10 +7,11 @@ use super::create::{self, Maker};
 use super::db::{Conn, values};
 use super::objects::{self, Reference, by_name_for};
 use super::tx::Tx;
-use super::{Context, NewObject, assign};
+use super::{Context, NewObject, assign, prefixes};
 use crate::kernel::kind::Registry;
+use crate::kernel::plan;
 use crate::kernel::role::STAFF;
-use crate::kernel::{Error, Fact, Facts, FieldError, Held, Kind, Ref, Stored, Target};
+use crate::kernel::{Clash, Error, Fact, Facts, FieldError, Held, Kind, Ref, Stored, Target};
 
 /// What was found out about a spec.
 #[derive(Default)]
@@ -122,7 +123,38 @@ async fn search(
         }
         Target::Named(name) => by_name_for(tx, meta, tenant, name).await,
         Target::Default(by) => preferred(tx, reference.kind, tenant, *by).await,
+        Target::WithRange(size) => with_range(tx, reference.kind, *size).await,
     }
+}
+
+/// The oldest of what operators keep that has a range left to hand out; an error with figures if all are given.
+async fn with_range(tx: &mut Tx, kind: &str, size: Option<u8>) -> Result<Option<Stored>, Error> {
+    let (mut all, mut names) = (0_u128, Vec::new());
+    for object in all_of(tx, kind, "").await? {
+        let length = object.spec["network_size"].as_u64().and_then(|length| u8::try_from(length).ok());
+        let prefix = object.spec["prefix"].as_str().and_then(|prefix| prefix.parse().ok());
+        let (Some(length), Some(prefix)) = (length, prefix) else { continue };
+        if size.is_some_and(|size| size != length) || object.core.phase == "failed" {
+            continue;
+        }
+        let ranges = plan::ranges(prefix, length);
+        if u128::try_from(prefixes::count(tx, &object.core.id).await?).unwrap_or(0) < ranges {
+            return Ok(Some(object));
+        }
+        all = all.saturating_add(ranges);
+        names.push(format!("`{}`", object.core.name));
+    }
+    match (names.is_empty(), size) {
+        (true, _) => Ok(None),
+        (false, Some(size)) => Err(exhausted(all, &format!("ranges of /{size}"), &names)),
+        (false, None) => Err(exhausted(all, "ranges", &names)),
+    }
+}
+
+fn exhausted(all: u128, what: &str, names: &[String]) -> Error {
+    let text =
+        format!("all {all} {what} in {} are in use; an operator has to make another pool", names.join(", "));
+    Clash::Exhausted(text).into()
 }
 
 /// Nothing was said: the one with the least value, or the oldest. Only for kinds that operators keep few of.
@@ -132,18 +164,23 @@ async fn preferred(
     tenant: &str,
     by: Option<&'static str>,
 ) -> Result<Option<Stored>, Error> {
+    let mut all = all_of(conn, kind, tenant).await?;
+    if let Some(key) = by {
+        // A stable sort: among equals the oldest stays first.
+        all.sort_by(|a, b| number(&a.spec, key).total_cmp(&number(&b.spec, key)));
+    }
+    Ok(all.into_iter().next())
+}
+
+/// The tenant's own and those that are there for all, the oldest first.
+async fn all_of(conn: &mut Conn, kind: &str, tenant: &str) -> Result<Vec<Stored>, Error> {
     let sql = format!(
         "SELECT {} FROM live l JOIN resource r ON r.id = l.id WHERE l.kind = $1 AND l.tenant IN ($2, '') \
          ORDER BY r.id LIMIT 1000",
         objects::COLUMNS
     );
     let rows = conn.rows(&sql, values![kind, tenant]).await?;
-    let mut all = rows.iter().map(objects::stored).collect::<Result<Vec<_>, _>>()?;
-    if let Some(key) = by {
-        // A stable sort: among equals the oldest stays first.
-        all.sort_by(|a, b| number(&a.spec, key).total_cmp(&number(&b.spec, key)));
-    }
-    Ok(all.into_iter().next())
+    Ok(rows.iter().map(objects::stored).collect::<Result<Vec<_>, _>>()?)
 }
 
 fn number(spec: &Value, key: &str) -> f64 {
@@ -171,7 +208,14 @@ fn nobody(reference: &Ref) -> String {
     let kind = reference.kind.replace('-', " ");
     match &reference.target {
         Target::Named(name) => format!("there is no {kind} `{name}`"),
-        Target::Default(_) => format!("there is no {kind} to choose from; an operator has to make one"),
+        Target::WithRange(Some(size)) => {
+            format!(
+                "there is no {kind} that hands out ranges of /{size}; say another size, or ask an operator for one"
+            )
+        }
+        Target::Default(_) | Target::WithRange(None) => {
+            format!("there is no {kind} to choose from; an operator has to make one")
+        }
     }
 }
 

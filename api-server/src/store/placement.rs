@@ -188,6 +188,7 @@ async fn candidates(tx: &mut Tx) -> Result<Vec<Candidate>, Error> {
             cordoned: spec["cordoned"].as_bool().unwrap_or(false),
             unsupported: status["version_skew"] == "unsupported",
             guests: matches!(status["accelerator"].as_str(), Some("kvm" | "tcg" | "simulated")),
+            no_wireguard: lacks(&status, "wireguard"),
             architecture: status["architecture"].as_str().unwrap_or_default().to_owned(),
             vcpus: scaled(&status["vcpus"], &spec["vcpu_overcommit"]),
             vcpus_used: used("vcpus_used")?,
@@ -202,6 +203,16 @@ async fn candidates(tx: &mut Tx) -> Result<Vec<Candidate>, Error> {
         });
     }
     Ok(all)
+}
+
+/// Why a node has not this capability, as its agent says; none if it has.
+fn lacks(status: &Value, name: &str) -> Option<String> {
+    let said = status["capabilities"].as_array().into_iter().flatten().find(|one| one["name"] == name);
+    match said {
+        Some(one) if one["available"] == true => None,
+        Some(one) => Some(one["detail"].as_str().unwrap_or_default().to_owned()),
+        None => Some("its agent says nothing of it".to_owned()),
+    }
 }
 
 fn scaled(amount: &Value, ratio: &Value) -> u64 {

@@ -8,7 +8,8 @@ use super::db::values;
 use super::objects::{self, by_id, text};
 use super::phases::{self, Last};
 use super::tx::Tx;
-use super::{Bell, Context, Store, advance, assign, history};
+use super::{Bell, Context, Store, advance, assign, history, secrets};
+use crate::kernel::secret::Plain;
 use crate::kernel::{Error, Stored};
 
 /// One assignment as it is streamed to its node.
@@ -34,6 +35,8 @@ pub struct AssignmentRow {
     pub needs: Vec<String>,
     /// An encoded `rhyzome.v1.OrderBody`.
     pub body: Vec<u8>,
+    /// What the markers in the body stand for, opened for this reading and kept nowhere; or why one cannot be opened.
+    pub secrets: Result<Vec<(String, Plain)>, String>,
 }
 
 /// A node's report on one object, its words taken out of the wire form that kinds read themselves.
@@ -104,8 +107,10 @@ impl Store {
                 remove: row.truth("remove")?,
                 needs: row.json("needs")?,
                 body: row.bytes("body")?,
+                secrets: Ok(Vec::new()),
             });
         }
+        secrets::open_for(&mut self.read().await?, &self.context, &mut all).await?;
         Ok(all)
     }
 

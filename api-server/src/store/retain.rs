@@ -56,7 +56,7 @@ const HOLD: [&str; 25] = [
     "placement t WHERE t.node",
     "reference t WHERE t.source",
     "lease t WHERE t.holder",
-    "prefix_lease t WHERE t.holder",
+    "range_lease t WHERE t.holder",
     "secret t WHERE t.holder",
     "node_state t WHERE t.node",
     "node_finding t WHERE t.node",

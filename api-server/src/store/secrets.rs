@@ -6,10 +6,13 @@
 
 use std::collections::BTreeMap;
 
+use serde_json::Value;
+
 use super::db::{Conn, Row, values};
-use super::tx::Tx;
+use super::report::AssignmentRow;
+use super::tx::{Tx, list};
 use super::{Context, Store};
-use crate::kernel::secret::{self, Plain};
+use crate::kernel::secret::{self, Made, Plain};
 use crate::kernel::{Error, FieldError, Kind, Stored};
 
 /// How many are sealed anew by one transaction.
@@ -42,7 +45,7 @@ pub(super) struct Fresh {
     /// `spec.peers.a.key`
     field: String,
     plain: Plain,
-    /// Nobody gave it: whoever asks has to be told.
+    /// Nobody gave it, and whoever asks has to be told.
     made: bool,
 }
 
@@ -93,7 +96,7 @@ pub(super) async fn take(
     context: &Context,
     kind: &'static dyn Kind,
     holder: &str,
-    spec: &mut serde_json::Value,
+    spec: &mut Value,
     errors: &mut Vec<FieldError>,
 ) -> Result<Vec<Fresh>, Error> {
     let (mut fresh, mut markers) = (Vec::new(), Vec::new());
@@ -108,12 +111,16 @@ pub(super) async fn take(
             fresh.push(Fresh { id, field, plain, made: false });
         }
         if let Some(map) = spec.as_object_mut()
-            && map.get(path).is_none_or(serde_json::Value::is_null)
-            && let Some(plain) = kind.make_secret(path, context.env.bytes())
+            && map.get(path).is_none_or(Value::is_null)
+            && let Some(made) = kind.make_secret(path, context.env.bytes())
         {
             let id = context.env.id(secret::PREFIX);
             map.insert(path.clone(), secret::marker(&id).into());
-            fresh.push(Fresh { id, field: format!("spec.{path}"), plain, made: true });
+            let (plain, made) = match made {
+                Made::Shown(plain) => (plain, true),
+                Made::Kept(plain) => (plain, false),
+            };
+            fresh.push(Fresh { id, field: format!("spec.{path}"), plain, made });
         }
     }
     for (field, id) in markers {
@@ -124,6 +131,16 @@ pub(super) async fn take(
         }
     }
     Ok(fresh)
+}
+
+/// What everybody may know of these secrets, for the claims.
+pub(super) fn known(kind: &dyn Kind, fresh: &[Fresh]) -> Vec<(String, Value)> {
+    let known = |one: &Fresh| {
+        let path = one.field.strip_prefix("spec.")?;
+        let known = kind.known_of(path, one.plain.reveal())?;
+        Some((secret::known_key(&secret::marker(&one.id)), Value::from(known)))
+    };
+    fresh.iter().filter_map(known).collect()
 }
 
 /// The object with its fresh secrets in it, for its kind to judge; `None` if there are none.
@@ -157,6 +174,49 @@ pub(super) async fn keep(tx: &mut Tx, context: &Context, holder: &str, fresh: &[
 /// Those that nobody gave, by their field.
 pub(super) fn made(fresh: Vec<Fresh>) -> Vec<(String, Plain)> {
     fresh.into_iter().filter(|one| one.made).map(|one| (one.field, one.plain)).collect()
+}
+
+/// Opens, for each of these orders, what the markers in its body stand for: secrets of the ordered object itself, and no
+/// other's. What cannot be opened is told of that order alone.
+pub(super) async fn open_for(
+    conn: &mut Conn,
+    context: &Context,
+    orders: &mut [AssignmentRow],
+) -> Result<(), Error> {
+    let mut within: Vec<(usize, String)> = Vec::new();
+    for (place, order) in orders.iter().enumerate().filter(|(_, order)| !order.remove) {
+        if !context.registry.secrets(context.registry.get(&order.kind)?).is_empty() {
+            within.extend(secret::ids_within(&order.body).into_iter().map(|id| (place, id)));
+        }
+    }
+    if within.is_empty() {
+        return Ok(());
+    }
+    let ids: Vec<String> = within.iter().map(|(_, id)| id.clone()).collect();
+    let (list, ids) = list(&ids);
+    let sql = format!("SELECT id, holder, field, key, sealed FROM secret WHERE id IN {list}");
+    let mut rows = BTreeMap::new();
+    for row in conn.rows(&sql, &ids).await? {
+        rows.insert((row.text("id")?, row.text("holder")?), row);
+    }
+    for (place, id) in within {
+        let order = &mut orders[place];
+        let opened = match rows.get(&(id.clone(), order.object_id.clone())) {
+            Some(row) => opened(context, row),
+            None => Err(Error::Internal(format!("the secret {id} is none of this object's"))),
+        };
+        match (opened, &mut order.secrets) {
+            (Ok(plain), Ok(all)) => all.push((secret::marker(&id), plain)),
+            (Err(error), Ok(_)) => order.secrets = Err(error.to_string()),
+            (_, Err(_)) => {}
+        }
+    }
+    Ok(())
+}
+
+fn opened(context: &Context, row: &Row) -> Result<Plain, Error> {
+    let bound_to = bound_to(&row.text("id")?, &row.text("holder")?, &row.text("field")?);
+    context.vault()?.open(&row.text("key")?, &bound_to, &row.bytes("sealed")?)
 }
 
 async fn open(

@@ -32,7 +32,8 @@ async fn last_job(run: &Run) -> Option<(String, String, String, i64)> {
 }
 
 /// Nothing that belongs to anybody: what is left are copies of images.
-async fn nothing_is_left(run: &Run, when: &str) {
+async fn nothing_is_left(run: &mut Run, when: &str) {
+    run.leave().await;
     fine(run, when).await;
     let left = "SELECT r.kind, a.object FROM assignment a JOIN resource r ON r.id = a.object WHERE r.kind <> 'image' \
                 UNION ALL SELECT 'lease', value FROM lease UNION ALL SELECT 'room', holder FROM placement";
@@ -75,7 +76,7 @@ async fn fails_at(engine: Engine, kind: &'static dyn Kind, step: i64) -> bool {
         run.ask(ask).await;
         run.quiet().await;
     }
-    nothing_is_left(&run, &when).await;
+    nothing_is_left(&mut run, &when).await;
     failed
 }
 
@@ -122,7 +123,7 @@ async fn each_step_twice(engine: Engine) {
                 fine(&run, &when).await;
             }
         }
-        nothing_is_left(&run, kind.meta().kind).await;
+        nothing_is_left(&mut run, kind.meta().kind).await;
     }
 }
 
@@ -175,7 +176,7 @@ async fn by_two_servers_at_once() {
                 both(&mut run, &other).await;
             }
         }
-        nothing_is_left(&run, kind.meta().kind).await;
+        nothing_is_left(&mut run, kind.meta().kind).await;
         let twice = "SELECT job, count(*) FROM event WHERE class = 'job' GROUP BY job HAVING count(*) > 1";
         let twice = run.world.ask(twice).await;
         assert!(twice.is_empty(), "jobs that ended more than once: {twice:?}");

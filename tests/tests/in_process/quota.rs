@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use rhyzome_api::jobs;
+use rhyzome_api::kernel::Scope;
 use rhyzome_api::store::NodeReport;
 use rhyzome_tests::face::Face;
 use rhyzome_tests::wait::until;
@@ -17,6 +18,13 @@ rhyzome_tests::on_both!(used_is_what_is_there, a_limit_refuses_what_is_new, of_m
 
 fn at(rest: &str) -> String {
     format!("{TENANT}/{rest}")
+}
+
+/// Lists of all kinds that tenants own.
+fn lists() -> Vec<&'static str> {
+    let registry = rhyzome_api::resources::registry();
+    let owned = registry.all().iter().filter(|kind| kind.meta().scope != Scope::Operator);
+    owned.map(|kind| kind.meta().plural).collect()
 }
 
 /// What the server says is used.
@@ -34,7 +42,7 @@ async fn recount(face: &Face) -> BTreeMap<String, u64> {
         let found = types["items"].as_array().unwrap().iter().find(|one| one["id"] == *id);
         found.unwrap()["spec"][field].as_u64().unwrap()
     };
-    for list in ["instances", "disks", "networks", "images", "ssh-keys", "placement-groups", "webhooks"] {
+    for list in lists() {
         let page = face.get(&at(&format!("{list}?limit=1000"))).await.is(200).json;
         // What operators made for all is shown to the tenant, but not its own.
         let items = page["items"].as_array().unwrap().iter().filter(|item| item["tenant"] == "default");

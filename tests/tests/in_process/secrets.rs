@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use rhyzome_api::environment::system_env;
-use rhyzome_api::kernel::secret::Plain;
+use rhyzome_api::kernel::secret::{Made, Plain};
 use rhyzome_api::kernel::{
     Facts, FieldError, Held, Meta, NameRule, Object, Plan, Registry, Resource, Scope, erased,
 };
@@ -89,8 +89,8 @@ impl Resource for Safe {
         Plan::release()
     }
 
-    fn make_secret(path: &str, random: [u8; 32]) -> Option<Plain> {
-        (path == "token").then(|| Plain::new(format!("{PLANTED}made-{:02x?}", &random[..8])))
+    fn make_secret(path: &str, random: [u8; 32]) -> Option<Made> {
+        (path == "token").then(|| Made::Shown(Plain::new(format!("{PLANTED}made-{:02x?}", &random[..8]))))
     }
 }
 

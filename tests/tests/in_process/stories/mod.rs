@@ -2,6 +2,10 @@
 //! `rest_contract.rs`.
 
 mod ssh_key;
+mod vpn_network;
+mod vpn_pool;
+mod wireguard_peer;
+mod wireguard_server;
 
 use std::collections::BTreeSet;
 use std::path::Path;
