@@ -18,4 +18,5 @@ mod postgres;
 #[allow(missing_docs)]
 mod quick;
 mod schema;
+mod secrets;
 mod start;

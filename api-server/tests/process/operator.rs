@@ -13,13 +13,13 @@ const AT_ONCE: usize = 8;
 const EACH: usize = 12;
 
 /// What a client on this machine knows of a server.
-struct Client {
+pub struct Client {
     address: String,
     token: String,
 }
 
 impl Client {
-    fn of(place: &Place) -> Client {
+    pub fn of(place: &Place) -> Client {
         let told = std::fs::read_to_string(place.path().join("data/client.json")).unwrap();
         let told: Value = serde_json::from_str(&told).unwrap();
         let token = std::fs::read_to_string(told["token_file"].as_str().unwrap()).unwrap();
@@ -28,7 +28,7 @@ impl Client {
     }
 
     /// Status and body of the answer.
-    fn call(&self, method: &str, path: &str, body: &str) -> (u16, Value) {
+    pub fn call(&self, method: &str, path: &str, body: &str) -> (u16, Value) {
         let Client { address, token } = self;
         let mut stream = TcpStream::connect(address).unwrap();
         let length = body.len();

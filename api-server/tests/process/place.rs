@@ -2,7 +2,7 @@
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
@@ -105,12 +105,29 @@ impl Place {
         self.db.parse::<DbUrl>().unwrap().link(false).await.unwrap()
     }
 
+    /// What the database has written outside of the folder.
+    pub fn written(&self) -> Vec<u8> {
+        self._database.as_ref().map(Database::written).unwrap_or_default()
+    }
+
     /// A server that is ready.
     pub fn serve(&self) -> Running {
+        self.started(program(self.path(), &[], &[]))
+    }
+
+    /// As `serve`; all that it says, and it says much, ends up in this file.
+    pub fn serve_saying(&self, log: &Path) -> Running {
+        let mut command = program(self.path(), &[], &[]);
+        let file = std::fs::File::create(log).unwrap();
+        command.env("RUST_LOG", "debug").stdout(file.try_clone().unwrap()).stderr(file);
+        self.started(command)
+    }
+
+    fn started(&self, mut command: Command) -> Running {
         // An earlier one may have left it.
         let ready = self.path().join("data/client.json");
         let _ = std::fs::remove_file(&ready);
-        let mut server = Running(program(self.path(), &[], &[]).spawn().unwrap());
+        let mut server = Running(command.spawn().unwrap());
         let end = Instant::now() + Duration::from_secs(60);
         while !ready.exists() {
             assert!(
@@ -124,6 +141,17 @@ impl Place {
 }
 
 impl Running {
+    /// Of the process.
+    pub fn pid(&self) -> u32 {
+        self.0.id()
+    }
+
+    /// Ends it as a fault of its own would.
+    pub fn crash(mut self, signal: Signal) -> ExitStatus {
+        kill(Pid::from_raw(self.0.id() as i32), signal).unwrap();
+        self.0.wait().unwrap()
+    }
+
     /// Ends it in order, and waits for that.
     pub fn stop(mut self) {
         kill(Pid::from_raw(self.0.id() as i32), Signal::SIGTERM).unwrap();
