@@ -129,11 +129,6 @@ impl Keycloak {
         format!("http://{}/realms/{realm}", self.address)
     }
 
-    /// For errors: the end of its log.
-    pub fn last_words(&self) -> String {
-        self.process.last_words()
-    }
-
     /// Ends it.
     pub fn stop(mut self) -> Result<()> {
         self.process.terminate(Duration::from_secs(30)).context("Keycloak")?;

@@ -25,8 +25,7 @@ struct Story {
 
 impl Story {
     fn new() -> Story {
-        let folder = tempfile::tempdir().unwrap();
-        let realms = Realms::start(folder.path());
+        let realms = Realms::start();
         let one = |name: &str, more: Value| {
             let mut entry = json!({
                 "type": "oidc", "name": name, "issuer": realms.keycloak.issuer(name), "audiences": ["rhyzome"],

@@ -1,10 +1,10 @@
 //! A Keycloak with two realms: `cloud`, whose people may be operators, and `acme`, whose people are known in the tenant
 //! acme only.
 
-use std::path::Path;
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use tempfile::TempDir;
 use url::form_urlencoded;
 use xtask::http::{self, Reply};
 use xtask::keycloak::{ADMIN, Keycloak};
@@ -17,13 +17,16 @@ pub const ANNA: (&str, &str) = ("anna", "anna-of-a-test");
 /// The realms, and who may change them.
 pub struct Realms {
     pub keycloak: Keycloak,
+    /// Where its log is, for as long as somebody may want to read it.
+    _folder: TempDir,
 }
 
 impl Realms {
     /// Starts it; there is no realm yet.
-    pub fn start(folder: &Path) -> Realms {
+    pub fn start() -> Realms {
         let home = xtask::keycloak::prepared(false).unwrap();
-        Realms { keycloak: Keycloak::start(&home, folder).unwrap() }
+        let folder = tempfile::tempdir().unwrap();
+        Realms { keycloak: Keycloak::start(&home, folder.path()).unwrap(), _folder: folder }
     }
 
     /// Makes a realm whose logouts are told to this API.
