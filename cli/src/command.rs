@@ -2,6 +2,7 @@
 
 mod login;
 mod node;
+mod wireguard;
 
 use clap::{Arg, ArgAction, Command};
 use rhyzome_client::{Kind, Kinds};
@@ -20,6 +21,7 @@ Examples:
   rhyzome instance restore web 3 --wait
   rhyzome node invite rack1
   rhyzome login --url https://api.example.com
+  rhyzome vpn-network create laptop --make-key laptop.key
   rhyzome api GET /v1/whoami
 
 The server and the token are found by themselves when a server runs on this machine, and after `rhyzome login`.
@@ -171,6 +173,7 @@ fn special(kinds: &Kinds, kind: &Kind) -> Vec<Command> {
                 .arg(Arg::new("name").value_name("NAME").help("Its name; --tenant if not given")),
         ],
         "node" => node::verbs(),
+        "vpn-network" | "wireguard-peer" => vec![wireguard::config(&kind.kind)],
         "webhook" => vec![
             Command::new("test").about("Send a test message, and tell what came of it").arg(name()),
             Command::new("deliveries").about("The last tries to deliver, the newest first").arg(name()),
@@ -275,8 +278,12 @@ pub fn id(field: &Field) -> String {
 }
 
 fn create(kinds: &Kinds, kind: &Kind) -> Command {
-    Command::new("create")
-        .about(format!("Make {} {}", article(&kind.kind), kind.kind))
+    let command = Command::new("create").about(format!("Make {} {}", article(&kind.kind), kind.kind));
+    let command = match kind.kind.as_str() {
+        "vpn-network" | "wireguard-peer" => wireguard::with_keys(command, &kind.kind),
+        _ => command,
+    };
+    command
         .arg(Arg::new("name").value_name("NAME").help("Its name; made up if not given"))
         .args(fields(kinds, &kind.spec).iter().map(flag))
         .args(common())

@@ -12,6 +12,7 @@ mod login;
 mod node;
 mod quota;
 mod webhook;
+mod wireguard;
 
 use clap::ArgMatches;
 use jiff::Timestamp;
@@ -87,6 +88,12 @@ pub async fn run(kinds: &Kinds, matches: &ArgMatches, around: &Surroundings) -> 
         ("webhook", "test") => webhook::test(&context, kind(kinds, noun)?, leaf).await,
         ("webhook", "deliveries") => webhook::deliveries(&context, kind(kinds, noun)?, leaf).await,
         ("webhook", "redeliver") => webhook::redeliver(&context, kind(kinds, noun)?, leaf).await,
+        ("vpn-network" | "wireguard-peer", "create") => {
+            wireguard::create(&context, kind(kinds, noun)?, leaf).await
+        }
+        ("vpn-network" | "wireguard-peer", "config") => {
+            wireguard::config(&context, kind(kinds, noun)?, leaf).await
+        }
         ("instance", "log") => console::log(&context, kind(kinds, noun)?, leaf).await,
         ("instance", "console") => console::run(&context, kind(kinds, noun)?, leaf).await,
         _ => crud::run(&context, kind(kinds, noun)?, verb, leaf).await,
