@@ -60,6 +60,7 @@ const PARTS: &[Part] = &[
             "test --workspace --test rights",
             "test --workspace --test network",
             "test --workspace --test lifecycle",
+            "test --workspace --test wireguard",
         ],
     ),
     Part { images: &["tiny", "debian"], ..Part::new("e2e", &["test --workspace --test e2e"]) },
