@@ -14,7 +14,7 @@ use rhyzome_pki::{Authority, Identity, ServerCertificate, rest_server_config, wr
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::auth::{Authenticator, Authenticators, OperatorToken, Sessions};
+use crate::auth::{ApiTokens, Authenticator, Authenticators, OperatorToken, Sessions};
 use crate::authority::{self, AuthorityDuty, Pace};
 use crate::blobs::Blobs;
 use crate::channel::{self, Channel, ChannelContext, Peers, Purpose, StreamError, Streams};
@@ -219,7 +219,7 @@ fn rest_context(
 /// The operator's token first: it is there however the others do.
 fn authenticators(config: &Config, env: &Env, sessions: Arc<Sessions>) -> anyhow::Result<Authenticators> {
     let token = OperatorToken::load_or_create(&config.data.join(TOKEN_FILE), env)?;
-    let mut list: Vec<Arc<dyn Authenticator>> = vec![Arc::new(token)];
+    let mut list: Vec<Arc<dyn Authenticator>> = vec![Arc::new(token), Arc::new(ApiTokens)];
     let allow = config.outbound_allow.iter().chain(&config.auth.allow).copied().collect();
     let authorities = match &config.auth.ca {
         Some(path) => {

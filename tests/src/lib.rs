@@ -11,6 +11,7 @@ pub mod life;
 pub mod machine;
 pub mod model;
 pub mod node;
+pub mod people;
 pub mod postgres;
 pub mod quick;
 pub mod sim;

@@ -7,6 +7,7 @@ mod backup;
 mod format;
 mod restore;
 mod schema;
+mod users;
 mod verbs;
 
 use std::fs::File;
@@ -15,7 +16,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use clap::Subcommand;
-use nix::unistd::{Uid, User, getuid};
+use nix::unistd::{self, Uid, getuid};
 
 pub use backup::{Kept, backup};
 pub use restore::{Restored, restore};
@@ -46,6 +47,9 @@ pub enum Admin {
     /// The operator's token
     #[command(subcommand)]
     Token(Token),
+    /// Users, straight on the database
+    #[command(subcommand)]
+    User(User),
     /// The cluster's authority: who signs, who is trusted, and exchanging it for another
     #[command(subcommand)]
     Pki(Pki),
@@ -163,6 +167,22 @@ pub enum Token {
     Renew,
 }
 
+/// Verbs of users.
+#[derive(Debug, Subcommand)]
+pub enum User {
+    /// Make somebody an administrator: the first one, of whom nobody else could
+    ///
+    /// Somebody who has never logged in is awaited; say who knows them.
+    Bootstrap {
+        /// What they are called where they log in
+        #[arg(long)]
+        username: String,
+        /// The configured name of the authenticator that knows them, if they have not logged in yet
+        #[arg(long)]
+        authenticator: Option<String>,
+    },
+}
+
 /// Verbs of the authority.
 #[derive(Debug, Subcommand)]
 pub enum Pki {
@@ -237,6 +257,7 @@ impl Ready {
             (Admin::Db(Db::RaiseEpoch), _) => schema::say_that_it_counts(config, &user).await,
             (Admin::Tenant(verb), _) => verbs::tenant(&Desk::open(config, &user).await?, verb).await,
             (Admin::Node(verb), _) => verbs::node(&Desk::open(config, &user).await?, config, verb).await,
+            (Admin::User(verb), _) => users::user(&Desk::open(config, &user).await?, verb).await,
             (Admin::Pki(verb), _) => verbs::pki(&Desk::open(config, &user).await?, config, verb).await,
             (Admin::Quota(verb), _) => verbs::quota(&Desk::open(config, &user).await?, verb).await,
             (Admin::Token(Token::Show), _) => verbs::show_token(config),
@@ -323,7 +344,7 @@ fn user() -> String {
     let login = std::fs::read_to_string("/proc/self/loginuid").ok();
     let login = login.and_then(|text| text.trim().parse().ok()).filter(|uid| *uid != u32::MAX);
     let uid = login.map_or_else(getuid, Uid::from_raw);
-    match User::from_uid(uid) {
+    match unistd::User::from_uid(uid) {
         Ok(Some(user)) => user.name,
         _ => format!("uid {uid}"),
     }

@@ -1,5 +1,6 @@
 //! The only place that turns a header into a `Caller`. One file per authenticator; each is asked in turn.
 
+mod api_token;
 mod breaker;
 mod cache;
 mod external;
@@ -25,6 +26,7 @@ use crate::kernel::{Caller, Timestamp};
 
 /// A login that has ended, as its issuer says.
 pub use crate::store::EndedSession as Ended;
+pub use api_token::ApiTokens;
 pub use operator_token::{OperatorToken, TokenError};
 pub use sessions::Sessions;
 pub use settings::{AuthConfig, AuthFile};

@@ -27,7 +27,7 @@ pub struct Caller {
     pub only_in: Option<String>,
     /// The authenticator's name of the login that the credential comes from, which may end before it.
     pub session: Option<String>,
-    /// Id of the API token that they show, if that is how they came.
+    /// What is kept of the API token that they show, if that is how they came.
     pub token: Option<String>,
     /// Id of their user; empty for those of the server itself, and before the store has looked.
     pub user: String,

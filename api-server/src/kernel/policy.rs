@@ -283,7 +283,7 @@ impl Access {
     /// Whether a caller knows that the tenant is there: something is granted to them in it.
     pub fn knows(&self, tenant: &str) -> bool {
         self.limit.as_ref().is_none_or(|limit| limit.area.reaches(tenant))
-            && self.given().any(|grant| grant.area.reaches(tenant))
+            && self.given().any(|grant| grant.area.owner.is_none() && grant.area.reaches(tenant))
     }
 
     /// The tenants in which something is granted, by name.

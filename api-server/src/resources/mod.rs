@@ -3,18 +3,23 @@
 //! One file per kind. A kind imports `kernel` and its own wire messages, nothing else; never another kind:
 //! what it must know of others arrives as `Facts`.
 
+mod binding;
 mod disk;
 mod image;
 mod instance;
 mod machine_type;
+mod member;
 mod network;
 mod node;
 mod placement_group;
+mod role;
 mod ssh_key;
 mod storage_pool;
 mod tenant;
 #[cfg(test)]
 mod testing;
+mod token;
+mod user;
 mod vpn_network;
 mod vpn_pool;
 mod webhook;
@@ -43,6 +48,11 @@ pub fn registry() -> Registry {
         erased::<vpn_network::VpnNetwork>(),
         erased::<wireguard_server::WireguardServer>(),
         erased::<wireguard_peer::WireguardPeer>(),
+        erased::<user::User>(),
+        erased::<member::Member>(),
+        erased::<role::Role>(),
+        erased::<binding::Binding>(),
+        erased::<token::Token>(),
     ])
 }
 

@@ -81,6 +81,15 @@ pub struct TenantQuota {
     /// How many WireGuard peers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub wireguard_peers: Option<u64>,
+    /// How many members.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub members: Option<u64>,
+    /// How many roles of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub roles: Option<u64>,
+    /// How many bindings.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bindings: Option<u64>,
 }
 
 // === status ===

@@ -8,6 +8,7 @@ use futures_util::{SinkExt, StreamExt};
 
 use super::extract::Ask;
 use super::problem::{Answer, Problem};
+use super::standing::Standing;
 use super::{ConsoleEnds, Wanted};
 use crate::kernel::{Clash, Error, Kind};
 
@@ -28,8 +29,14 @@ pub async fn console(mut ask: Ask, kind: &'static dyn Kind) -> Answer {
     let node = node.ok_or_else(|| Error::from(Clash::WrongState("no node holds it yet".into())))?;
     let ends = ask.ctx.consoles.open(&node, &object.core.id, Wanted::Console).await?;
     let upgrade = upgrade.max_message_size(MOST_AT_ONCE).max_frame_size(MOST_AT_ONCE);
-    let over = ask.over();
-    Ok(upgrade.on_upgrade(|socket| carry(socket, ends, over)).into_response())
+    let (over, standing) = (ask.over(), Standing::of(&ask));
+    let ended = async move {
+        tokio::select! {
+            () = over => {}
+            () = standing.lost() => {}
+        }
+    };
+    Ok(upgrade.on_upgrade(|socket| carry(socket, ends, ended)).into_response())
 }
 
 async fn carry(
@@ -41,7 +48,7 @@ async fn carry(
     tokio::pin!(over);
     loop {
         tokio::select! {
-            () = &mut over => return hang_up(write, close_code::POLICY, "this login has ended").await,
+            () = &mut over => return hang_up(write, close_code::POLICY, "this login has ended, or its rights are others").await,
             bytes = from_guest.recv() => match bytes {
                 Some(Ok(bytes)) => {
                     if write.send(Message::Binary(bytes)).await.is_err() {

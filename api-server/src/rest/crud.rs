@@ -139,20 +139,3 @@ pub async fn rendered(ask: Ask, kind: &'static dyn Kind) -> Answer {
     let files: BTreeMap<_, _> = ask.ctx.store.rendered(&right, kind, ask.id()?).await?;
     Ok(Json(json!({ "nodes": files })).into_response())
 }
-
-/// `GET .../{id}/access`
-pub async fn access(ask: Ask, kind: &'static dyn Kind) -> Answer {
-    let right = ask.right("get", kind.meta().kind)?;
-    ask.no_query()?;
-    ask.ctx.store.get(&right, kind, ask.id()?).await?;
-    let everything: Vec<String> = verbs(kind).map(|verb| format!("{}:{verb}", kind.meta().kind)).collect();
-    let items = json!([{ "who": "operators", "may": everything, "why": "operators may do everything" }]);
-    Ok(Json(json!({ "items": items })).into_response())
-}
-
-/// All that can be done with objects of a kind.
-fn verbs(kind: &dyn Kind) -> impl Iterator<Item = &'static str> {
-    ["get", "list", "create", "update", "delete"]
-        .into_iter()
-        .chain(kind.meta().actions.iter().map(|a| a.verb))
-}

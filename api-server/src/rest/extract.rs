@@ -18,7 +18,7 @@ use super::problem::Problem;
 use super::{RestContext, denial, json, page};
 use crate::auth::RequestDetails;
 use crate::kernel::{Caller, Error, FieldError, Meta, Right, Scope};
-use crate::store::{Asked, Key};
+use crate::store::{Asked, Key, Refused};
 
 /// The longest that `Prefer: wait` and `/wait` wait.
 pub const LONGEST_WAIT: u64 = 600;
@@ -47,6 +47,8 @@ pub struct Ask {
 pub struct Origin {
     /// Who asks.
     pub caller: Caller,
+    /// The same, as an authenticator said it.
+    pub said: Caller,
     /// The circumstances.
     pub asked: Asked,
     params: RawPathParams,
@@ -91,6 +93,17 @@ impl FromRequest<Arc<RestContext>> for Ask {
                 return Err(Error::Unauthenticated(refusal.reason).into());
             }
         };
+        let said = caller.clone();
+        let caller = match ctx.store.admit(caller, &details.source).await {
+            Ok(caller) => caller,
+            Err(Refused { error, caller }) => {
+                if matches!(error, Error::Unauthenticated(_)) {
+                    let known = Some(caller).filter(|caller| !caller.name.is_empty());
+                    denial::of_stranger(&ctx.store, &details, &request_id, known);
+                }
+                return Err(error.into());
+            }
+        };
         let params = RawPathParams::from_request_parts(&mut parts, &())
             .await
             .map_err(|_| Problem::new("malformed", "the path is not UTF-8"))?;
@@ -98,7 +111,7 @@ impl FromRequest<Arc<RestContext>> for Ask {
         let asked = Asked { request_id, reason: reason(&parts.headers)?, source: details.source };
         Ok(Ask {
             ctx: ctx.clone(),
-            origin: Arc::new(Origin { caller, asked, params }),
+            origin: Arc::new(Origin { caller, said, asked, params }),
             query,
             parts,
             body: Mutex::new(body),

@@ -3,6 +3,7 @@
 //! `mount` makes the routes of every kind and, in the same act, their part of the document; the handlers are
 //! the same few for all kinds. Whatever goes wrong becomes a problem in `problem.rs`.
 
+mod access;
 mod action;
 mod bulk;
 mod console;
@@ -30,6 +31,7 @@ mod quota;
 mod root;
 mod schemas;
 mod shape;
+mod standing;
 mod wait;
 mod webhook;
 mod write;

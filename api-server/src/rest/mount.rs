@@ -17,7 +17,8 @@ use super::extract::Ask;
 use super::operation::Operation;
 use super::problem::{Answer, Problem};
 use super::schemas::{self, reference};
-use super::{RestContext, action, bulk, content, crud, events, jobs, quota, root, webhook};
+use super::standing::Standing;
+use super::{RestContext, access, action, bulk, content, crud, events, jobs, quota, root, webhook};
 use crate::kernel::kind::pascal;
 use crate::kernel::{Kind, Registry, Scope};
 
@@ -75,11 +76,11 @@ impl Mount {
         W: Future<Output = Answer> + Send + 'static,
     {
         let serve = move |ask: Ask| {
-            let (operator, who) = (ask.caller().operator, Who::of(&ask));
+            let (operator, who, standing) = (ask.caller().operator, Who::of(&ask), Standing::of(&ask));
             let work = handler(ask);
             async move {
                 let answer = work.await;
-                answer.map_err(|problem: Problem| {
+                answer.map(|response| standing.around(response)).map_err(|problem: Problem| {
                     who.was_denied(&problem);
                     problem.seen_by(operator)
                 })
@@ -100,7 +101,19 @@ impl Mount {
         let op =
             |id: &str, summary: &str| Operation::new(id, "general", summary).answers(200, "So it is.", any());
         self.route(Method::GET, "/v1", op("root", "What there is"), root::root);
-        self.route(Method::GET, "/v1/whoami", op("whoami", "Who I am, and what I may do here"), root::whoami);
+        self.route(
+            Method::GET,
+            "/v1/whoami",
+            op("whoami", "Who I am, and what I may do here"),
+            access::whoami,
+        );
+        let text = || json!({ "type": "string" });
+        let can = op("can", "Whether I may do something, and why")
+            .query("verb", text(), "What: `create`.")
+            .query("kind", text(), "With which kind.")
+            .query("tenant", text(), "In this tenant; without it, with what operators own.")
+            .query("id", text(), "With this one of them.");
+        self.route(Method::GET, "/v1/can", can, access::can);
         self.router = std::mem::take(&mut self.router).route("/healthz", get(root::health));
         let health = op("health", "Whether the server can work").open().problems(&[503]);
         self.document.add(&Method::GET, "/healthz", health);
@@ -251,7 +264,10 @@ impl Mount {
         let text = json!({ "type": "string" });
         let entry = json!({
             "type": "object", "required": ["who", "may", "why"],
-            "properties": { "who": text, "may": { "type": "array", "items": text }, "why": text },
+            "properties": {
+                "who": text, "may": { "type": "array", "items": text }, "why": text, "verb": text,
+                "denied": { "type": "array", "items": text },
+            },
         });
         let list = json!({ "type": "object", "required": ["items"], "properties": { "items": { "type": "array", "items": entry } } });
         let op = place.op("access", format!("Who may do what with a {one}, and why")).answers(
@@ -259,7 +275,7 @@ impl Mount {
             "All who may do anything.",
             list,
         );
-        self.route(Method::GET, &at("access"), op, move |ask| crud::access(ask, kind));
+        self.route(Method::GET, &at("access"), op, move |ask| access::access(ask, kind));
     }
 
     fn actions(&mut self, kind: &'static dyn Kind, place: &Place) {

@@ -44,16 +44,6 @@ pub async fn root(ask: Ask) -> Answer {
     Ok(Json(body).into_response())
 }
 
-/// `GET /v1/whoami`
-pub async fn whoami(ask: Ask) -> Answer {
-    ask.no_query()?;
-    let may = if ask.caller().operator { json!([{ "scope": "*:*", "on": "everything" }]) } else { json!([]) };
-    let body = json!({
-        "name": ask.caller().name, "credential": ask.caller().credential, "operator": ask.caller().operator, "may": may,
-    });
-    Ok(Json(body).into_response())
-}
-
 /// `GET /healthz`: 200 when the database answers.
 pub async fn health(State(ctx): State<Arc<RestContext>>) -> Answer {
     let right = Caller::system().may_everywhere("list", "job")?;

@@ -42,7 +42,8 @@ pub fn add_kind(kind: &dyn Kind, into: &mut Map<String, Value>) -> Option<Value>
     into.extend(parts);
 
     let makes_secrets =
-        secret::paths(kind.schemas()).iter().any(|path| kind.make_secret(path, [0; 32]).is_some());
+        secret::paths(kind.schemas()).iter().any(|path| kind.make_secret(path, [0; 32]).is_some())
+            || meta.kind == "token";
     let name = pascal(meta.kind);
     into.insert(name.clone(), object(meta, &spec_name, &status_name, makes_secrets));
     into.insert(format!("{name}Create"), create_body(meta, &spec_name));

@@ -1,5 +1,8 @@
 //! Bells: "look again", and nothing more. A lost one costs time, never truth: whoever listens also polls.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use tokio::sync::broadcast::{self, error::RecvError};
 
 /// What to look at again.
@@ -17,6 +20,8 @@ pub enum Bell {
     Log,
     /// Logins that have ended.
     Sessions,
+    /// What anybody may do.
+    Rights,
 }
 
 /// Where bells are rung and heard, within this process; `notify.rs` carries them between processes.
@@ -25,6 +30,8 @@ pub struct Bells {
     local: broadcast::Sender<Bell>,
     /// To the notifier of other processes, when there are any.
     remote: Option<tokio::sync::mpsc::UnboundedSender<Bell>>,
+    /// How often rights have changed: for whoever asks at each request and cannot listen.
+    rights: Arc<AtomicU64>,
 }
 
 // === impl Bell ===
@@ -38,6 +45,7 @@ impl Bell {
             Bell::Events => "e".to_owned(),
             Bell::Log => "l".to_owned(),
             Bell::Sessions => "s".to_owned(),
+            Bell::Rights => "a".to_owned(),
         }
     }
 
@@ -47,6 +55,7 @@ impl Bell {
             None if text == "e" => Some(Bell::Events),
             None if text == "l" => Some(Bell::Log),
             None if text == "s" => Some(Bell::Sessions),
+            None if text == "a" => Some(Bell::Rights),
             Some(("n", id)) => Some(Bell::Node(id.to_owned())),
             Some(("r", id)) => Some(Bell::Resource(id.to_owned())),
             _ => None,
@@ -58,7 +67,7 @@ impl Bell {
 
 impl Bells {
     pub(super) fn new(remote: Option<tokio::sync::mpsc::UnboundedSender<Bell>>) -> Bells {
-        Bells { local: broadcast::channel(4096).0, remote }
+        Bells { local: broadcast::channel(4096).0, remote, rights: Arc::default() }
     }
 
     /// From now on. A listener that lags hears `Lagged`: it should look at everything.
@@ -87,7 +96,15 @@ impl Bells {
         self.ring_here(bell);
     }
 
+    /// How often it rang for rights.
+    pub(super) fn rights_rung(&self) -> u64 {
+        self.rights.load(Ordering::SeqCst)
+    }
+
     pub(super) fn ring_here(&self, bell: Bell) {
+        if bell == Bell::Rights {
+            self.rights.fetch_add(1, Ordering::SeqCst);
+        }
         // Nobody listening is nobody's loss: they look when they come.
         let _ = self.local.send(bell);
     }
@@ -100,7 +117,8 @@ mod tests {
     #[test]
     fn what_is_sent_between_processes_is_what_arrives() {
         let ids = [Bell::Node("node_1".into()), Bell::Resource("inst_1".into())];
-        for bell in ids.into_iter().chain([Bell::Jobs, Bell::Events, Bell::Log, Bell::Sessions]) {
+        let others = [Bell::Jobs, Bell::Events, Bell::Log, Bell::Sessions, Bell::Rights];
+        for bell in ids.into_iter().chain(others) {
             assert_eq!(Bell::decode(&bell.encode()), Some(bell));
         }
         assert_eq!(Bell::decode("x y"), None);

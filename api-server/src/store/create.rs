@@ -12,7 +12,7 @@ use super::phases::{self, Last};
 use super::request::Write;
 use super::secrets::{self, Fresh};
 use super::tx::Tx;
-use super::{Context, Store, claims, facts, history, nodes, objects, quota, webhooks};
+use super::{Context, Store, claims, facts, grants, history, nodes, objects, quota, users, webhooks};
 use crate::kernel::adopt::Adopted;
 use crate::kernel::quota::{Exceeded, amounts};
 use crate::kernel::webhook;
@@ -136,9 +136,13 @@ pub(super) async fn create_as(
         nodes::made(tx, &object.core.id).await?;
     }
     secrets::keep(tx, context, &object.core.id, &draft.fresh).await?;
+    let mut made = secrets::made(draft.fresh);
+    if meta.kind == "token" {
+        made.push(("token".to_owned(), users::new_secret(tx, context, &object).await?));
+    }
     let intent = Intent::new(Verb::Create, plan.steps);
     let written = finish(tx, context, maker, object, intent, &draft.facts).await?;
-    Ok(Written { made: secrets::made(draft.fresh), ..written })
+    Ok(Written { made, ..written })
 }
 
 /// It is what it is on its node, and its orders count there because their numbers are higher.
@@ -193,6 +197,7 @@ pub(super) async fn finish(
     if object.core.kind == webhook::KIND {
         webhooks::wrote(tx, context, &mut object, &verb).await?;
     }
+    grants::wrote(tx, context, maker, &object, &verb).await?;
     let job = if intent.steps.is_empty() {
         let last = phases::last(tx, &object).await?;
         object.core.phase = phases::now(context, &object, last.as_ref().map(Last::place))?;

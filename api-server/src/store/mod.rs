@@ -24,6 +24,7 @@ mod erase;
 mod expiry;
 mod facts;
 mod findings;
+mod grants;
 mod guess;
 mod history;
 mod jobs;
@@ -53,6 +54,7 @@ mod report;
 mod request;
 mod retain;
 mod retry;
+mod rights;
 mod run;
 mod secrets;
 mod servers;
@@ -61,6 +63,7 @@ mod standing;
 mod steps;
 mod tail;
 mod tx;
+mod users;
 mod views;
 mod webhooks;
 mod writer;
@@ -91,10 +94,12 @@ pub use reads::{ListQuery, Page};
 pub use report::{AssignmentRow, NodeReport};
 pub use request::{Did, Once, Outcome, Terms, Write};
 pub use retain::KeepHistory;
+pub use rights::{RIGHTS_STALE, Refused};
 pub use secrets::{Sealed, Vault};
 pub use servers::{Holder, SERVER_LEASE_SECONDS};
 pub use sessions::EndedSession;
 pub use tail::{LogReader, ReadError, TAIL_ENTRIES, TailReads};
+pub use users::{TOKEN_PREFIX, token_hash};
 pub use views::{ImageContent, Job, JobQuery, JobStep, Revision};
 pub use webhooks::{Delivery, Hook, HookState, KEPT_DELIVERIES, UrlJudge};
 pub use writer::TxFuture;
@@ -117,6 +122,7 @@ pub struct Store {
     context: Arc<Context>,
     tail: TailCell,
     denials: Arc<Denials>,
+    rights: Arc<rights::Rights>,
 }
 
 /// What transactions need besides the database.
@@ -174,6 +180,7 @@ impl Store {
             context,
             tail: TailCell::default(),
             denials: Arc::default(),
+            rights: Arc::default(),
         };
         store.count_what_is_there().await.map_err(|e| OpenError::Count(e.to_string()))?;
         Ok(store)

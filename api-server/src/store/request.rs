@@ -11,7 +11,7 @@ use super::create::{self, Maker};
 use super::keys::{self, Kept, KeptAnswer, Key};
 use super::plan::{self, Planned};
 use super::tx::Tx;
-use super::{Context, Job, Store, letters, remove};
+use super::{Context, Job, Store, grants, letters, remove};
 use crate::kernel::resource::Call;
 use crate::kernel::{Error, Kind, Right};
 
@@ -236,10 +236,12 @@ pub(super) async fn carry_out(tx: &mut Tx, context: &Context, request: &Request)
         Write::Create { kind, body } => create::create(tx, context, &maker, *kind, body.clone()).await?,
         Write::Update { kind, id, patch, if_match } => {
             let old = change::changeable(tx, right, *kind, id, *if_match).await?;
+            grants::refuse(tx, context, &maker, &old, true).await?;
             change::update(tx, context, &maker, *kind, old, patch).await?
         }
         Write::Restore { kind, id, version, if_match } => {
             let old = change::changeable(tx, right, *kind, id, *if_match).await?;
+            grants::refuse(tx, context, &maker, &old, true).await?;
             change::restore(tx, context, &maker, *kind, old, *version).await?
         }
         Write::Act { kind, id, call, supersede, if_match } => {
@@ -249,6 +251,7 @@ pub(super) async fn carry_out(tx: &mut Tx, context: &Context, request: &Request)
         Write::Remove { kind, id, if_match } => {
             let object = change::changeable(tx, right, *kind, id, *if_match).await?;
             remove::refuse_protected(&object)?;
+            grants::refuse(tx, context, &maker, &object, true).await?;
             remove::remove(tx, context, &maker, *kind, object).await?
         }
         Write::CancelJob { id } => {
@@ -267,6 +270,7 @@ pub(super) async fn carry_out(tx: &mut Tx, context: &Context, request: &Request)
     // On what is there in the end: what was merged, not what was sent.
     if !matches!(request.write, Write::Remove { .. }) {
         right.judge_written(&written.object.core)?;
+        grants::refuse(tx, context, &maker, &written.object, false).await?;
     }
     Ok(Did::Object(Box::new(written)))
 }

@@ -148,11 +148,11 @@ impl Store {
         if right.sees_all() {
             return Ok(page);
         }
-        let (mut conn, mut rounds) = (self.read().await?, 0);
-        let mut items = Vec::new();
+        let (mut items, mut rounds) = (Vec::new(), 0);
         loop {
             for job in std::mem::take(&mut page.items) {
-                if right.shows(&About::of(&mut conn, &job.resource).await?.thing(&job)) {
+                let about = About::of(&mut self.read().await?, &job.resource).await?;
+                if right.shows(&about.thing(&job)) {
                     items.push(job);
                 }
             }

@@ -199,6 +199,10 @@ async fn commit_together(pool: &Pool<SqliteConnection>, batch: Vec<Task>, bells:
         let _ = tx.roll_back("ROLLBACK").await;
     }
     let good = outcome.is_ok();
+    // First the bells: whoever is answered that a right has ended must not find it there.
+    if good {
+        tx.take_bells().into_iter().for_each(|bell| bells.ring(bell));
+    }
     for finish in finishes {
         let outcome = if good {
             Ok(())
@@ -206,9 +210,6 @@ async fn commit_together(pool: &Pool<SqliteConnection>, batch: Vec<Task>, bells:
             Err(Error::Unavailable("the database could not keep the change; nothing was changed".to_owned()))
         };
         finish(outcome);
-    }
-    if good {
-        tx.take_bells().into_iter().for_each(|bell| bells.ring(bell));
     }
 }
 

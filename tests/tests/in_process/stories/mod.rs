@@ -1,7 +1,12 @@
 //! THE LIST OF STORIES: what only one kind does, a file for each, a line for each. What all kinds do is asked in
 //! `rest_contract.rs`.
 
+mod binding;
+mod member;
+mod role;
 mod ssh_key;
+mod token;
+mod user;
 mod vpn_network;
 mod vpn_pool;
 mod wireguard_peer;
