@@ -98,12 +98,12 @@ async fn simulated_nodes_join_obey_step_by_step_and_are_the_same_after_a_restart
     simulation.start().await.unwrap();
     assert_eq!(simulation.members().count(), 2);
     is(&cluster, "", "node", "sim-1", "ready").await;
-    let shown = until("four things held", 60, async || {
+    until("both connected, and four things held", 60, async || {
         let shown = tell(&mut simulation, "show");
-        shown.contains("\nchanges 4\n").then_some(shown)
+        let all = shown.starts_with("nodes 2\nrunning 2\nconnected 2\nsessions 2\norders 4\n");
+        (all && shown.contains("\nchanges 4\n")).then_some(())
     })
     .await;
-    assert!(shown.starts_with("nodes 2\nrunning 2\nconnected 2\nsessions 2\norders 4\n"), "{shown}");
     is(&cluster, "default", "instance", "one", "running").await;
 
     let kind = cluster.world.kind("instance");
