@@ -17,6 +17,7 @@ mod letters;
 mod log;
 mod lost;
 mod once;
+mod permissions;
 mod placement;
 mod plans;
 mod quota;

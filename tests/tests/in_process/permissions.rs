@@ -1,0 +1,375 @@
+//! THE PERMISSION MATRIX: every operation of the document by every relation that somebody can have to what it is about.
+//! Nothing is left out, and nothing is listed here: what is new in the document is asked as soon as it is there.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use rhyzome_api::kernel::{Kind, Scope};
+use rhyzome_tests::face::{Face, Reply};
+use rhyzome_tests::on_both;
+use rhyzome_tests::people::face;
+use rhyzome_tests::world::World;
+use serde_json::{Value, json};
+
+on_both!(nobody_gets_what_is_not_theirs, no_reference_leads_to_another_tenant);
+
+/// Operations that are not asked. May only shrink.
+const UNCOVERED: [&str; 0] = [];
+/// What somebody owns, and somebody else does.
+const TENANTS: [&str; 2] = ["default", "beta"];
+/// A public key for WireGuard.
+const KEY: &str = "CQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQk=";
+/// What only ever says something of the caller, or nothing that is anybody's.
+const OF_EVERYBODY: [&str; 3] = ["root", "whoami", "can"];
+
+/// An operation of the document.
+struct Operation {
+    id: String,
+    method: String,
+    path: String,
+    open: bool,
+    /// What it takes as a body, if it takes one.
+    media: Option<String>,
+}
+
+fn operations(document: &Value) -> Vec<Operation> {
+    let mut all = Vec::new();
+    for (path, methods) in document["paths"].as_object().unwrap() {
+        for (method, one) in methods.as_object().unwrap() {
+            let Some(id) = one["operationId"].as_str() else { continue };
+            let open = one["security"].as_array().is_some_and(Vec::is_empty);
+            let media = one["requestBody"]["content"].as_object().and_then(|all| all.keys().next().cloned());
+            let (id, method, path) = (id.to_owned(), method.to_uppercase(), path.clone());
+            all.push(Operation { id, method, path, open, media });
+        }
+    }
+    all
+}
+
+fn example(kind: &dyn Kind) -> Value {
+    serde_json::to_value(kind.schemas().spec.1).unwrap()["example"].clone()
+}
+
+/// What each object is called.
+fn name_of(kind: &str) -> &'static str {
+    if kind == "tenant" { "default" } else { "probed" }
+}
+
+/// An object of each kind with all that it names, in each tenant; the ids by tenant and kind.
+struct Furnished {
+    ids: BTreeMap<(String, String), String>,
+}
+
+impl Furnished {
+    async fn new(world: &World) -> Furnished {
+        world.make("", "tenant", "beta", json!({})).await;
+        world.make_node("able", 1 << 44).await;
+        let mut all = Furnished { ids: BTreeMap::new() };
+        for kind in world.store.registry().all() {
+            let meta = kind.meta();
+            let tenants: &[&str] = match meta.scope {
+                Scope::Operator => &[""],
+                Scope::Tenant => &TENANTS,
+                Scope::Both | Scope::Apart => &["", "default", "beta"],
+            };
+            for tenant in tenants {
+                // What is named by others is there under its own name already.
+                all.make(world, tenant, meta.kind, name_of(meta.kind)).await;
+            }
+        }
+        all
+    }
+
+    async fn make(&mut self, world: &World, tenant: &str, kind: &str, name: &str) {
+        let kind = world.kind(kind);
+        let meta = kind.meta();
+        let at = match (meta.scope, meta.kind) {
+            (Scope::Operator, _) => "",
+            _ => tenant,
+        };
+        let sql = format!(
+            "SELECT id FROM live WHERE kind = '{}' AND tenant = '{at}' AND name = '{name}'",
+            meta.kind
+        );
+        if let Some(row) = world.ask(&sql).await.pop() {
+            self.ids.insert((at.to_owned(), meta.kind.to_owned()), row[0].clone());
+            return;
+        }
+        let mut spec = example(kind);
+        // Each client has a key of its own.
+        if tenant == "beta" && spec["public_key"].as_str().is_some_and(|key| key.len() == KEY.len()) {
+            spec["public_key"] = json!(KEY);
+        }
+        // One of each is enough, and of some there cannot be two.
+        for reference in kind.refs(&kind.complete(&spec).unwrap()) {
+            let pointer = reference.field.replacen("spec", "", 1).replace('.', "/");
+            if let Some(slot) = spec.pointer_mut(&pointer).filter(|slot| slot.is_string()) {
+                let other = world.kind(reference.kind).meta();
+                let of = if matches!(other.scope, Scope::Operator) { "" } else { at };
+                Box::pin(self.make(world, of, reference.kind, name_of(reference.kind))).await;
+                *slot = json!(self.id(of, reference.kind));
+            }
+        }
+        let id = match meta.kind {
+            "image" => world.make_image(at, name).await,
+            "node" => world.make_node(name, 1 << 44).await,
+            _ => world.make(at, meta.kind, name, spec).await.object.core.id,
+        };
+        self.ids.insert((at.to_owned(), meta.kind.to_owned()), id);
+    }
+
+    fn id(&self, tenant: &str, kind: &str) -> &str {
+        &self.ids[&(tenant.to_owned(), kind.to_owned())]
+    }
+}
+
+/// Somebody, and what they are to the tenant `default`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Relation {
+    /// Nobody, or nobody who is let in.
+    Out,
+    /// Knows nothing of it.
+    Apart,
+    /// Sees it.
+    Viewer,
+    /// Owns it.
+    Owner,
+    /// Runs the whole.
+    Operator,
+}
+
+async fn people(face: &Face) -> Vec<(Relation, String)> {
+    face.member("default", "otto", "owner").await;
+    face.member("default", "vera", "viewer").await;
+    face.member("beta", "bea", "owner").await;
+    face.member("default", "dora", "owner").await;
+    let all = json!({ "subjects": { "dora": { "user": face.user("dora").await } }, "effect": "deny", "scopes": ["*:*"] });
+    face.call("POST", "/v1/tenants/default/bindings", json!({ "spec": all })).await.is(201);
+    let mut people = vec![
+        (Relation::Out, String::new()),
+        (Relation::Out, "rzo1.bogus".to_owned()),
+        (Relation::Out, "rzt_bogus".to_owned()),
+        (Relation::Apart, "stranger".to_owned()),
+        (Relation::Apart, "bea".to_owned()),
+        (Relation::Viewer, "vera".to_owned()),
+        (Relation::Owner, "otto".to_owned()),
+        (Relation::Operator, "operator".to_owned()),
+    ];
+    let cases = [
+        ("otto", json!({ "tenant": "beta" }), Relation::Apart),
+        (
+            "otto",
+            json!({ "tenant": "default", "scopes": ["*:get", "*:list", "event:watch"] }),
+            Relation::Viewer,
+        ),
+        ("bea", json!({}), Relation::Apart),
+        ("operator", json!({ "tenant": "beta" }), Relation::Apart),
+    ];
+    for (who, spec, relation) in cases {
+        let made = face.by(who, "POST", "/v1/tokens", json!({ "spec": spec })).await.is(201);
+        people.push((relation, made.json["secrets"]["token"].as_str().unwrap().to_owned()));
+    }
+    let gone = face.by("otto", "POST", "/v1/tokens", json!({ "spec": {} })).await.is(201).json;
+    face.by("otto", "DELETE", &format!("/v1/tokens/{}", gone["id"].as_str().unwrap()), Value::Null)
+        .await
+        .is(202);
+    people.push((Relation::Out, gone["secrets"]["token"].as_str().unwrap().to_owned()));
+    people
+}
+
+/// Of which kind the objects of an operation are; `job`, if they are no objects.
+fn kind_of(operation: &Operation, kinds: &[&'static dyn Kind]) -> &'static str {
+    let path = operation.path.trim_start_matches("/v1/").trim_start_matches("tenants/{tenant}/");
+    let plural = path.split('/').next().unwrap_or_default();
+    kinds.iter().find(|kind| kind.meta().plural == plural).map_or("job", |kind| kind.meta().kind)
+}
+
+/// The path of an operation about this tenant and these ids; none of it may be left open.
+fn filled(
+    operation: &Operation,
+    kinds: &[&'static dyn Kind],
+    tenant: &str,
+    id: impl Fn(&str) -> String,
+) -> String {
+    let kind = kind_of(operation, kinds);
+    let id = if operation.path.contains("{id}") { id(kind) } else { String::new() };
+    let path = operation.path.replace("{tenant}", tenant).replace("{id}", &id);
+    let path = ["{n}", "{number}", "{difference}"].iter().fold(path, |path, param| path.replace(param, "1"));
+    assert!(!path.contains('{'), "{path}: say what stands there");
+    path
+}
+
+fn is_write(operation: &Operation) -> bool {
+    operation.method != "GET"
+}
+
+fn told(reply: &Reply) -> (u16, Vec<String>, Value) {
+    let mut body = reply.json.clone();
+    body["request_id"] = Value::Null;
+    (reply.status, reply.headers.keys().map(ToString::to_string).collect(), body)
+}
+
+async fn ask(
+    face: &Face,
+    (relation, who): (Relation, &str),
+    operation: &Operation,
+    (path, name): (&str, &str),
+) -> Reply {
+    let authorization = match who {
+        "operator" => format!("Bearer {}", rhyzome_tests::face::TOKEN),
+        token if token.starts_with("rz") => format!("Bearer {token}"),
+        person => format!("Is {person}"),
+    };
+    // Whoever may do it changes nothing: the version is one that nobody knows.
+    let mut headers = Vec::new();
+    if !who.is_empty() {
+        headers.push(("authorization", authorization.as_str()));
+    }
+    if let Some(media) = &operation.media {
+        headers.push(("content-type", media));
+    }
+    let bulk = is_write(operation) && (operation.id.ends_with("_all"));
+    let path = match operation.path.as_str() {
+        of if of.ends_with("/events") => format!("{path}?follow=false"),
+        "/v1/can" => format!("{path}?verb=get&kind=node"),
+        // Who may do it finds none.
+        _ if bulk && matches!(relation, Relation::Owner | Relation::Operator) => format!("{path}?name=none"),
+        _ if bulk => format!("{path}?name={name}"),
+        _ => path.to_owned(),
+    };
+    if is_write(operation) && !bulk {
+        headers.push(("if-match", "\"v999999\""));
+    }
+    let body = if operation.media.is_some() { "{}" } else { "" };
+    face.raw(&operation.method, &path, &headers, body).await
+}
+
+/// What is told to those who know nothing of it must be the same wherever it is.
+async fn nobody_gets_what_is_not_theirs(world: World) {
+    let face = face(&world);
+    let furnished = Furnished::new(&world).await;
+    let people = people(&face).await;
+    let document = face.get("/openapi.json").await.json;
+    let (registry, operations) = (world.store.registry().clone(), operations(&document));
+    let job = world
+        .ask("SELECT id FROM job WHERE tenant = 'default' ORDER BY id LIMIT 1")
+        .await
+        .remove(0)
+        .remove(0);
+    let (mut asked, mut wrong, mut covered) = (0, Vec::new(), BTreeSet::new());
+    for operation in operations.iter().filter(|operation| !operation.open) {
+        covered.insert(operation.id.as_str());
+        let tenants = operation.path.contains("{tenant}");
+        let own = if tenants { "default" } else { "" };
+        let there = |kind: &str| match kind {
+            "job" => job.clone(),
+            kind => furnished.id(own, kind).to_owned(),
+        };
+        let nowhere = |kind: &str| {
+            let prefix = registry.get(kind).map_or("job", |kind| kind.meta().prefix);
+            format!("{prefix}_{}", "0".repeat(26))
+        };
+        let kinds = registry.all();
+        let (here, not_here) =
+            (filled(operation, kinds, "default", there), filled(operation, kinds, "gamma", nowhere));
+        let name = name_of(kind_of(operation, kinds));
+        for (relation, who) in &people {
+            let reply = ask(&face, (*relation, who), operation, (&here, name)).await;
+            asked += 1;
+            let everybodys = OF_EVERYBODY.contains(&operation.id.as_str()) || operation.path == "/v1/tokens";
+            let fine = match relation {
+                Relation::Out => reply.status == 401,
+                Relation::Operator => !matches!(reply.status, 401 | 403),
+                _ if everybodys => reply.status < 500 && reply.status != 401,
+                Relation::Apart => {
+                    hidden(&reply, &ask(&face, (*relation, who), operation, (&not_here, name)).await)
+                }
+                _ if !tenants => {
+                    hidden(&reply, &ask(&face, (*relation, who), operation, (&not_here, name)).await)
+                }
+                Relation::Viewer
+                    if operation.id.ends_with("_console") || operation.id.ends_with("instance_log") =>
+                {
+                    reply.status == 403
+                }
+                Relation::Viewer if is_write(operation) => refused(operation, &reply),
+                Relation::Viewer | Relation::Owner => {
+                    !matches!(reply.status, 401 | 403) && reply.status < 500
+                }
+            };
+            if !fine {
+                wrong.push(format!(
+                    "{relation:?} {who}: {} {here}: {} {}",
+                    operation.method, reply.status, reply.json
+                ));
+            }
+        }
+    }
+    for id in UNCOVERED {
+        assert!(!covered.contains(id), "{id} is covered: take it from the list");
+    }
+    println!("{} operations, {asked} requests", covered.len());
+    assert!(covered.len() > 150 && wrong.is_empty(), "{} of {asked}:\n{}", wrong.len(), wrong.join("\n"));
+}
+
+/// It is not there, and told word by word as what is nowhere.
+fn hidden(reply: &Reply, nowhere: &Reply) -> bool {
+    reply.status == 404 && told(reply) == told(nowhere)
+}
+
+/// Seen, and not to be changed: refused, or each of many refused.
+fn refused(operation: &Operation, reply: &Reply) -> bool {
+    if operation.id.ends_with("_all") {
+        let items = reply.json["items"].as_array().cloned().unwrap_or_default();
+        return reply.status == 200 && items.iter().all(|item| item["status"] == 403);
+    }
+    // A body that means nothing is told before the object is looked at, and changes nothing.
+    matches!(reply.status, 403 | 422)
+}
+
+/// Every reference of every kind, with another tenant's id in it, with one that is nowhere, and left out.
+async fn no_reference_leads_to_another_tenant(world: World) {
+    let face = face(&world);
+    let furnished = Furnished::new(&world).await;
+    face.member("default", "otto", "owner").await;
+    let theirs: Vec<&String> =
+        furnished.ids.iter().filter(|((tenant, _), _)| tenant == "beta").map(|(_, id)| id).collect();
+    let mut probed = 0;
+    for kind in world.store.registry().all().iter().filter(|kind| kind.meta().scope != Scope::Operator) {
+        let path = format!("/v1/tenants/default/{}?plan=true", kind.meta().plural);
+        let spec = example(*kind);
+        for reference in kind.refs(&kind.complete(&spec).unwrap()) {
+            let Some(foreign) = furnished.ids.get(&("beta".to_owned(), reference.kind.to_owned())) else {
+                continue;
+            };
+            let prefix = world.kind(reference.kind).meta().prefix;
+            let nobody = format!("{prefix}_{}", "0".repeat(26));
+            let pointer = reference.field.replacen("spec", "", 1).replace('.', "/");
+            let mut answers = Vec::new();
+            for id in [Some(foreign.as_str()), Some(nobody.as_str()), None] {
+                let mut spec = spec.clone();
+                let Some(slot) = spec.pointer_mut(&pointer) else { continue };
+                *slot = json!(id);
+                let reply = face.by("otto", "POST", &path, json!({ "name": "new", "spec": spec })).await;
+                probed += 1;
+                let text = reply.json.to_string();
+                let leak = theirs
+                    .iter()
+                    .find(|theirs| text.contains(theirs.as_str()) && id != Some(theirs.as_str()));
+                assert!(leak.is_none(), "{path} {}: {text}", reference.field);
+                if let Some(id) = id {
+                    assert!(
+                        text.contains("there is no ") && text.contains(id),
+                        "{path} {}: {text}",
+                        reference.field
+                    );
+                    let request = reply.header("x-request-id");
+                    answers.push((reply.status, text.replace(id, "ID").replace(request, "")));
+                }
+            }
+            answers.dedup();
+            assert!(answers.len() <= 1, "{path} {}: {answers:#?}", reference.field);
+        }
+    }
+    println!("{probed} probes");
+    assert!(probed > 5, "{probed} probes");
+}
