@@ -1,16 +1,19 @@
 //! The App: makes clock, random numbers, store and everything around it, and hands each what it needs.
 
+mod doors;
+mod tls;
+
 use std::fs::File;
-use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::os::unix::fs::DirBuilderExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, bail};
 use futures_util::future::BoxFuture;
 use nix::fcntl::{Flock, FlockArg};
-use rhyzome_pki::{Authority, Identity, ServerCertificate, rest_server_config, write_private};
+use rhyzome_pki::Authority;
+pub use tls::TlsDoor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -22,11 +25,12 @@ use crate::config::Config;
 use crate::environment::system_env;
 use crate::kernel::{Caller, Clash, Env, Error, Scope};
 use crate::log::LogDuty;
+use crate::metrics::{self, Metrics, Watched};
 use crate::outbound::{Courier, Limits, Outbound, Rules, SystemNames, own_addresses};
 use crate::rest::{ConsoleEnds, ConsoleHub, Joining, RestContext, RestLimits, Wanted};
 use crate::store::{Asked, DbUrl, NewObject, Store};
 use crate::webhooks::{self, Deliveries};
-use crate::{audit, images_folder, jobs, log, process, resources, rest, sealing};
+use crate::{audit, images_folder, jobs, log, process, resources, sealing};
 
 /// Which doors this process opens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,7 +100,7 @@ pub async fn run(config: Config, role: Role, stop: CancellationToken) -> anyhow:
             store: store.clone(),
             authority: authority.clone(),
             server_id: server.clone(),
-            names: names(config.grpc, &config.grpc_names),
+            names: doors::names(config.grpc, &config.grpc_names),
             blobs: folder.clone(),
             streams: streams.clone(),
             net: channel::NET,
@@ -109,13 +113,14 @@ pub async fn run(config: Config, role: Role, stop: CancellationToken) -> anyhow:
         let serving = Channel::serve(listener, context, stop.clone());
         tasks.spawn(or_stop(serving, stop.clone(), "the agents' door"));
     }
+    let (metrics, mut shown) = (Metrics::new(), None);
     if role != Role::Grpc {
         // Opening it sweeps out what arrived halfway: only who takes bytes in may do that.
         let blobs = Blobs::open(&folder, limits, env.clone()).context("the folder of image bytes")?;
         if let Some(folder) = config.images_folder.clone() {
             tasks.spawn(images_folder::watch(store.clone(), blobs.clone(), folder, stop.clone()));
         }
-        let peers = Peers::new(streams, store.clone(), authority.clone(), &server);
+        let peers = Peers::new(streams.clone(), store.clone(), authority.clone(), &server);
         let consoles = ConsolesOfChannel(peers);
         let sessions = Arc::new(Sessions::default());
         if config.auth.has_sessions() {
@@ -123,9 +128,29 @@ pub async fn run(config: Config, role: Role, stop: CancellationToken) -> anyhow:
             sessions.read(&store).await?;
             tasks.spawn(sessions.clone().follow(store.clone(), stop.clone()));
         }
-        let context = rest_context(&config, store, &authority, blobs, consoles, courier, sessions)?;
-        let serving = serve_rest(config, context, authority, stop.clone())?;
+        let context = RestContext {
+            authenticators: authenticators(&config, store.env(), sessions)?,
+            store: store.clone(),
+            blobs,
+            consoles: Arc::new(consoles),
+            courier,
+            limits: RestLimits::default(),
+            joining: joining(&config, &authority),
+            metrics: metrics.clone(),
+        };
+        let (shows, serving) = doors::serve_rest(&config, context, authority.clone(), stop.clone())?;
+        shown = shows;
         tasks.spawn(or_stop(serving, stop.clone(), "the REST door"));
+    }
+    if let Some(how) = &config.metrics {
+        let http_ends = move || shown.as_ref().and_then(|shown| shown.ends());
+        let traffic = move || doors::traffic(&streams);
+        let watched =
+            Watched { store, authority, traffic: Box::new(traffic), http_ends: Box::new(http_ends) };
+        let watched = Arc::new(watched);
+        tasks.spawn(metrics::watch(metrics.clone(), watched.clone(), stop.clone()));
+        let serving = doors::serve_metrics(&config, how, metrics, watched, stop.clone())?;
+        tasks.spawn(or_stop(serving, stop.clone(), "the door of metrics"));
     }
     tokio::select! {
         () = stop.cancelled() => {}
@@ -196,26 +221,6 @@ impl ConsoleHub for ConsolesOfChannel {
     }
 }
 
-fn rest_context(
-    config: &Config,
-    store: Store,
-    authority: &Arc<Authority>,
-    blobs: Blobs,
-    consoles: ConsolesOfChannel,
-    courier: Arc<Courier>,
-    sessions: Arc<Sessions>,
-) -> anyhow::Result<RestContext> {
-    Ok(RestContext {
-        authenticators: authenticators(config, store.env(), sessions)?,
-        store,
-        blobs,
-        consoles: Arc::new(consoles),
-        courier,
-        limits: RestLimits::default(),
-        joining: joining(config, authority),
-    })
-}
-
 /// The operator's token first: it is there however the others do.
 fn authenticators(config: &Config, env: &Env, sessions: Arc<Sessions>) -> anyhow::Result<Authenticators> {
     let token = OperatorToken::load_or_create(&config.data.join(TOKEN_FILE), env)?;
@@ -245,7 +250,7 @@ fn advertised(config: &Config, port: u16) -> String {
     let host = match config.grpc.ip() {
         ip if !ip.is_unspecified() => ip.to_string(),
         // A name may lead to several servers, an address on which this one listens does not.
-        ip => config.grpc_names.first().cloned().unwrap_or_else(|| reachable(ip).to_string()),
+        ip => config.grpc_names.first().cloned().unwrap_or_else(|| doors::reachable(ip).to_string()),
     };
     host_port(&host, port)
 }
@@ -256,7 +261,8 @@ fn host_port(host: &str, port: u16) -> String {
 
 /// What an agent that is invited must know.
 pub(crate) fn joining(config: &Config, authority: &Arc<Authority>) -> Joining {
-    let host = config.grpc_names.first().cloned().unwrap_or_else(|| reachable(config.grpc.ip()).to_string());
+    let host =
+        config.grpc_names.first().cloned().unwrap_or_else(|| doors::reachable(config.grpc.ip()).to_string());
     let authority = authority.clone();
     let root_sha256 = Arc::new(move || authority.fingerprint());
     Joining { root_sha256, server: host_port(&host, config.grpc.port()) }
@@ -273,113 +279,6 @@ fn courier(config: &Config, store: &Store) -> Arc<Courier> {
     let judge = courier.clone();
     store.judge_urls(Box::new(move |url| judge.judge(url)));
     courier
-}
-
-const CA_FILE: &str = "ca.pem";
-
-/// Binds the door and tells local clients where it is; what it serves comes with the future.
-fn serve_rest(
-    config: Config,
-    context: RestContext,
-    authority: Arc<Authority>,
-    stop: CancellationToken,
-) -> anyhow::Result<impl Future<Output = anyhow::Result<()>>> {
-    let listener = TcpListener::bind(config.http)
-        .with_context(|| format!("`http.listen`: {} cannot be listened on", config.http))?;
-    listener.set_nonblocking(true)?;
-    let address = listener.local_addr()?;
-    // TLS, unless nobody but this machine can listen in.
-    let tls = match &config.http_certificate {
-        Some((cert, key)) => {
-            Some(rest_server_config(ServerCertificate::new(&Identity::from_files(cert, key)?)?)?)
-        }
-        None if address.ip().is_loopback() => None,
-        None => {
-            let names = names(address, &config.http_names);
-            let shown = ServerCertificate::new(&authority.issue_server(&names, SystemTime::now())?)?;
-            tokio::spawn(renew(authority.clone(), names, shown.clone(), stop.clone()));
-            Some(rest_server_config(shown)?)
-        }
-    };
-    let scheme = if tls.is_some() { "https" } else { "http" };
-    let url = format!("{scheme}://{}", SocketAddr::new(reachable(address.ip()), address.port()));
-    tell_clients(&config.data, &url, &authority.trust_pem(), config.http_certificate.is_none())?;
-    tokio::spawn(follow_trust(authority, config.data.clone(), stop.clone()));
-    tracing::info!(%url, pages = %format!("{url}/docs"), "the REST API is served");
-    let app = rest::router(context).into_make_service_with_connect_info::<SocketAddr>();
-    Ok(async move {
-        let handle = axum_server::Handle::new();
-        let stopping = handle.clone();
-        tokio::spawn(async move {
-            stop.cancelled().await;
-            stopping.graceful_shutdown(Some(GRACE));
-        });
-        match tls {
-            Some(tls) => {
-                let tls = axum_server::tls_rustls::RustlsConfig::from_config(tls);
-                axum_server::from_tcp_rustls(listener, tls)?.handle(handle).serve(app).await?;
-            }
-            None => axum_server::from_tcp(listener)?.handle(handle).serve(app).await?,
-        }
-        Ok(())
-    })
-}
-
-/// Keeps our own certificate for REST fresh: it lives 30 days, and is made anew each day, and when the authority is
-/// exchanged for another.
-async fn renew(
-    authority: Arc<Authority>,
-    names: Vec<String>,
-    shown: Arc<ServerCertificate>,
-    stop: CancellationToken,
-) {
-    let (mut issuer, mut renewed) = (authority.issuer_key(), tokio::time::Instant::now());
-    loop {
-        tokio::select! {
-            () = stop.cancelled() => return,
-            () = tokio::time::sleep(Duration::from_secs(1)) => {}
-        }
-        let now = authority.issuer_key();
-        if now == issuer && renewed.elapsed() < Duration::from_secs(24 * 3600) {
-            continue;
-        }
-        let made = authority.issue_server(&names, SystemTime::now());
-        if let Err(error) = made.and_then(|identity| shown.replace(&identity)) {
-            tracing::error!(%error, "the certificate for REST could not be renewed; trying again tomorrow");
-        }
-        (issuer, renewed) = (now, tokio::time::Instant::now());
-    }
-}
-
-/// Writes whom clients on this machine trust, whenever that is something else.
-async fn follow_trust(authority: Arc<Authority>, data: PathBuf, stop: CancellationToken) {
-    let mut told = authority.trust_digest();
-    loop {
-        tokio::select! {
-            () = stop.cancelled() => return,
-            () = tokio::time::sleep(Duration::from_secs(1)) => {}
-        }
-        let now = authority.trust_digest();
-        if now == told {
-            continue;
-        }
-        match write_private(&data.join(CA_FILE), authority.trust_pem().as_bytes()) {
-            Ok(()) => told = now,
-            Err(error) => tracing::warn!(%error, "clients on this machine were not told whom to trust"),
-        }
-    }
-}
-
-/// Writes what a client on this machine needs: address, where the token is, whom to trust. For a certificate that is
-/// not `own` our authority does not vouch: a client goes by those of its machine.
-fn tell_clients(data: &Path, url: &str, trust_pem: &str, own: bool) -> anyhow::Result<()> {
-    let data = std::fs::canonicalize(data)?;
-    write_private(&data.join(CA_FILE), trust_pem.as_bytes())?;
-    let told = serde_json::json!({
-        "url": url, "token_file": data.join(TOKEN_FILE), "ca_file": own.then(|| data.join(CA_FILE)),
-    });
-    write_private(&data.join("client.json"), format!("{told:#}\n").as_bytes())?;
-    Ok(())
 }
 
 /// On SQLite one process works on a folder: held until the process ends, however it ends.
@@ -404,24 +303,6 @@ pub(crate) fn private_folder(path: &Path) -> anyhow::Result<()> {
         .mode(0o700)
         .create(path)
         .with_context(|| format!("the folder {} cannot be made", path.display()))
-}
-
-/// Names for a certificate: those configured, and the address itself unless it stands for all.
-fn names(listens: SocketAddr, configured: &[String]) -> Vec<String> {
-    let mut names = configured.to_vec();
-    names.push(reachable(listens.ip()).to_string());
-    names.push("localhost".to_owned());
-    names.dedup();
-    names
-}
-
-/// Where a client on this machine reaches a listener.
-fn reachable(address: IpAddr) -> IpAddr {
-    match address {
-        IpAddr::V4(v4) if v4.is_unspecified() => IpAddr::from([127, 0, 0, 1]),
-        IpAddr::V6(v6) if v6.is_unspecified() => IpAddr::from(std::net::Ipv6Addr::LOCALHOST),
-        other => other,
-    }
 }
 
 // === the first start ===

@@ -9,6 +9,7 @@ use serde::Deserialize;
 
 use crate::auth::{AuthConfig, AuthFile};
 use crate::kernel::secret::Plain;
+use crate::metrics::{MetricsConfig, MetricsFile};
 use crate::store::{Keep, KeepHistory};
 
 /// What is wrong with the configuration: one line that names the key.
@@ -34,6 +35,7 @@ struct File {
     outbound: Outbound,
     webhooks: Webhooks,
     auth: AuthFile,
+    metrics: MetricsFile,
 }
 
 /// Whom the server may call besides the internet.
@@ -162,6 +164,8 @@ pub struct Config {
     pub webhooks_http: bool,
     /// Who knows callers, besides the operator's token.
     pub auth: AuthConfig,
+    /// Where this server's metrics are served, if anywhere.
+    pub metrics: Option<MetricsConfig>,
 }
 
 /// Where the keys are that seal secrets.
@@ -215,6 +219,8 @@ const VARIABLES: &[(&str, &str)] = &[
     ("RHYZOME_SEALING_KEYS", "sealing.keys"),
     ("RHYZOME_OUTBOUND_ALLOW", "outbound.allow"),
     ("RHYZOME_WEBHOOKS_HTTP", "webhooks.http"),
+    ("RHYZOME_METRICS_LISTEN", "metrics.listen"),
+    ("RHYZOME_METRICS_TOKEN_FILE", "metrics.token_file"),
     ("RHYZOME_AUTH_CA", "auth.ca"),
     ("RHYZOME_AUTH_ALLOW", "auth.allow"),
 ];
@@ -298,7 +304,7 @@ fn serde_path(json: serde_json::Value) -> Result<File, ConfigError> {
     // Room by room, so that the error can name the whole key.
     let rooms = [
         "http", "grpc", "pki", "images", "quota", "events", "history", "sealing", "outbound", "webhooks",
-        "auth",
+        "auth", "metrics",
     ];
     for room in rooms {
         let Some(part) = json.get(room) else { continue };
@@ -312,6 +318,7 @@ fn serde_path(json: serde_json::Value) -> Result<File, ConfigError> {
             "sealing" => SealingKeys::deserialize(part).map(drop),
             "outbound" => Outbound::deserialize(part).map(drop),
             "webhooks" => Webhooks::deserialize(part).map(drop),
+            "metrics" => MetricsFile::deserialize(part).map(drop),
             "auth" => AuthFile::deserialize(part).map(drop),
             _ => BTreeMap::<String, u64>::deserialize(part).map(drop),
         };
@@ -379,6 +386,7 @@ fn resolve(file: File) -> Result<Config, ConfigError> {
         sealing: sealing(file.sealing)?,
         outbound_allow: file.outbound.allow,
         webhooks_http: file.webhooks.http,
+        metrics: file.metrics.resolve().map_err(ConfigError)?,
         auth: file.auth.resolve().map_err(|why| ConfigError(format!("configuration key {why}")))?,
     })
 }

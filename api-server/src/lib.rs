@@ -16,6 +16,7 @@ pub mod images_folder;
 pub mod jobs;
 pub mod kernel;
 pub mod log;
+pub mod metrics;
 pub mod outbound;
 pub mod process;
 pub mod resources;

@@ -2,6 +2,7 @@
 
 mod login;
 mod node;
+mod totp;
 mod wireguard;
 
 use clap::{Arg, ArgAction, Command};
@@ -21,6 +22,7 @@ Examples:
   rhyzome instance restore web 3 --wait
   rhyzome node invite rack1
   rhyzome login --url https://api.example.com
+  rhyzome --as anna token create laptop
   rhyzome vpn-network create laptop --make-key laptop.key
   rhyzome api GET /v1/whoami
 
@@ -38,7 +40,8 @@ pub fn command(kinds: &Kinds) -> Command {
         .args(globals());
     let command = kinds.all().iter().fold(command, |command, kind| command.subcommand(of_kind(kinds, kind)));
     let command = command.subcommand(jobs()).subcommand(events()).subcommand(audit());
-    command.subcommand(login::login()).subcommand(login::logout()).subcommand(whoami()).subcommand(api())
+    let command = command.subcommand(login::login()).subcommand(login::logout()).subcommand(totp::totp());
+    command.subcommand(whoami()).subcommand(api())
 }
 
 fn option(name: &'static str, value: &'static str, help: &'static str) -> Arg {
@@ -66,6 +69,16 @@ fn globals() -> Vec<Arg> {
         ),
         global(option("url", "URL", "Where the API is").env("RHYZOME_URL")),
         global(option("token", "TOKEN", "The token to show").env("RHYZOME_TOKEN").hide_env_values(true)),
+        global(
+            option("as", "NAME", "Log in with a password, as NAME, whatever token there is")
+                .env("RHYZOME_AS"),
+        ),
+        global(option("password-file", "FILE", "Holds the password; else it is asked for").requires("as")),
+        global(
+            option("otp", "CODE", "The code that your app shows, or a recovery code")
+                .env("RHYZOME_OTP")
+                .hide_env_values(true),
+        ),
         global(option("profile", "NAME", "Which login of `rhyzome login` is meant").env("RHYZOME_PROFILE")),
         global(option("ca", "FILE", "PEM of the authority to believe").env("RHYZOME_CA")),
     ]

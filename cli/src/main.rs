@@ -15,6 +15,7 @@ mod output;
 mod profiles;
 mod run;
 mod settings;
+mod terminal;
 mod units;
 mod wait;
 
@@ -49,6 +50,10 @@ fn hint(error: &anyhow::Error) -> Option<&'static str> {
         Error::Problem(problem) => match problem.word() {
             "unauthenticated" => Some(
                 "`rhyzome login`; or give a token: --token, RHYZOME_TOKEN, or the folder of a server: RHYZOME_HOME",
+            ),
+            "second-factor" => Some(
+                "--otp CODE shows a code (RHYZOME_OTP); `rhyzome totp enrol` makes codes; `rhyzome token create` makes a token, \
+                 which needs none",
             ),
             "protected" => Some("`rhyzome <kind> edit NAME --protected=false` takes the protection away"),
             "no-capacity" => {

@@ -60,7 +60,7 @@ pub fn resources(list: &[Resource], with_tenant: bool, now: Timestamp) -> String
     if list.is_empty() {
         return "there are none".into();
     }
-    let details: Vec<Vec<(String, String)>> = list.iter().map(details).collect();
+    let details: Vec<Vec<(String, String)>> = list.iter().map(|resource| details(resource, now)).collect();
     let mut columns: Vec<&str> = Vec::new();
     for (name, _) in details.iter().flatten() {
         if !columns.contains(&name.as_str()) && columns.len() < 5 {
@@ -87,13 +87,17 @@ pub fn resources(list: &[Resource], with_tenant: bool, now: Timestamp) -> String
     table(&header, rows)
 }
 
-/// What is worth a column: addresses, and short plain values of status and spec. Of a node first of all its agent.
-fn details(resource: &Resource) -> Vec<(String, String)> {
+/// What is worth a column: addresses, and short plain values of status and spec. Of a node first of all its agent, of what
+/// WireGuard clients are whether they come.
+fn details(resource: &Resource, now: Timestamp) -> Vec<(String, String)> {
     let mut details = Vec::new();
     if resource.kind == "node" {
         for (column, field) in [("agent", "agent_version"), ("skew", "version_skew")] {
             details.push((column.to_owned(), resource.status[field].as_str().unwrap_or_default().to_owned()));
         }
+    }
+    if matches!(resource.kind.as_str(), "vpn-network" | "wireguard-peer") {
+        details.extend(tunnel(&resource.status, now));
     }
     let nics = resource.status["nics"].as_object().into_iter().flatten();
     let addresses: Vec<&str> = nics.filter_map(|(_, nic)| nic["address"].as_str()).collect();
@@ -116,6 +120,22 @@ fn details(resource: &Resource) -> Vec<(String, String)> {
         }
     }
     details
+}
+
+/// Where a client called from last, how long ago, and what went through.
+fn tunnel(status: &Value, now: Timestamp) -> Vec<(String, String)> {
+    let word = |field: &str| status[field].as_str().unwrap_or_default();
+    let bytes = |field: &str| plain(field, &status[field]);
+    let address = status["config"]["address"].as_str().unwrap_or_default();
+    let own = if word("network").is_empty() { address } else { word("network") };
+    let columns = [
+        ("network", own.to_owned()),
+        ("endpoint", word("endpoint").to_owned()),
+        ("handshake", units::age(word("last_handshake_at"), now)),
+        ("received", bytes("received_bytes")),
+        ("sent", bytes("sent_bytes")),
+    ];
+    columns.map(|(name, value)| (name.to_owned(), value)).into()
 }
 
 /// `memory_bytes` as `memory`.
@@ -341,6 +361,30 @@ mod tests {
         let lines: Vec<Vec<&str>> = text.lines().map(|line| line.split_whitespace().collect()).collect();
         assert_eq!(lines[0][2..4], ["AGENT", "SKEW"], "{text}");
         assert_eq!(lines[1][2..4], ["0.3.0", "older"], "{text}");
+    }
+
+    #[test]
+    fn a_list_of_clients_shows_who_comes() {
+        let one = |status: Value| -> Resource {
+            serde_json::from_value(json!({
+                "id": "vpnn_1", "kind": "vpn-network", "tenant": "default", "name": "laptop", "phase": "ready",
+                "created_at": "2026-11-21T03:00:00Z", "spec": {"enabled": true, "keepalive_seconds": 25},
+                "status": status,
+            }))
+            .unwrap()
+        };
+        let came = one(json!({
+            "network": "2001:db8:1::/48", "endpoint": "192.0.2.7:4711", "received_bytes": 2048, "sent_bytes": 92,
+            "last_handshake_at": "2026-11-21T03:00:40.000000Z", "config": {"address": "2001:db8:1::1/128"},
+        }));
+        let text = resources(&[came, one(json!({}))], false, "2026-11-21T03:01:00Z".parse().unwrap());
+        let lines: Vec<Vec<&str>> = text.lines().map(|line| line.split_whitespace().collect()).collect();
+        assert_eq!(lines[0][2..7], ["NETWORK", "ENDPOINT", "HANDSHAKE", "RECEIVED", "SENT"], "{text}");
+        assert_eq!(
+            lines[1][2..],
+            ["2001:db8:1::/48", "192.0.2.7:4711", "20s", "2", "KiB", "92", "B", "60s", "vpnn_1"]
+        );
+        assert_eq!(lines[2], ["laptop", "ready", "60s", "vpnn_1"], "none of it is known yet: {text}");
     }
 
     #[test]

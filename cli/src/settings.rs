@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 use clap::ArgMatches;
-use rhyzome_client::Settings;
+use rhyzome_client::{Login, Settings};
 use serde_json::Value;
+use zeroize::Zeroizing;
 
 use crate::profiles::{DEFAULT, Profiles};
 
@@ -70,7 +71,7 @@ pub fn settings(matches: &ArgMatches, around: &Surroundings) -> anyhow::Result<C
     let said = |name: &str| matches.get_one::<String>(name).cloned();
     let named = said("profile");
     let profile = named.clone().unwrap_or_else(|| DEFAULT.to_owned());
-    if said("token").is_some() || (named.is_none() && around.said) {
+    if said("token").is_some() || said("as").is_some() || (named.is_none() && around.said) {
         return server(matches, around);
     }
     let profiles = match (&named, around.profiles()) {
@@ -90,7 +91,7 @@ pub fn settings(matches: &ArgMatches, around: &Surroundings) -> anyhow::Result<C
         (false, _) => {
             let ca = said("ca").map(PathBuf::from).or(kept.ca);
             let ca_pem = ca.map(|file| read(&file).map(String::into_bytes)).transpose()?;
-            let settings = Settings { url: kept.url, token: None, ca_pem };
+            let settings = Settings { url: kept.url, ca_pem, ..Settings::default() };
             Ok(Chosen { settings, profile, login: Some(profiles) })
         }
     }
@@ -122,7 +123,21 @@ pub fn server(matches: &ArgMatches, around: &Surroundings) -> anyhow::Result<Cho
         Some(file) => Some(read(&file)?.into_bytes()),
         None => None,
     };
-    Ok(Chosen { settings: Settings { url, token, ca_pem }, profile, login: None })
+    // Whoever says who they are is meant, and not the operator whose token lies about.
+    let login = login(matches)?;
+    let token = token.filter(|_| login.is_none());
+    Ok(Chosen { settings: Settings { url, token, login, ca_pem }, profile, login: None })
+}
+
+/// Name and password, if a name was said.
+fn login(matches: &ArgMatches) -> anyhow::Result<Option<Login>> {
+    let said = |name: &str| matches.get_one::<String>(name).cloned();
+    let Some(name) = said("as") else { return Ok(None) };
+    let password = match said("password-file") {
+        Some(file) => Zeroizing::new(read(Path::new(&file))?.trim_end_matches(['\r', '\n']).to_owned()),
+        None => crate::terminal::password(&name)?,
+    };
+    Ok(Some(Login { name, password, code: said("otp") }))
 }
 
 fn found_in(folder: &Path) -> anyhow::Result<Option<Found>> {

@@ -49,7 +49,7 @@ struct Machine {
 pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
     let (state, env) = (config.state_dir.clone(), Env::system());
     // The rooms of its folder are there from the start, so that nothing is left that was not there before.
-    for room in ["instances", "disks", "images", "networks", "run"] {
+    for room in ["instances", "disks", "images", "networks", "wireguard", "run"] {
         std::fs::create_dir_all(state.join(room))?;
     }
     let ledger = Arc::new(Mutex::new(Ledger::open(&state)?));
@@ -78,7 +78,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
         disks: Arc::new(DiskDriver::new(&state)),
         networks: NetworkDriver::new(&state),
         instances: Arc::new(guarded(InstanceDriver::new(&state, ring))),
-        plain: drivers::plain(&state, &env),
+        plain: drivers::plain(&state, &env, config.wireguard),
     };
     let teller = {
         let handle = handle.clone();
@@ -121,7 +121,8 @@ fn guarded(driver: InstanceDriver) -> InstanceDriver {
 
 /// Tries the tools, then the accelerator: some seconds at worst, beside everything else.
 async fn find_out(config: Config, events: mpsc::UnboundedSender<Event>, found: watch::Sender<Machine>) {
-    let tools = tokio::task::spawn_blocking(tools::probe).await.unwrap_or_default();
+    let wireguard = config.wireguard;
+    let tools = tokio::task::spawn_blocking(move || tools::probe(wireguard)).await.unwrap_or_default();
     for tool in tools.iter().filter(|tool| !tool.available) {
         tracing::warn!(tool = tool.name, "{}", tool.detail);
     }

@@ -2,6 +2,7 @@
 //! once at start; whoever needs a value gets it handed.
 
 use crate::accelerator::Wanted;
+use crate::wireguard::engine;
 use clap::ValueEnum;
 use serde::Deserialize;
 use std::io;
@@ -53,6 +54,9 @@ pub struct Settings {
     /// What guests run on [default: auto]
     #[arg(long, global = true, value_enum)]
     pub accelerator: Option<Wanted>,
+    /// What carries WireGuard tunnels [default: auto]
+    #[arg(long, global = true, value_enum)]
+    pub wireguard: Option<engine::Wanted>,
     /// What to log, as in "info" or "rhyzome_agent=debug" [default: info]
     #[arg(long, global = true)]
     pub log: Option<String>,
@@ -75,6 +79,8 @@ pub struct Config {
     pub user: String,
     /// What guests run on.
     pub accelerator: Wanted,
+    /// What carries WireGuard tunnels.
+    pub wireguard: engine::Wanted,
     /// What to log.
     pub log: String,
     /// Log JSON lines.
@@ -119,6 +125,7 @@ impl Config {
             server: all.server.map(|server| host_and_port(&server)),
             user: all.user.unwrap_or_else(|| "rhyzome".into()),
             accelerator: all.accelerator.unwrap_or(Wanted::Auto),
+            wireguard: all.wireguard.unwrap_or_default(),
             log: all.log.unwrap_or_else(|| "info".into()),
             log_json: all.log_json.unwrap_or(false),
             pretend: all.pretend,
@@ -133,6 +140,7 @@ impl Settings {
             server: self.server.or(other.server),
             user: self.user.or(other.user),
             accelerator: self.accelerator.or(other.accelerator),
+            wireguard: self.wireguard.or(other.wireguard),
             log: self.log.or(other.log),
             log_json: self.log_json.or(other.log_json),
             pretend: self.pretend.or(other.pretend),
@@ -167,6 +175,11 @@ fn from_variables(variables: impl IntoIterator<Item = (String, String)>) -> Resu
                     .map_err(|_| failed(format!("{value:?} is none of auto, kvm, tcg")))?;
                 settings.accelerator = Some(wanted);
             }
+            "WIREGUARD" => {
+                let wanted = engine::Wanted::from_str(&value, false)
+                    .map_err(|_| failed(format!("{value:?} is none of auto, kernel, userspace")))?;
+                settings.wireguard = Some(wanted);
+            }
             "LOG_JSON" => {
                 let flag = value.parse().map_err(|_| failed(format!("{value:?} is none of true, false")))?;
                 settings.log_json = Some(flag);
@@ -191,8 +204,11 @@ mod tests {
     fn flags_come_before_variables_before_the_file() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("config.json");
-        std::fs::write(&file, r#"{"server":"file:1","log":"file","user":"file","accelerator":"kvm"}"#)
-            .unwrap();
+        std::fs::write(
+            &file,
+            r#"{"server":"file:1","log":"file","user":"file","accelerator":"kvm","wireguard":"kernel"}"#,
+        )
+        .unwrap();
         let flags = Settings { log: Some("flag".into()), ..Settings::default() };
         let given = variables(&[
             ("RHYZOME_AGENT_SERVER", "https://variable:1/"),
@@ -203,6 +219,7 @@ mod tests {
         assert_eq!(config.log, "flag");
         assert_eq!(config.server.as_deref(), Some("variable:1"));
         assert_eq!((config.user.as_str(), config.accelerator), ("file", Wanted::Kvm));
+        assert_eq!(config.wireguard, engine::Wanted::Kernel);
         assert_eq!(config.state_dir, Path::new("/var/lib/rhyzome"));
     }
 
@@ -220,9 +237,14 @@ mod tests {
         assert!(missing.contains("none.json: No such file"), "{missing}");
         let bad = load(None, &[("RHYZOME_AGENT_ACCELERATOR", "warp")]);
         assert_eq!(bad, "RHYZOME_AGENT_ACCELERATOR: \"warp\" is none of auto, kvm, tcg");
+        let neither = load(None, &[("RHYZOME_AGENT_WIREGUARD", "both")]);
+        assert_eq!(neither, "RHYZOME_AGENT_WIREGUARD: \"both\" is none of auto, kernel, userspace");
+        std::fs::write(&file, r#"{"wireguard":"both"}"#).unwrap();
+        let in_file = load(Some(&file), &[]);
+        assert!(in_file.contains("unknown variant `both`, expected one of `auto`, `kernel`"), "{in_file}");
         let strange = load(None, &[("RHYZOME_AGENT_SEVER", "x")]);
         assert!(strange.starts_with("RHYZOME_AGENT_SEVER: unknown"), "{strange}");
-        for text in [unknown, missing, bad, strange] {
+        for text in [unknown, missing, bad, neither, in_file, strange] {
             assert_eq!(text.lines().count(), 1, "{text}");
         }
     }

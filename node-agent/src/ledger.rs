@@ -182,8 +182,10 @@ impl Ledger {
     pub fn take(&mut self, orders: Vec<Order>) -> Result<Vec<Answer>, LedgerError> {
         let mut answers = Vec::with_capacity(orders.len());
         let mut before = Vec::new();
+        // Asked of all orders once, not for each of thousands that come together.
+        let mut db_epoch = self.db_epoch();
         for mut order in orders {
-            let answer = self.check(&order);
+            let answer = self.check(&order, db_epoch);
             if let Some(held) = self.orders.get(&order.object_id).filter(|_| order.remove) {
                 // What is to be removed is what is held, whatever a removing order leaves out.
                 order.body = order.body.or_else(|| held.body.clone());
@@ -194,6 +196,7 @@ impl Ledger {
             let is_news = self.orders.get(&order.object_id) != Some(&order);
             if answer.is_ok() && (is_news || self.of_others.contains(&order.object_id)) {
                 let id = order.object_id.clone();
+                db_epoch = db_epoch.max(order.db_epoch);
                 let held = self.orders.insert(id.clone(), order.clone());
                 let gone = self.meta.gone.remove(&id);
                 before.push((id, held, gone));
@@ -235,11 +238,11 @@ impl Ledger {
             .map_err(|error| failed("write orders", error))
     }
 
-    fn check(&self, order: &Order) -> Result<(), Refused> {
+    /// `ledger` is the epoch that this node obeys.
+    fn check(&self, order: &Order, ledger: u64) -> Result<(), Refused> {
         if !names::is_safe_id(&order.object_id) {
             return Err(Refused::BadId(order.object_id.clone()));
         }
-        let ledger = self.db_epoch();
         if order.db_epoch < ledger {
             return Err(Refused::DbEpoch { order: order.db_epoch, ledger });
         }

@@ -122,7 +122,7 @@ fn perform(verb: Verb, config: Config) -> anyhow::Result<ExitCode> {
         Verb::WireguardDevice(_) => anyhow::bail!("a device has no configuration"),
         Verb::Guard => anyhow::bail!("guard needs --state-dir DIR, the agent's own folder"),
         Verb::Version => println!("rhyzome-agent {}", env!("CARGO_PKG_VERSION")),
-        Verb::Check => return Ok(check()),
+        Verb::Check => return Ok(check(&config)),
         Verb::Status => print!("{}", status::text(&config.state_dir)?),
         Verb::Setup { dry_run } => setup::run(dry_run, &mut std::io::stdout())?,
         Verb::Run => run(config)?,
@@ -146,8 +146,8 @@ fn perform(verb: Verb, config: Config) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn check() -> ExitCode {
-    let tools = tools::probe();
+fn check(config: &Config) -> ExitCode {
+    let tools = tools::probe(config.wireguard);
     for tool in &tools {
         println!("{:<12} {:<8} {}", tool.name, if tool.available { "ok" } else { "MISSING" }, tool.detail);
     }

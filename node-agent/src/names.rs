@@ -30,6 +30,19 @@ pub fn wireguard(server_id: &str) -> String {
     format!("{WIREGUARD_PREFIX}{}", short_digest(server_id))
 }
 
+/// What every device of a mesh is called at the front.
+pub const MESH_PREFIX: &str = "rzmesh";
+
+/// The device of a mesh's member: at most 15 bytes.
+pub fn mesh(member_id: &str) -> String {
+    format!("{MESH_PREFIX}{}", &short_digest(member_id)[..8])
+}
+
+/// The keys of one member of a mesh.
+pub fn mesh_folder(state: &Path, member_id: &str) -> PathBuf {
+    state.join("mesh").join(member_id)
+}
+
 /// Where a WireGuard device in a process of its own is spoken to.
 pub fn wireguard_socket(state: &Path, server_id: &str) -> PathBuf {
     run_root(state).join(format!("{}.sock", wireguard(server_id)))

@@ -74,10 +74,14 @@ pub struct Ordered {
 impl Ordered {
     /// Of this order, if it is one of a plain kind.
     pub fn of(order: &Order) -> Option<Self> {
+        let body = Self::body_of(order)?.clone();
+        Some(Self { body, secrets: order.secrets.clone(), remove: order.remove })
+    }
+
+    /// What is ordered, if it is of a plain kind.
+    pub fn body_of(order: &Order) -> Option<&Vec<u8>> {
         match order.body.as_ref()?.body.as_ref()? {
-            Body::Plain(body) => {
-                Some(Self { body: body.clone(), secrets: order.secrets.clone(), remove: order.remove })
-            }
+            Body::Plain(body) => Some(body),
             _ => None,
         }
     }

@@ -9,6 +9,7 @@ use rhyzome_proto::v1::report::Body as ReportBody;
 use rhyzome_proto::v1::{
     DiskReport, ImageReport, InstanceOrder, InstanceReport, NetworkReport, Order, Power, Report, ReportState,
 };
+use std::borrow::Cow;
 
 /// What came of the last attempt at an object, if it failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -83,14 +84,17 @@ pub fn of_unknown(object_id: &str, what: &str) -> Report {
 }
 
 /// The same report for the question "is there anything new": sizes that move all the time are made coarse.
-pub fn coarse(report: &Report) -> Report {
-    let mut report = report.clone();
-    match report.body.as_mut() {
-        Some(ReportBody::Disk(disk)) => disk.allocated_bytes >>= 26,
-        Some(ReportBody::Image(image)) => image.bytes_on_disk >>= 26,
-        _ => {}
-    }
-    report
+pub fn coarse(report: &Report) -> Cow<'_, Report> {
+    let body = match &report.body {
+        Some(ReportBody::Disk(disk)) => {
+            ReportBody::Disk(DiskReport { allocated_bytes: disk.allocated_bytes >> 26, ..*disk })
+        }
+        Some(ReportBody::Image(image)) => {
+            ReportBody::Image(ImageReport { bytes_on_disk: image.bytes_on_disk >> 26 })
+        }
+        _ => return Cow::Borrowed(report),
+    };
+    Cow::Owned(Report { body: Some(body), ..report.clone() })
 }
 
 fn doing(action: &Action) -> &'static str {

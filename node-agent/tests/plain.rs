@@ -4,16 +4,16 @@
 
 use futures_util::StreamExt;
 use prost::Message as _;
-use rhyzome_agent::drivers::DriverError;
 use rhyzome_agent::drivers::disk::DiskDriver;
 use rhyzome_agent::drivers::image::{BlobSource, ImageDriver};
 use rhyzome_agent::drivers::instance::InstanceDriver;
 use rhyzome_agent::drivers::network::NetworkDriver;
+use rhyzome_agent::drivers::{Deviation, DriverError};
 use rhyzome_agent::env::Env;
 use rhyzome_agent::ledger::Ledger;
 use rhyzome_agent::link::LinkEvent;
 use rhyzome_agent::owner::{Drivers, Owner, Wires};
-use rhyzome_agent::plain::{self, Driver, Here};
+use rhyzome_agent::plain::{self, Driver, Here, ObservedPlain, Ordered, Plain};
 use rhyzome_proto::v1::order_body::Body;
 use rhyzome_proto::v1::report::Body as ReportBody;
 use rhyzome_proto::v1::{Goodbye, ImageReport, Order, OrderBody, Report, ReportState};
@@ -21,7 +21,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
@@ -90,7 +90,15 @@ struct Agent {
 }
 
 impl Agent {
+    /// With a session.
     fn start(state: &Path) -> Agent {
+        let agent = Agent::alone(state, plain::driver::<Notes>(state), Env::system());
+        agent.link.try_send(LinkEvent::Connected { db_epoch: 1, session: 1 }).unwrap();
+        agent
+    }
+
+    /// Without one, with this driver.
+    fn alone(state: &Path, driver: Arc<dyn Plain>, env: Env) -> Agent {
         let nothing: BlobSource =
             Arc::new(|_, _| Box::pin(async { Ok(futures_util::stream::empty().boxed()) }));
         let (ring, bell) = mpsc::unbounded_channel();
@@ -102,16 +110,14 @@ impl Agent {
             disks: Arc::new(DiskDriver::new(state)),
             networks: NetworkDriver::new(state),
             instances: Arc::new(InstanceDriver::new(state, ring)),
-            plain: vec![plain::driver::<Notes>(state)],
+            plain: vec![driver],
         };
-        link.try_send(LinkEvent::Connected { db_epoch: 1, session: 1 }).unwrap();
         let ledger = Arc::new(Mutex::new(Ledger::open(state).unwrap()));
         let teller = Arc::new(move |report| drop(reports_out.send(report)));
         let findings = Arc::new(|_| {});
         let wires = Wires { link: link_in, teller, findings, session: Arc::default(), events, bell };
-        let owner =
-            tokio::spawn(Owner::new(ledger, Arc::new(drivers), wires, "boot".into(), Env::system()).run());
-        Agent { owner, link, reports }
+        let owner = Owner::new(ledger, Arc::new(drivers), wires, "boot".into(), env);
+        Agent { owner: tokio::spawn(owner.run()), link, reports }
     }
 
     async fn order(&self, order: Order) {
@@ -237,5 +243,57 @@ async fn a_removal_that_a_full_disk_holds_up_is_told_and_ends_when_it_has_room()
     assert!(told.message.contains("ledger: write meta.json") && !told.permanent, "{told:?}");
     relieve(folder.path());
     agent.state(2, ReportState::Gone).await;
+    agent.owner.abort();
+}
+
+/// Something that is as ordered until a moment, and is then to be made anew. Keeps when it was made.
+struct Candle {
+    env: Env,
+    until_ms: u64,
+    made_ms: Mutex<Vec<u64>>,
+}
+
+impl Plain for Candle {
+    fn kind(&self) -> &'static str {
+        "note"
+    }
+
+    fn all(&self) -> Result<BTreeSet<String>, DriverError> {
+        Ok(self.made_ms.lock().unwrap().iter().map(|_| "note_1".to_owned()).collect())
+    }
+
+    fn look(&self, _id: &str, ordered: Option<&Ordered>) -> Result<Option<ObservedPlain>, DriverError> {
+        let Some(last) = self.made_ms.lock().unwrap().last().copied() else { return Ok(None) };
+        let in_force = ordered.map(|ordered| ordered.body.clone());
+        let until_ms = Some(self.until_ms).filter(|until| last < *until);
+        Ok(Some(ObservedPlain { in_force, until_ms, ..ObservedPlain::default() }))
+    }
+
+    fn make(&self, _id: &str, _ordered: &Ordered) -> Result<Vec<Deviation>, DriverError> {
+        self.made_ms.lock().unwrap().push(self.env.now_ms());
+        Ok(Vec::new())
+    }
+
+    fn take_away(&self, _id: &str) -> Result<(), DriverError> {
+        self.made_ms.lock().unwrap().clear();
+        Ok(())
+    }
+}
+
+/// Between two looks at everything, without a word from a server: the loop wakes for it.
+#[tokio::test(start_paused = true)]
+async fn what_expires_is_made_anew_at_that_moment_by_the_node_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let begun = tokio::time::Instant::now();
+    let env = Env::simulated(Arc::new(move || UNIX_EPOCH + begun.elapsed()), Arc::new(|| 0.5));
+    let candle = Arc::new(Candle { env: env.clone(), until_ms: 5_700, made_ms: Mutex::default() });
+    Ledger::open(folder.path()).unwrap().take(vec![order(1, "burns")]).unwrap();
+    let agent = Agent::alone(folder.path(), candle.clone(), env);
+    while begun.elapsed() < Duration::from_secs(30) {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let made = candle.made_ms.lock().unwrap().clone();
+    assert_eq!(made.len(), 2, "once, and once more: {made:?}");
+    assert!(made[0] < 1_000 && (5_700..5_710).contains(&made[1]), "{made:?}");
     agent.owner.abort();
 }

@@ -7,6 +7,7 @@ mod support;
 use rhyzome_agent::drivers::network::NetworkDriver;
 use rhyzome_agent::host::netns;
 use rhyzome_agent::privileges::{Standing, become_user};
+use rhyzome_agent::wireguard::engine::Wanted;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 
@@ -71,7 +72,7 @@ fn as_user(state: &Path) {
         driver.apply(&network).await.unwrap();
         assert_eq!(support::dnsmasq_pid(state, &network.id), pid, "known to be the right one");
         drop(guest);
-        for tool in rhyzome_agent::host::tools::probe() {
+        for tool in rhyzome_agent::host::tools::probe(Wanted::Auto) {
             assert!(tool.available || tool.name == "kvm", "{}: {}", tool.name, tool.detail);
         }
         driver.remove(&network.id).await.unwrap();

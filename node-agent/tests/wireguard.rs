@@ -8,8 +8,11 @@ use rhyzome_agent::drivers::DriverError;
 use rhyzome_agent::env::Env;
 use rhyzome_agent::host::netns;
 use rhyzome_agent::host::process::ProcessId;
+use rhyzome_agent::host::tools;
 use rhyzome_agent::names;
 use rhyzome_agent::plain::{Ordered, OrderedAll, Plains};
+use rhyzome_agent::wireguard::engine::{self, Wanted};
+use rhyzome_agent::wireguard::kernel::Kernel;
 use rhyzome_agent::wireguard::process::Userspace;
 use rhyzome_agent::wireguard::{self, room::Room};
 use rhyzome_proto::v1::{OrderSecret, WireguardPeerOrder, WireguardPeerReport, WireguardServerOrder};
@@ -520,5 +523,35 @@ fn a_roaming_user_reaches_guests_of_a_network_by_address_and_by_name() {
         assert!(matches!(agent.settle(), Err(DriverError::Permanent(why)) if why.contains("10.0.0.0/25")));
         client.down();
         end(&agent, node.state.path());
+    });
+}
+
+/// What is wanted is what there is, or the answer says what to do. Both kinds by what this machine has.
+#[test]
+fn the_kind_of_device_is_what_is_configured_or_nothing() {
+    on_a_node(async |node| {
+        let state = node.state.path();
+        let has_kernel = Kernel::probe().is_ok();
+        assert_eq!(engine::choose(Wanted::Userspace, state).unwrap().word(), "userspace");
+        assert_eq!(engine::probe(Wanted::Userspace).unwrap(), "userspace (configured)");
+        let auto = engine::choose(Wanted::Auto, state).unwrap().word();
+        assert_eq!(auto, if has_kernel { "kernel" } else { "userspace" });
+        let (key, _leftover) = (key_pair(), Leftover(state.to_owned()));
+        let drivers = wireguard::drivers(state, &Env::system(), Wanted::Kernel);
+        let servers = drivers.iter().find(|driver| driver.kind() == "wireguard-server").unwrap();
+        let made = servers.make(SERVER, &server(&key, |_| {}));
+        let tool = tools::probe(Wanted::Kernel).into_iter().find(|tool| tool.name == "wireguard").unwrap();
+        if has_kernel {
+            made.unwrap();
+            assert_eq!((tool.available, tool.detail.as_str()), (true, "kernel (configured)"));
+        } else {
+            let Err(DriverError::Retry(why)) = made else { panic!("{made:?}") };
+            assert_eq!(why, format!("missing-capability wireguard: {}", tool.detail));
+            assert!(!tool.available);
+            for words in ["load the kernel module wireguard", "set `wireguard` to auto or userspace"] {
+                assert!(why.contains(words), "{why}");
+            }
+        }
+        servers.take_away(SERVER).unwrap_or_else(|error| assert!(!has_kernel, "{error}"));
     });
 }

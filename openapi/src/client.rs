@@ -4,15 +4,20 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use futures_util::stream::BoxStream;
-use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, ETAG, HeaderName, IF_MATCH};
+use reqwest::header::{
+    ACCEPT, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, ETAG, HeaderName, HeaderValue, IF_MATCH,
+};
 use reqwest::{Certificate, Method, Url};
 use rustls::pki_types::{CertificateDer, pem::PemObject as _};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio_util::io::ReaderStream;
+use zeroize::Zeroizing;
 
 use super::{Console, Error, Events, Job, Outcome, Page, Problem, Resource, Written};
 
@@ -28,8 +33,27 @@ pub struct Settings {
     pub url: String,
     /// For `Authorization: Bearer`.
     pub token: Option<String>,
+    /// Instead of a token: name and password.
+    pub login: Option<Login>,
     /// PEM of the authorities to believe. Without it: those of this machine.
     pub ca_pem: Option<Vec<u8>>,
+}
+
+/// Name and password, and what else proves who somebody is.
+#[derive(Clone, Default)]
+pub struct Login {
+    /// What they are called where the server looks.
+    pub name: String,
+    /// Their password.
+    pub password: Zeroizing<String>,
+    /// The code of an app, or a recovery code. It is good for one call.
+    pub code: Option<String>,
+}
+
+impl std::fmt::Debug for Login {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Login({}, ..)", self.name)
+    }
 }
 
 /// A client of one server.
@@ -37,7 +61,8 @@ pub struct Settings {
 pub struct Client {
     http: reqwest::Client,
     base: Url,
-    token: Option<String>,
+    /// What every call shows.
+    shown: Vec<(HeaderName, HeaderValue)>,
     roots: Vec<CertificateDer<'static>>,
 }
 
@@ -78,7 +103,10 @@ impl Client {
         if !matches!(base.scheme(), "http" | "https") || base.host_str().is_none() {
             return Err(refuse(format!("`{}` must begin with http:// or https://", settings.url)));
         }
-        let mut builder = reqwest::Client::builder().connect_timeout(Duration::from_secs(10));
+        // The API redirects nobody; and whoever is redirected would show a code to whomever is named there.
+        let redirects = reqwest::redirect::Policy::none();
+        let mut builder =
+            reqwest::Client::builder().connect_timeout(Duration::from_secs(10)).redirect(redirects);
         let mut roots = Vec::new();
         if let Some(pem) = &settings.ca_pem {
             let unusable = |why: String| refuse(format!("the CA file holds no usable certificate: {why}"));
@@ -95,7 +123,7 @@ impl Client {
             builder = builder.tls_certs_only([]);
         }
         let http = builder.build().map_err(|e| refuse(format!("TLS cannot be set up: {e}")))?;
-        Ok(Client { http, base, token: settings.token.clone(), roots })
+        Ok(Client { http, base, shown: shown(settings)?, roots })
     }
 
     /// Where the server is.
@@ -294,7 +322,7 @@ impl Client {
 
     /// Opens the websocket at `path`.
     pub async fn console(&self, path: &str) -> Result<Console, Error> {
-        Console::open(&self.base, path, self.token.as_deref(), &self.roots).await
+        Console::open(&self.base, path, &self.shown, &self.roots).await
     }
 
     fn request(&self, method: &str, path: &str) -> Result<reqwest::RequestBuilder, Error> {
@@ -303,8 +331,8 @@ impl Client {
         let url = format!("{}/{}", self.url(), path.trim_start_matches('/'));
         let url: Url = url.parse().map_err(|e| Error::Settings(format!("`{path}` is no path: {e}")))?;
         let mut request = self.http.request(method, url);
-        if let Some(token) = &self.token {
-            request = request.header(AUTHORIZATION, format!("Bearer {token}"));
+        for (name, value) in &self.shown {
+            request = request.header(name, value);
         }
         Ok(request)
     }
@@ -373,12 +401,37 @@ fn with_query<'a>(path: &str, pairs: impl Iterator<Item = (&'a str, &'a str)>) -
     format!("{path}?{}", url.query().unwrap_or_default())
 }
 
+/// The headers that say who calls.
+fn shown(settings: &Settings) -> Result<Vec<(HeaderName, HeaderValue)>, Error> {
+    let value = |text: &str| {
+        let mut value = HeaderValue::from_str(text).map_err(|_| {
+            Error::Settings("the token, or the code, has letters that no header can hold".into())
+        })?;
+        value.set_sensitive(true);
+        Ok::<_, Error>(value)
+    };
+    let mut shown = Vec::new();
+    match (&settings.token, &settings.login) {
+        (Some(token), _) => shown.push((AUTHORIZATION, value(&format!("Bearer {token}"))?)),
+        (None, Some(login)) => {
+            let pair = Zeroizing::new(format!("{}:{}", login.name, login.password.as_str()));
+            let pair = Zeroizing::new(BASE64_STANDARD.encode(pair.as_bytes()));
+            shown.push((AUTHORIZATION, value(&format!("Basic {}", pair.as_str()))?));
+            if let Some(code) = &login.code {
+                shown.push((HeaderName::from_static("x-rhyzome-otp"), value(code)?));
+            }
+        }
+        (None, None) => {}
+    }
+    Ok(shown)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn new(url: &str, ca_pem: Option<&[u8]>) -> Result<Client, Error> {
-        Client::new(&Settings { url: url.into(), token: None, ca_pem: ca_pem.map(<[u8]>::to_vec) })
+        Client::new(&Settings { url: url.into(), ca_pem: ca_pem.map(<[u8]>::to_vec), ..Settings::default() })
     }
 
     #[test]

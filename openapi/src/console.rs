@@ -13,8 +13,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
-use tokio_tungstenite::tungstenite::http::HeaderValue;
-use tokio_tungstenite::tungstenite::http::header::AUTHORIZATION;
+use tokio_tungstenite::tungstenite::http::{HeaderName, HeaderValue};
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::{self, Message};
 
@@ -32,7 +31,7 @@ impl Console {
     pub(crate) async fn open(
         base: &Url,
         path: &str,
-        token: Option<&str>,
+        shown: &[(HeaderName, HeaderValue)],
         roots: &[CertificateDer<'static>],
     ) -> Result<Console, Error> {
         let url = base.as_str().trim_end_matches('/');
@@ -50,11 +49,7 @@ impl Console {
         };
         let target = format!("{}/{}", url.replacen("http", "ws", 1), path.trim_start_matches('/'));
         let mut request = target.into_client_request().map_err(|e| Error::Settings(e.to_string()))?;
-        if let Some(token) = token {
-            let value = HeaderValue::from_str(&format!("Bearer {token}"))
-                .map_err(|_| Error::Settings("the token has letters that no header can hold".into()))?;
-            request.headers_mut().insert(AUTHORIZATION, value);
-        }
+        request.headers_mut().extend(shown.iter().cloned());
         match tokio_tungstenite::client_async(request, wire).await {
             Ok((socket, _)) => Ok(Console { socket }),
             Err(error) => Err(refused(url, path, error)),

@@ -12,7 +12,7 @@ mod kinds;
 mod tests;
 mod types;
 
-pub use client::{Answer, Client, Pieces, Settings};
+pub use client::{Answer, Client, Login, Pieces, Settings};
 pub use console::Console;
 pub use error::{Error, FieldError, Problem};
 pub use events::{Event, Events};

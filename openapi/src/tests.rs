@@ -30,7 +30,7 @@ async fn server(answers: Vec<(u16, Value)>) -> (Client, JoinHandle<Vec<String>>)
         }
         asked
     });
-    let settings = Settings { url, token: Some("secret".into()), ca_pem: None };
+    let settings = Settings { url, token: Some("secret".into()), ..Settings::default() };
     (Client::new(&settings).unwrap(), asked)
 }
 

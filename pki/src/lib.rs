@@ -38,13 +38,13 @@ pub use issue::SignedLeaf;
 pub use keys::NodeKey;
 pub use log_key::LogKey;
 pub use peer::{
-    CertificateTimes, NodeIdentity, ServerIdentity, calling_server, certificate_times, issuer_key,
-    peer_identity,
+    CertificateTimes, NodeIdentity, ServerIdentity, SubjectNames, calling_server, certificate_times,
+    issuer_key, peer_identity, subject_names,
 };
 pub use rotation::{Generation, Phase, Role, hold};
 pub use tls::{
     ServerCertificate, agent_client_config, grpc_server_config, joining_client_config, rest_server_config,
-    returning_client_config,
+    rest_server_config_asking, returning_client_config,
 };
 
 /// The name that every server leaf carries and every agent verifies.

@@ -3,6 +3,7 @@ use crate::{PkiError, encoding};
 use std::time::{Duration, SystemTime};
 use x509_parser::extensions::{GeneralName, ParsedExtension};
 use x509_parser::prelude::{FromDer, X509Certificate};
+use x509_parser::x509::AttributeTypeAndValue;
 
 /// A node as its certificate names it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,6 +23,21 @@ pub struct ServerIdentity {
     pub cluster_id: String,
     /// The server, as the database knows it.
     pub server_id: String,
+}
+
+/// What a certificate says of whose it is.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SubjectNames {
+    /// Common names of the subject.
+    pub common_names: Vec<String>,
+    /// Its organizational units.
+    pub organizational_units: Vec<String>,
+    /// Addresses of mail, of its alternative names.
+    pub emails: Vec<String>,
+    /// URIs, of the same.
+    pub uris: Vec<String>,
+    /// It says that it is for clients, and not that it is for servers.
+    pub for_clients: bool,
 }
 
 /// From when to when a certificate is good.
@@ -76,6 +92,32 @@ pub(crate) fn uris(certificate: &X509Certificate<'_>) -> Result<Vec<String>, Pki
             _ => None,
         })
         .collect())
+}
+
+/// Reads what a certificate says of whose it is, whoever has signed it.
+pub fn subject_names(cert_der: &[u8]) -> Result<SubjectNames, PkiError> {
+    let certificate = parse(cert_der)?;
+    let subject = certificate.subject();
+    let text = |value: &AttributeTypeAndValue<'_>| {
+        value.as_str().map(str::to_owned).map_err(|_| PkiError::Peer("its subject cannot be parsed".into()))
+    };
+    let names = certificate
+        .subject_alternative_name()
+        .map_err(|_| PkiError::Peer("its subject alternative names cannot be parsed".into()))?;
+    let emails = names.iter().flat_map(|names| &names.value.general_names).filter_map(|name| match name {
+        GeneralName::RFC822Name(address) => Some((*address).to_owned()),
+        _ => None,
+    });
+    let usage = certificate
+        .extended_key_usage()
+        .map_err(|_| PkiError::Peer("its extended key usage cannot be parsed".into()))?;
+    Ok(SubjectNames {
+        for_clients: usage.is_some_and(|usage| usage.value.client_auth && !usage.value.server_auth),
+        common_names: subject.iter_common_name().map(text).collect::<Result<_, _>>()?,
+        organizational_units: subject.iter_organizational_unit().map(text).collect::<Result<_, _>>()?,
+        emails: emails.collect(),
+        uris: uris(&certificate)?,
+    })
 }
 
 /// Reads the node's identity from a certificate whose chain TLS has verified already.

@@ -1,13 +1,18 @@
 //! The four TLS configurations of the house, for rustls with ring.
 use crate::pin::PinnedRoot;
-use crate::{Identity, PkiError, encoding};
+use crate::{Identity, PkiError, certificate_times, encoding};
 use arc_swap::ArcSwap;
-use rustls::crypto::CryptoProvider;
-use rustls::server::danger::ClientCertVerifier;
+use rustls::client::danger::HandshakeSignatureValid;
+use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
-use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use rustls::{
+    ClientConfig, DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig, SignatureScheme,
+};
+use rustls_pki_types::{CertificateDer, UnixTime};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 const H2: &[u8] = b"h2";
 const HTTP11: &[u8] = b"http/1.1";
@@ -44,6 +49,12 @@ impl ServerCertificate {
     pub fn replace(&self, identity: &Identity) -> Result<(), PkiError> {
         self.0.store(identity.certified()?);
         Ok(())
+    }
+
+    /// When what is shown now ends.
+    pub fn ends(&self) -> Option<SystemTime> {
+        let shown = self.0.load();
+        certificate_times(shown.cert.first()?).ok().map(|times| times.not_after)
     }
 }
 
@@ -87,6 +98,69 @@ pub fn rest_server_config(shown: Arc<ServerCertificate>) -> Result<Arc<ServerCon
         .with_cert_resolver(shown);
     config.alpn_protocols = vec![H2.to_vec(), HTTP11.to_vec()];
     Ok(Arc::new(config))
+}
+
+/// As [`rest_server_config`], asking callers for certificates of these authorities. What is proven is that a caller has
+/// the key of what they show. Whether that is good is judged for each request, where it can be said what is wrong, and
+/// counts for connections that are open already.
+pub fn rest_server_config_asking(
+    shown: Arc<ServerCertificate>,
+    authorities: Vec<DistinguishedName>,
+) -> Result<Arc<ServerConfig>, PkiError> {
+    let mut config = ServerConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()?
+        .with_client_cert_verifier(Arc::new(KeyHolders { authorities, provider: provider() }))
+        .with_cert_resolver(shown);
+    config.alpn_protocols = vec![H2.to_vec(), HTTP11.to_vec()];
+    Ok(Arc::new(config))
+}
+
+/// Knows whoever has the key of a certificate, whatever that is.
+#[derive(Debug)]
+struct KeyHolders {
+    authorities: Vec<DistinguishedName>,
+    provider: Arc<CryptoProvider>,
+}
+
+impl ClientCertVerifier for KeyHolders {
+    fn client_auth_mandatory(&self) -> bool {
+        false
+    }
+
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        &self.authorities
+    }
+
+    fn verify_client_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: UnixTime,
+    ) -> Result<ClientCertVerified, rustls::Error> {
+        Ok(ClientCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider.signature_verification_algorithms.supported_schemes()
+    }
 }
 
 /// HTTP/2, and nothing is resumed.

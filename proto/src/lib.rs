@@ -3,6 +3,8 @@
 //! The `.proto` file beside this crate is the contract; everything here is generated from it at build
 //! time, without `protoc`. This crate depends on nothing of ours, and both sides meet only here.
 
+pub mod codec;
+
 /// Messages and services of `rhyzome.v1`.
 #[allow(missing_docs, clippy::all, unused_qualifications)]
 pub mod v1 {

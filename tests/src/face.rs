@@ -8,6 +8,7 @@ use axum::http::{HeaderMap, Request};
 use rhyzome_api::auth::{Authenticator, Authenticators, OperatorToken};
 use rhyzome_api::blobs::Blobs;
 use rhyzome_api::kernel::{Clash, Error};
+use rhyzome_api::metrics::Metrics;
 use rhyzome_api::outbound::{Courier, Limits as CallLimits, Rules, SystemNames};
 use rhyzome_api::rest::{self, ConsoleEnds, ConsoleHub, Joining, RestContext, RestLimits, Wanted};
 use rhyzome_imagefmt::Limits;
@@ -22,6 +23,8 @@ pub const TOKEN: &str = "rzo1.the-operator-of-the-tests-and-nobody-else";
 /// The API over a world.
 pub struct Face {
     router: Router,
+    /// Where its requests are counted.
+    pub metrics: Metrics,
     /// Where uploaded images end up.
     pub blobs: std::path::PathBuf,
     _folder: tempfile::TempDir,
@@ -73,6 +76,16 @@ impl Face {
         Face::whole(world, who, Arc::new(nobody), consoles)
     }
 
+    /// The same, for callers that these know.
+    pub fn lending_to(
+        world: &World,
+        who: Vec<Arc<dyn Authenticator>>,
+        consoles: Arc<dyn ConsoleHub>,
+    ) -> Face {
+        let nobody = Courier::new(Rules::default(), CallLimits::default(), Arc::new(SystemNames), false);
+        Face::whole(world, Authenticators::new(who), Arc::new(nobody), consoles)
+    }
+
     /// The API over this world, for callers that these know, whose logins may end.
     pub fn knowing(world: &World, who: Authenticators) -> Face {
         let nobody = Courier::new(Rules::default(), CallLimits::default(), Arc::new(SystemNames), false);
@@ -93,6 +106,7 @@ impl Face {
         let folder = tempfile::tempdir().unwrap();
         let limits = Limits { max_file_size_bytes: 1 << 20, ..Limits::default() };
         let blobs = Blobs::open(folder.path(), limits, world.store.env().clone()).unwrap();
+        let metrics = Metrics::new();
         let router = rest::router(RestContext {
             store: world.store.clone(),
             authenticators,
@@ -101,8 +115,9 @@ impl Face {
             courier,
             limits: RestLimits::default(),
             joining: Joining { root_sha256: Arc::new(|| "ab".repeat(32)), server: "127.0.0.1:7443".into() },
+            metrics: metrics.clone(),
         });
-        Face { router, blobs: folder.path().to_owned(), _folder: folder }
+        Face { router, metrics, blobs: folder.path().to_owned(), _folder: folder }
     }
 
     /// What serves it.

@@ -5,6 +5,7 @@
 
 pub mod audit;
 pub mod drive;
+pub mod exposition;
 pub mod face;
 pub mod given;
 pub mod life;

@@ -32,7 +32,7 @@ pub enum Ask {
 }
 
 /// A change of spec that has a job, for kinds that have such.
-const CHANGES: [(&str, &str); 7] = [
+const CHANGES: [(&str, &str); 9] = [
     ("instance", r#"{"vcpus": 2}"#),
     ("disk", r#"{"size_bytes": 8589934592}"#),
     ("network", r#"{"dns": ["9.9.9.9"]}"#),
@@ -40,6 +40,8 @@ const CHANGES: [(&str, &str); 7] = [
     ("vpn-network", r#"{"expires_at": "2030-01-01T00:00:00Z"}"#),
     ("wireguard-server", r#"{"enabled": false}"#),
     ("wireguard-peer", r#"{"networks": ["10.30.0.0/16"]}"#),
+    ("mesh", r#"{"keepalive_seconds": 5}"#),
+    ("mesh-member", r#"{"endpoint": "203.0.113.9"}"#),
 ];
 
 /// The example of the document.
@@ -102,7 +104,7 @@ pub fn is_asked(kind: &dyn Kind) -> bool {
 /// True if a node can come to hold an object of this kind for itself, and so refuse it.
 pub fn can_be_refused(kind: &dyn Kind) -> bool {
     // Disks come to a node with an instance.
-    kind.meta().held == Held::Alone && kind.meta().kind != "disk"
+    matches!(kind.meta().held, Held::Alone | Held::Among { .. }) && kind.meta().kind != "disk"
 }
 
 // === faults ===

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use rhyzome_api::kernel::env::Outside;
 use rhyzome_api::kernel::{Caller, Env, Kind, Registry, Right};
 use rhyzome_api::resources;
 use rhyzome_api::sealing::{Keyring, Source};
@@ -71,6 +72,20 @@ impl World {
     /// A world whose clock the test moves.
     pub async fn with_time(engine: Engine, time: &Time, seed: u64) -> World {
         World::with_env(engine, time.env(seed)).await
+    }
+
+    /// A world that writes in the thread of whoever asks, in a runtime of one thread: there `statements` hears all that is
+    /// said. SQLite has a thread of its own for that otherwise.
+    pub async fn overheard(engine: Engine) -> World {
+        World::with_env(engine, World::in_one_thread(engine, environment::system_env())).await
+    }
+
+    /// The same, with this clock.
+    pub fn in_one_thread(engine: Engine, env: Env) -> Env {
+        match engine {
+            Engine::Sqlite => env.waiting(Outside::InPlace),
+            Engine::Postgres => env,
+        }
     }
 
     /// A world on the disk, where each commit waits for it: as a server has it.

@@ -53,11 +53,17 @@ pub const WIREGUARD: Set =
 /// What benches of the control plane need.
 pub const BENCH: Set = Set { name: "bench", packages: &["postgresql"] };
 
+/// What measures tunnels, beside the other end of them.
+pub const TUNNELS: Set = Set { name: "bench wireguard", packages: &["iperf3", "nftables"] };
+
 /// What a peer's queue needs that is measured beside ours, where nobody has brought `npm` from elsewhere.
 pub const PEER: Set = Set { name: "peer", packages: &["nodejs", "npm"] };
 
 /// What a real Keycloak needs, and how it is fetched.
 pub const KEYCLOAK: Set = Set { name: "keycloak", packages: &["maven", "openjdk-17-jre-headless"] };
+
+/// What a real directory needs. It is started by tests, each with a configuration of its own.
+pub const LDAP: Set = Set { name: "ldap", packages: &["slapd", "util-linux"] };
 
 /// What asking the API at random needs.
 pub const FUZZ: Set = Set { name: "fuzz", packages: &["python3", "python3-venv"] };

@@ -61,6 +61,7 @@ const PARTS: &[Part] = &[
             "test --workspace --test network",
             "test --workspace --test lifecycle",
             "test --workspace --test wireguard",
+            "test --workspace --test mesh",
         ],
     ),
     Part { images: &["tiny", "debian"], ..Part::new("e2e", &["test --workspace --test e2e"]) },
@@ -77,7 +78,14 @@ struct Count {
 
 /// Runs the command.
 pub fn main(arguments: &Arguments) -> Result<()> {
-    let wanted = [packages::DEMO, packages::TEST, packages::WIREGUARD, packages::FUZZ, packages::KEYCLOAK];
+    let wanted = [
+        packages::DEMO,
+        packages::TEST,
+        packages::WIREGUARD,
+        packages::FUZZ,
+        packages::KEYCLOAK,
+        packages::LDAP,
+    ];
     packages::ensure(&wanted, !arguments.no_install)?;
     let chosen: Vec<&Part> =
         PARTS.iter().filter(|part| arguments.part.as_ref().is_none_or(|name| name == part.name)).collect();

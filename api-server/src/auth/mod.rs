@@ -3,9 +3,12 @@
 mod api_token;
 mod breaker;
 mod cache;
+mod certificate;
 mod external;
+mod guesses;
 mod header;
 mod htpasswd;
+mod ldap;
 mod oidc;
 mod operator_token;
 mod person;
@@ -20,6 +23,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
+use rustls::DistinguishedName;
+use rustls::pki_types::CertificateDer;
 use zeroize::Zeroizing;
 
 use crate::kernel::{Caller, Timestamp};
@@ -40,6 +45,10 @@ pub struct RequestDetails {
     pub path: String,
     /// The address that the request came from; empty when it is not known.
     pub source: String,
+    /// What the transport was shown, the caller's own first: they have its key, and nothing else is proven. Empty: none.
+    pub certificates: Arc<[CertificateDer<'static>]>,
+    /// A browser sends it for a page of another site.
+    pub from_another_site: bool,
 }
 
 /// What one authenticator says.
@@ -78,6 +87,14 @@ pub trait Authenticator: Send + Sync {
         header: Option<&'a str>,
         request: &'a RequestDetails,
     ) -> BoxFuture<'a, Verdict>;
+
+    /// Another one knows these, of which this one has said that they are wrong: it was no guess.
+    fn known_elsewhere(&self, _header: Option<&str>, _request: &RequestDetails) {}
+
+    /// Of which authorities callers should show certificates; `None`: it looks at none.
+    fn wants_certificates(&self) -> Option<Vec<DistinguishedName>> {
+        None
+    }
 
     /// Its configured name; empty: it has none.
     fn name(&self) -> &str {
@@ -128,6 +145,12 @@ impl Authenticators {
         Authenticators { sessions, ..self }
     }
 
+    /// Of which authorities callers should show certificates; `None`: nobody looks at them.
+    pub fn wants_certificates(&self) -> Option<Vec<DistinguishedName>> {
+        let wanted: Vec<_> = self.list.iter().filter_map(|one| one.wants_certificates()).collect();
+        (!wanted.is_empty()).then(|| wanted.concat())
+    }
+
     /// Where people may log in.
     pub fn logins(&self) -> Vec<Login> {
         self.list.iter().filter_map(|one| one.login()).collect()
@@ -151,16 +174,24 @@ impl Authenticators {
         request: &RequestDetails,
     ) -> Result<Caller, Refusal> {
         let refused = |reason: String| Refusal { reason, known: None, later: false };
-        let mut wrong = None;
+        let (mut wrong, mut strangers) = (None, Vec::new());
         for one in &self.list {
             match one.authenticate(header, request).await {
-                Verdict::Caller(caller) => return Ok(caller),
+                Verdict::Caller(caller) => {
+                    strangers.into_iter().for_each(|one: &Arc<dyn Authenticator>| {
+                        one.known_elsewhere(header, request);
+                    });
+                    return Ok(caller);
+                }
                 Verdict::Refused(reason) => return Err(refused(reason)),
                 Verdict::RefusedKnown(known, reason) => {
                     return Err(Refusal { known: Some(Box::new(known)), ..refused(reason) });
                 }
                 Verdict::Unavailable(reason) => return Err(Refusal { later: true, ..refused(reason) }),
-                Verdict::Wrong(reason) => wrong = wrong.or(Some(reason)),
+                Verdict::Wrong(reason) => {
+                    strangers.push(one);
+                    wrong = wrong.or(Some(reason));
+                }
                 Verdict::NotMine => {}
             }
         }

@@ -6,11 +6,14 @@ use serde::Deserialize;
 
 use super::Verdict;
 use crate::kernel::Caller;
+use crate::kernel::caller::SecondFactor;
 
 /// The longest name, subject or group that is taken.
-const LONGEST: usize = 256;
+pub const LONGEST: usize = 256;
 /// More groups than this are nobody's.
 const MOST_GROUPS: usize = 1000;
+/// What somebody showed who has shown nothing but what they know.
+pub const PASSWORD: &str = "password";
 /// What the server calls itself and its own operator: nobody else is called so.
 const OURS: [&str; 2] = ["system", "operator"];
 
@@ -25,7 +28,7 @@ pub struct Person {
     pub groups: Vec<String>,
     /// The login that it comes from.
     pub session: Option<String>,
-    /// What was shown: `password`.
+    /// What was shown: `PASSWORD`.
     pub credential: &'static str,
 }
 
@@ -50,6 +53,8 @@ pub struct Terms {
     pub operators: Operators,
     /// Groups that are called otherwise here; others keep their names.
     pub groups: BTreeMap<String, String>,
+    /// Whether passwords alone are enough.
+    pub second_factor: SecondFactor,
 }
 
 impl Terms {
@@ -84,12 +89,14 @@ impl Terms {
             groups: groups.into_iter().collect(),
             only_in: self.tenant.clone(),
             session: person.session,
+            second_factor: (person.credential == PASSWORD).then_some(self.second_factor),
             ..Caller::default()
         })
     }
 }
 
-fn bad(word: &str) -> bool {
+/// Whether it is no word that can name somebody, or a login.
+pub(super) fn bad(word: &str) -> bool {
     word.len() > LONGEST || word.chars().any(char::is_control)
 }
 
@@ -124,6 +131,9 @@ mod tests {
         assert!(anna.operator);
         assert_eq!(anna.groups, ["dev", "ops"]);
         assert_eq!((anna.subject.as_str(), anna.credential.as_str()), ("anna", "staff/password"));
+        assert_eq!(anna.second_factor, Some(SecondFactor::IfEnrolled));
+        let by_token = Person { credential: "token", ..person("anna", &[]) };
+        assert_eq!(caller(&terms(), by_token).second_factor, None);
         assert!(caller(&terms(), person("root", &[])).operator);
         assert!(!caller(&terms(), person("bert", &["dev"])).operator);
     }

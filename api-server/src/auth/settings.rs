@@ -1,7 +1,7 @@
 //! `auth` of the configuration, and the authenticators that are made of it.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -10,7 +10,8 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use super::person::{Operators, Terms};
-use super::{Authenticator, Sessions, external, htpasswd, oidc, tokens};
+use super::{Authenticator, Sessions, certificate, external, htpasswd, ldap, oidc, tokens};
+use crate::kernel::caller::SecondFactor;
 use crate::kernel::{Env, NameRule, name};
 use crate::outbound::Outbound;
 
@@ -49,12 +50,14 @@ pub struct Configured {
 enum What {
     Tokens(tokens::Settings),
     Htpasswd(htpasswd::Settings),
+    Ldap(Box<ldap::Settings>),
+    Certificate(certificate::Settings),
     External(external::Settings),
     Oidc(oidc::Settings),
 }
 
 /// Every `type` that there is.
-const TYPES: &str = "tokens, htpasswd, external, oidc";
+const TYPES: &str = "tokens, htpasswd, ldap, certificate, external, oidc";
 
 impl AuthFile {
     /// Reads each entry. An error names the key.
@@ -88,6 +91,7 @@ fn entry_of(mut entry: Map<String, Value>) -> Result<Configured, String> {
         tenant,
         operators: taken::<Operators>(&mut entry, "operators")?.unwrap_or_default(),
         groups: taken::<BTreeMap<String, String>>(&mut entry, "groups")?.unwrap_or_default(),
+        second_factor: second_factor(&mut entry, &kind)?,
     };
     if terms.tenant.is_some() && terms.operators != Operators::default() {
         return Err(
@@ -104,11 +108,27 @@ fn entry_of(mut entry: Map<String, Value>) -> Result<Configured, String> {
     let what = match kind.as_str() {
         "tokens" => What::Tokens(rest(entry)?),
         "htpasswd" => What::Htpasswd(rest(entry)?),
+        "ldap" => What::Ldap(Box::new(rest(entry)?)),
+        "certificate" => What::Certificate(rest(entry)?),
         "external" => What::External(rest(entry)?),
         "oidc" => What::Oidc(rest(entry)?),
         other => return Err(format!("`type`: there is no `{other}`; there are {TYPES}")),
     };
     Ok(Configured { terms, what })
+}
+
+/// Whether passwords alone are enough, where there are any.
+fn second_factor(entry: &mut Map<String, Value>, kind: &str) -> Result<SecondFactor, String> {
+    let said: Option<String> = taken(entry, "second_factor")?;
+    match said.as_deref() {
+        None => Ok(SecondFactor::default()),
+        Some(_) if !matches!(kind, "htpasswd" | "ldap") => {
+            Err("`second_factor` means nothing here: there are no passwords".into())
+        }
+        Some("if-enrolled") => Ok(SecondFactor::IfEnrolled),
+        Some("required") => Ok(SecondFactor::Required),
+        Some(_) => Err("`second_factor` must be `if-enrolled` or `required`".into()),
+    }
 }
 
 fn taken<T: DeserializeOwned>(entry: &mut Map<String, Value>, key: &str) -> Result<Option<T>, String> {
@@ -128,7 +148,7 @@ impl AuthConfig {
         outbound: &Arc<Outbound>,
         sessions: &Arc<Sessions>,
     ) -> Result<Vec<Arc<dyn Authenticator>>, String> {
-        self.authenticators.iter().map(|one| one.make(env, outbound, sessions)).collect()
+        self.authenticators.iter().map(|one| one.make(env, outbound, sessions, self.ca.as_deref())).collect()
     }
 
     /// True if logins may end before their tokens do.
@@ -143,6 +163,7 @@ impl Configured {
         env: &Env,
         outbound: &Arc<Outbound>,
         sessions: &Arc<Sessions>,
+        believed: Option<&Path>,
     ) -> Result<Arc<dyn Authenticator>, String> {
         let terms = self.terms.clone();
         let named = |why: String| format!("the authenticator `{}`: {why}", self.terms.authenticator);
@@ -152,6 +173,13 @@ impl Configured {
             }
             What::Htpasswd(settings) => {
                 Arc::new(htpasswd::Htpasswd::new(terms, settings, env).map_err(named)?)
+            }
+            What::Ldap(settings) => {
+                let made = ldap::Directories::new(terms, *settings, outbound.clone(), believed, env);
+                Arc::new(made.map_err(named)?)
+            }
+            What::Certificate(settings) => {
+                Arc::new(certificate::Certificates::new(terms, settings, env).map_err(named)?)
             }
             What::External(settings) => {
                 Arc::new(external::External::new(terms, settings, outbound.clone(), env).map_err(named)?)
@@ -190,6 +218,12 @@ mod tests {
                 "exclude each other",
             ),
             (json!([{ "type": "tokens", "tokens": [], "tenant": "acme" }]), "mean nothing here"),
+            (json!([{ "type": "htpasswd", "file": "x", "second_factor": true }]), "`second_factor`: "),
+            (json!([{ "type": "htpasswd", "file": "x", "second_factor": "maybe" }]), "or `required`"),
+            (
+                json!([{ "type": "external", "url": "https://x", "second_factor": "required" }]),
+                "means nothing here",
+            ),
         ] {
             let error = resolved(list).unwrap_err();
             assert!(error.contains(wanted), "{error}");

@@ -114,6 +114,7 @@ impl Channel {
         let context = Arc::new(context);
         let edition = context.authority.refresh()?;
         let shown = ServerCertificate::new(&context.authority.issue_server(&context.names, context.now())?)?;
+        context.streams.shows(shown.clone());
         let tls = grpc_server_config(shown.clone(), &context.authority.trust_pem())?;
         let tls = Arc::new(ArcSwap::new(tls));
         let sessions = SessionDoor::open(context.clone()).await?;

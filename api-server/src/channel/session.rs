@@ -1,4 +1,7 @@
 //! One session of one node: orders out, reports in, side by side, so that neither ever waits for the other.
+//!
+//! A server holds thousands that wait. Whatever is long only while something happens is boxed, so that a session that
+//! waits keeps room for its waiting alone.
 use super::caller::Caller;
 use super::control::VERSION;
 use super::credentials::Known;
@@ -11,8 +14,8 @@ use super::{ChannelContext, timestamp};
 use crate::store::{Introduction, SessionStanding};
 use rhyzome_pki::sha256_hex;
 use rhyzome_proto::v1::{
-    AgentMessage, CaughtUp, Credentials, Goodbye, Heartbeat, Hello, RenewResponse, ServerMessage, Welcome,
-    agent_message, server_message,
+    AgentMessage, CaughtUp, Credentials, Goodbye, Heartbeat, Hello, OpenStream, Order, RenewResponse,
+    ServerMessage, Welcome, agent_message, server_message,
 };
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -60,6 +63,16 @@ struct Session {
     known: Known,
 }
 
+/// What the agent was told until now.
+struct Told {
+    /// Orders up to this number.
+    sent: i64,
+    /// That these were all.
+    caught_up: bool,
+    /// What operators decided.
+    decided: Vec<(String, String)>,
+}
+
 /// Runs a session to its end.
 pub(super) async fn run(
     context: Arc<ChannelContext>,
@@ -74,7 +87,7 @@ pub(super) async fn run(
     let asked = context.store.env().uptime();
     let opened = tokio::select! {
         biased;
-        opened = open(&context, db_epoch, &caller, &hello) => opened,
+        opened = Box::pin(open(&context, db_epoch, &caller, &hello)) => opened,
         // An agent that has gone while the database was away must not take the place of its next session.
         () = outgoing.closed() => return,
     };
@@ -85,7 +98,7 @@ pub(super) async fn run(
     let known = Known::of(&caller);
     let session = Session { context, caller, number, db_epoch, outgoing, known };
     let end = match session.context.streams.sessions().enter(&session.caller.node, number, asked) {
-        Some(place) => session.hold(place, hello, incoming).await,
+        Some(place) => Box::pin(session.hold(place, hello, incoming)).await,
         None => End::Say(superseded()),
     };
     let reason = match &end {
@@ -96,7 +109,7 @@ pub(super) async fn run(
     farewell(&session.outgoing, end).await;
     drop(session.outgoing);
     let (store, node) = (&session.context.store, &session.caller.node);
-    insist("end of session", || store.close_session(node, number)).await;
+    Box::pin(insist("end of session", || store.close_session(node, number))).await;
 }
 
 /// Begins a session in the store, if this agent can be the node. Why it cannot is kept, so that operators see it.
@@ -123,9 +136,11 @@ fn is_nonsense(status: &Status) -> bool {
     matches!(status.code(), Code::Internal | Code::OutOfRange | Code::Unimplemented)
 }
 
-async fn first(incoming: &mut impl FromAgent) -> Option<Hello> {
+async fn first(incoming: &mut impl FromAgent) -> Option<Box<Hello>> {
     match tokio::time::timeout(FIRST, incoming.next()).await {
-        Ok(Some(Ok(AgentMessage { message: Some(agent_message::Message::Hello(hello)) }))) => Some(hello),
+        Ok(Some(Ok(AgentMessage { message: Some(agent_message::Message::Hello(hello)) }))) => {
+            Some(Box::new(hello))
+        }
         _ => None,
     }
 }
@@ -144,7 +159,12 @@ impl Session {
         self.outgoing.send(said).await.map_err(|_| End::Gone)
     }
 
-    async fn hold(&self, mut place: Place, hello: Hello, incoming: impl FromAgent) -> End {
+    async fn send_order(&self, order: Order) -> Result<(), End> {
+        self.context.streams.ordered();
+        self.send(server_message::Message::Order(order)).await
+    }
+
+    async fn hold(&self, mut place: Place, hello: Box<Hello>, incoming: impl FromAgent) -> End {
         tracing::info!(
             node = self.caller.node,
             session = self.number,
@@ -163,8 +183,8 @@ impl Session {
         }
         // Sequences count anew in a restored database: a cursor from another epoch means nothing here.
         let cursor = if signed(hello.db_epoch) == self.db_epoch { signed(hello.cursor) } else { 0 };
-        let (_, nobody) = mpsc::channel(1);
-        let openings = std::mem::replace(&mut place.openings, nobody);
+        let openings = place.openings();
+        let credentials = hello.credentials;
         tokio::select! {
             // In this order, so that a simulation does the same each time.
             biased;
@@ -172,45 +192,50 @@ impl Session {
             () = self.outgoing.closed() => End::Gone,
             end = self.lend(openings) => end,
             end = self.listen(&place, incoming) => end,
-            end = self.order(&place, cursor, hello.credentials) => end,
+            end = self.order(&place, cursor, credentials) => end,
         }
     }
 
     /// Streams what the node should hold above `sent`, and whenever a bell rings, what is new.
-    async fn order(&self, place: &Place, mut sent: i64, credentials: Option<Credentials>) -> End {
-        let (mut caught_up, mut decided) = (false, Vec::new());
-        self.known.hear(&self.context, &self.caller.node, credentials).await;
-        if let Err(end) = self.send_removals(sent).await {
+    async fn order(&self, place: &Place, sent: i64, credentials: Option<Credentials>) -> End {
+        let mut told = Told { sent, caught_up: false, decided: Vec::new() };
+        if let Err(end) = Box::pin(self.begin(sent, credentials)).await {
             return end;
         }
         loop {
-            if let Some(end) = self.standing().await {
+            if let Err(end) = Box::pin(self.tell(place, &mut told)).await {
                 return end;
-            }
-            if self.known.has_retired(&self.context) {
-                return goodbye("this node's certificate is of an authority that is trusted no more", 1_000);
-            }
-            if let Some(trust) = self.known.news(&self.context)
-                && let Err(end) = self.send(server_message::Message::Trust(trust)).await
-            {
-                return end;
-            }
-            if let Err(end) = self.send_decisions(&mut decided).await {
-                return end;
-            }
-            let before = sent;
-            if let Err(end) = self.send_above(place, &mut sent).await {
-                return end;
-            }
-            if !caught_up || sent > before {
-                caught_up = true;
-                let up = CaughtUp { sequence: unsigned(sent) };
-                if let Err(end) = self.send(server_message::Message::CaughtUp(up)).await {
-                    return end;
-                }
             }
             place.look().await;
         }
+    }
+
+    /// What comes before any order.
+    async fn begin(&self, sent: i64, credentials: Option<Credentials>) -> Result<(), End> {
+        self.known.hear(&self.context, &self.caller.node, credentials).await;
+        self.send_removals(sent).await
+    }
+
+    /// All that is new.
+    async fn tell(&self, place: &Place, told: &mut Told) -> Result<(), End> {
+        if let Some(end) = self.standing().await {
+            return Err(end);
+        }
+        if self.known.has_retired(&self.context) {
+            return Err(goodbye("this node's certificate is of an authority that is trusted no more", 1_000));
+        }
+        if let Some(trust) = self.known.news(&self.context) {
+            self.send(server_message::Message::Trust(trust)).await?;
+        }
+        self.send_decisions(&mut told.decided).await?;
+        let before = told.sent;
+        self.send_above(place, &mut told.sent).await?;
+        if !told.caught_up || told.sent > before {
+            told.caught_up = true;
+            let up = CaughtUp { sequence: unsigned(told.sent) };
+            self.send(server_message::Message::CaughtUp(up)).await?;
+        }
+        Ok(())
     }
 
     /// What operators have decided on what this node found, if that is not what was said before.
@@ -231,7 +256,7 @@ impl Session {
         for row in rows.ok_or_else(unreadable)? {
             let object = row.object_id.clone();
             match report::order(row, self.db_epoch) {
-                Ok(order) => self.send(server_message::Message::Order(order)).await?,
+                Ok(order) => self.send_order(order).await?,
                 Err(error) => tracing::error!(%error, object, "an order cannot be read and is not sent"),
             }
         }
@@ -255,7 +280,7 @@ impl Session {
                     return Err(goodbye("a secret in the orders cannot be opened now", COME_BACK_LATE_MS));
                 }
                 match report::order(row, self.db_epoch) {
-                    Ok(order) => self.send(server_message::Message::Order(order)).await?,
+                    Ok(order) => self.send_order(order).await?,
                     Err(error) => tracing::error!(%error, object, "an order cannot be read and is not sent"),
                 }
                 *sent = sequence;
@@ -279,10 +304,12 @@ impl Session {
         }
     }
 
-    async fn lend(&self, mut openings: mpsc::Receiver<rhyzome_proto::v1::OpenStream>) -> End {
-        while let Some(wanted) = openings.recv().await {
-            if let Err(end) = self.send(server_message::Message::OpenStream(wanted)).await {
-                return end;
+    async fn lend(&self, openings: Option<mpsc::Receiver<Box<OpenStream>>>) -> End {
+        if let Some(mut openings) = openings {
+            while let Some(wanted) = openings.recv().await {
+                if let Err(end) = self.send(server_message::Message::OpenStream(*wanted)).await {
+                    return end;
+                }
             }
         }
         // A newer session has taken this one's place; it is told so by `ended`.
@@ -294,6 +321,7 @@ impl Session {
         let began = Instant::now();
         let mut allowance = Allowance::new();
         let mut not_after = self.caller.not_after;
+        place.certificate_ends(not_after);
         loop {
             let message = match tokio::time::timeout(patience, incoming.next()).await {
                 Ok(Some(Ok(message))) => message.message,
@@ -311,9 +339,12 @@ impl Session {
             if self.context.now() > not_after {
                 return goodbye("the certificate has expired and was not renewed", COME_BACK_LATE_MS);
             }
-            self.known.watch(&self.context, &self.caller.node).await;
-            match self.hear(place, message).await {
-                Ok(Some(renewed)) => not_after = renewed,
+            Box::pin(self.known.watch(&self.context, &self.caller.node)).await;
+            match Box::pin(self.hear(place, message)).await {
+                Ok(Some(renewed)) => {
+                    not_after = renewed;
+                    place.certificate_ends(not_after);
+                }
                 Ok(None) => {}
                 Err(end) => return end,
             }
@@ -328,6 +359,7 @@ impl Session {
     ) -> Result<Option<SystemTime>, End> {
         match message {
             Some(agent_message::Message::Report(report)) => {
+                self.context.streams.reported();
                 report::keep(&self.context, &self.caller.node, report).await;
             }
             Some(agent_message::Message::Node(status)) => {

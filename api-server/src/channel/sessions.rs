@@ -6,7 +6,7 @@ use rhyzome_proto::v1::{Goodbye, OpenStream};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{Notify, mpsc, watch};
 
@@ -28,7 +28,8 @@ pub(super) struct Sessions(Arc<Mutex<BTreeMap<String, Handle>>>);
 struct Handle {
     session: i64,
     shared: Arc<Shared>,
-    openings: mpsc::Sender<OpenStream>,
+    /// Boxed: a queue keeps room for many from its first day.
+    openings: mpsc::Sender<Box<OpenStream>>,
 }
 
 struct Shared {
@@ -38,6 +39,8 @@ struct Shared {
     /// is the node's session.
     confirmed: AtomicU64,
     end: watch::Sender<Option<Goodbye>>,
+    /// When the node's certificate ends, in seconds since 1970.
+    certificate_ends: AtomicU64,
 }
 
 /// A session's own end: takes itself out of the registry when dropped.
@@ -46,7 +49,7 @@ pub(super) struct Place {
     node: String,
     session: i64,
     shared: Arc<Shared>,
-    pub(super) openings: mpsc::Receiver<OpenStream>,
+    openings: Option<mpsc::Receiver<Box<OpenStream>>>,
 }
 
 /// Told to the older of two sessions.
@@ -68,6 +71,7 @@ impl Sessions {
             sent: AtomicI64::new(0),
             confirmed: AtomicU64::new(millis(opened)),
             end: watch::Sender::new(None),
+            certificate_ends: AtomicU64::new(u64::MAX),
         });
         let mut all = self.lock();
         if let Some(other) = all.get(node) {
@@ -77,13 +81,19 @@ impl Sessions {
             other.shared.end.send_replace(Some(superseded()));
         }
         all.insert(node.to_owned(), Handle { session, shared: shared.clone(), openings });
-        Some(Place { sessions: self.clone(), node: node.to_owned(), session, shared, openings: received })
+        Some(Place {
+            sessions: self.clone(),
+            node: node.to_owned(),
+            session,
+            shared,
+            openings: Some(received),
+        })
     }
 
     /// Asks a node to lend a stream. False: it has no session here, or too many are waiting.
     pub(super) fn open(&self, node: &str, wanted: OpenStream) -> bool {
         let openings = self.lock().get(node).map(|handle| handle.openings.clone());
-        openings.is_some_and(|openings| openings.try_send(wanted).is_ok())
+        openings.is_some_and(|openings| openings.try_send(Box::new(wanted)).is_ok())
     }
 
     /// Ends all sessions. Each node is told when to come back: one after the other, so that those who come never are more
@@ -111,6 +121,13 @@ impl Sessions {
         self.lock().len()
     }
 
+    /// When, of the certificates of all nodes that are here, the first one ends.
+    pub(super) fn certificates_end(&self) -> Option<SystemTime> {
+        let all = self.lock();
+        let ends = all.values().map(|handle| handle.shared.certificate_ends.load(Ordering::Relaxed)).min()?;
+        SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(ends))
+    }
+
     /// All look again.
     pub(super) fn ring_all(&self) {
         self.lock().values().for_each(|handle| handle.shared.look.notify_one());
@@ -128,9 +145,20 @@ impl Place {
         self.shared.sent.store(sequence, Ordering::Relaxed);
     }
 
+    /// The node's certificate ends then.
+    pub(super) fn certificate_ends(&self, when: SystemTime) {
+        let since = when.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        self.shared.certificate_ends.store(since.as_secs(), Ordering::Relaxed);
+    }
+
     /// The uptime at which the database was last asked whether this is the node's session, and said so.
     pub(super) fn confirmed(&self) -> Duration {
         Duration::from_millis(self.shared.confirmed.load(Ordering::Relaxed))
+    }
+
+    /// The streams that are asked for; once.
+    pub(super) fn openings(&mut self) -> Option<mpsc::Receiver<Box<OpenStream>>> {
+        self.openings.take()
     }
 
     /// Waits until somebody ends this session.

@@ -3,11 +3,12 @@ use super::caller::Caller;
 use super::lent::{Lent, Purpose, WAITING, toward_lender, toward_user};
 use super::sessions::Sessions;
 use bytes::Bytes;
-use rhyzome_pki::random_hex;
+use rhyzome_pki::{ServerCertificate, random_hex};
 use rhyzome_proto::v1::{OpenStream, StreamFrame};
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, SystemTime};
 use tokio::sync::{mpsc, oneshot};
 use tonic::{Status, Streaming};
 
@@ -42,6 +43,16 @@ pub enum StreamError {
 pub struct Streams {
     sessions: Sessions,
     wanted: Arc<Mutex<HashMap<String, Wanted>>>,
+    counts: Arc<Counts>,
+}
+
+/// For whoever watches.
+#[derive(Default)]
+struct Counts {
+    orders: AtomicU64,
+    reports: AtomicU64,
+    /// What agents are shown.
+    shown: OnceLock<Arc<ServerCertificate>>,
 }
 
 struct Wanted {
@@ -63,6 +74,35 @@ impl Streams {
     /// For one server.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Sessions, and streams that are asked for and not brought yet.
+    pub fn counted(&self) -> (usize, usize) {
+        (self.sessions.count(), self.lock().len())
+    }
+
+    /// Orders sent, and reports received, since the start.
+    pub fn passed(&self) -> (u64, u64) {
+        (self.counts.orders.load(Ordering::Relaxed), self.counts.reports.load(Ordering::Relaxed))
+    }
+
+    /// When the certificates end: the first one of those of the agents that are here, and what agents are shown.
+    pub fn certificates_end(&self) -> (Option<SystemTime>, Option<SystemTime>) {
+        let shown = self.counts.shown.get().and_then(|shown| shown.ends());
+        (self.sessions.certificates_end(), shown)
+    }
+
+    pub(super) fn ordered(&self) {
+        self.counts.orders.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn reported(&self) {
+        self.counts.reports.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// That is what agents are shown. Once is enough: a later one is ignored.
+    pub(super) fn shows(&self, shown: Arc<ServerCertificate>) {
+        let _ = self.counts.shown.set(shown);
     }
 
     pub(super) fn sessions(&self) -> &Sessions {

@@ -29,10 +29,22 @@ pub struct Caller {
     pub session: Option<String>,
     /// What is kept of the API token that they show, if that is how they came.
     pub token: Option<String>,
+    /// They came by a password: whether a code must come with it. `None`: by something that is no password.
+    pub second_factor: Option<SecondFactor>,
     /// Id of their user; empty for those of the server itself, and before the store has looked.
     pub user: String,
     /// What they may do, once the store has looked. Nothing, until then.
     pub access: Option<Arc<Access>>,
+}
+
+/// When a code is demanded with a password.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SecondFactor {
+    /// From whoever has set that up.
+    #[default]
+    IfEnrolled,
+    /// From everybody; who has not set it up can do nothing else.
+    Required,
 }
 
 /// The proof that a caller may do `verb` with objects of `kind` in `tenant` (empty: the operators' own). With which of

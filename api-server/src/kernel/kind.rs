@@ -69,6 +69,8 @@ pub trait Kind: Send + Sync {
     fn order(&self, object: &Stored, facts: &Facts) -> Result<Option<Order>, Error>;
     /// How a report changes its status.
     fn observe(&self, object: &mut Stored, report: &[u8]) -> Result<(), Error>;
+    /// What others have to know of it.
+    fn told(&self, object: &Stored) -> Result<Option<String>, Error>;
     /// The phase when no job is at work on it.
     fn settled(&self, object: &Stored) -> &'static str;
     /// What a record is of what a node holds already.
@@ -198,6 +200,10 @@ impl<R: Resource> Kind for Erased<R> {
         object.status = serde_json::to_value(&typed.status).map_err(internal)?;
         object.claims = typed.claims.0;
         Ok(())
+    }
+
+    fn told(&self, object: &Stored) -> Result<Option<String>, Error> {
+        Ok(R::told(&loaded::<R>(object)?))
     }
 
     fn settled(&self, object: &Stored) -> &'static str {

@@ -142,6 +142,11 @@ pub enum Step {
         /// Whom.
         who: Who,
     },
+    /// Order anew, wherever it is held, whatever refers to the object.
+    Tell {
+        /// To whom.
+        who: Who,
+    },
     /// Wait until the job's node (or, for `Refresh`, every holder) reports it applied.
     AwaitApplied {
         /// Whom.
@@ -238,6 +243,15 @@ impl Claim {
         let value = format!("{:020}:{id}", at.0.max(0));
         let what = ClaimKind::Exclusive { scope: EXPIRY.into(), value, taken: "is taken".into() };
         Claim::new("expires.at", field, what)
+    }
+}
+
+// === impl Step ===
+
+impl Step {
+    /// Order the object of the job, and wait for at most so many seconds until its node has made it so.
+    pub fn apply(deadline_seconds: u32) -> [Step; 2] {
+        [Step::Assign { who: Who::This }, Step::AwaitApplied { who: Who::This, deadline_seconds }]
     }
 }
 

@@ -83,6 +83,12 @@ pub enum Held {
     Copy,
     /// What is there is nowhere else: disks, instances. The node cannot be deleted meanwhile.
     Alone,
+    /// One node holds it, and what that node tells of it (`Resource::told`) is ordered from the nodes of all others of
+    /// its kind that name the same object: members of a mesh. The order is the same on each.
+    Among {
+        /// The field below `spec` that names what they have in common.
+        by: &'static str,
+    },
 }
 
 /// A verb beyond create, update and delete.
@@ -218,6 +224,12 @@ pub trait Resource: Sized + Send + Sync + 'static {
 
     /// How a node's report (an encoded `rhyzome.v1.Report`) changes the status.
     fn observe(_object: &mut Object<Self>, _report: &[u8]) {}
+
+    /// For a kind that is held `Among` others: what these have to know of it, as its node has told; `None` as long as
+    /// there is nothing. Whenever it becomes another, they are told.
+    fn told(_object: &Object<Self>) -> Option<String> {
+        None
+    }
 
     /// The phase when no job is at work on it.
     fn settled(_object: &Object<Self>) -> &'static str {

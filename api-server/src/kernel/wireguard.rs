@@ -8,7 +8,8 @@ use ipnet::IpNet;
 use x25519_dalek::{PublicKey, StaticSecret};
 use zeroize::Zeroizing;
 
-use super::secret::Plain;
+use super::Fact;
+use super::secret::{self, Plain};
 
 /// Where WireGuard listens by custom, and where ports are looked for from.
 pub const PORT: u16 = 51820;
@@ -38,6 +39,12 @@ pub fn private_key(random: [u8; 32]) -> Plain {
 pub fn public_key(private: &str) -> Option<String> {
     let secret = StaticSecret::from(*parse_key(private)?);
     Some(BASE64_STANDARD.encode(PublicKey::from(&secret).as_bytes()))
+}
+
+/// The public half of the key of a pool or a server, as others know it.
+pub fn server_key(server: &Fact) -> Option<&str> {
+    let known = secret::known_key(server.spec.get("private_key")?.as_str()?);
+    server.claims.get(&known)?.as_str()
 }
 
 /// A range without bits beyond its prefix, or what is wrong with it.

@@ -18,6 +18,7 @@ use futures_util::future::BoxFuture;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::header::{HeaderMap, LOCATION};
 use reqwest::{Certificate, Client, Method, Response, Url, redirect};
+use tokio::net::TcpStream;
 
 pub use courier::{Courier, Message};
 pub use ranges::{Rules, own_addresses};
@@ -43,6 +44,7 @@ pub trait Names: Send + Sync {
 #[derive(Clone)]
 pub struct Outbound {
     client: Client,
+    names: Arc<dyn Names>,
     rules: Arc<Rules>,
     limits: Limits,
 }
@@ -173,7 +175,7 @@ impl Outbound {
         // A machine that trusts no authority at all can still call what is not encrypted.
         let client = builder().tls_certs_merge(authorities.clone()).build();
         let client = client.or_else(|_| builder().tls_certs_only(authorities).build())?;
-        Ok(Outbound { client, rules, limits })
+        Ok(Outbound { client, names, rules, limits })
     }
 
     /// Gets what is there, following redirects that lead nowhere else than a call may.
@@ -215,6 +217,34 @@ impl Outbound {
     /// Why nobody is called there, as far as it can be told without resolving a name.
     pub fn judge(&self, url: &str) -> Result<(), CallError> {
         judged(&self.rules, url).map(drop)
+    }
+
+    /// A connection for what is not HTTP, under the same rules: to an address that was judged, of a name that was resolved
+    /// once.
+    pub async fn tcp(&self, host: &str, port: u16) -> Result<TcpStream, CallError> {
+        let unresolved = || CallError::Unresolved(host.to_owned());
+        let all = match host.parse::<IpAddr>() {
+            Ok(address) => vec![address],
+            Err(_) => self.names.addresses(host).await.map_err(|_| unresolved())?,
+        };
+        if all.is_empty() {
+            return Err(unresolved());
+        }
+        if let Some(why) = all.iter().find_map(|address| self.rules.refuse(*address)) {
+            return Err(CallError::Refused { host: host.to_owned(), why });
+        }
+        let all: Vec<SocketAddr> = all.into_iter().map(|address| SocketAddr::new(address, port)).collect();
+        match tokio::time::timeout(self.limits.time, TcpStream::connect(&all[..])).await {
+            Err(_) => Err(CallError::Late(self.limits.time)),
+            Ok(Err(_)) => Err(CallError::Unreachable(host.to_owned())),
+            Ok(Ok(stream)) => Ok(stream),
+        }
+    }
+
+    /// Why this host is not called, if it is an address.
+    pub fn judge_host(&self, host: &str) -> Result<(), CallError> {
+        let why = host.parse::<IpAddr>().ok().and_then(|address| self.rules.refuse(address));
+        why.map_or(Ok(()), |why| Err(CallError::Refused { host: host.to_owned(), why }))
     }
 
     async fn send(

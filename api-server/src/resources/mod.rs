@@ -9,6 +9,8 @@ mod image;
 mod instance;
 mod machine_type;
 mod member;
+mod mesh;
+mod mesh_member;
 mod network;
 mod node;
 mod placement_group;
@@ -48,6 +50,8 @@ pub fn registry() -> Registry {
         erased::<vpn_network::VpnNetwork>(),
         erased::<wireguard_server::WireguardServer>(),
         erased::<wireguard_peer::WireguardPeer>(),
+        erased::<mesh::Mesh>(),
+        erased::<mesh_member::MeshMember>(),
         erased::<user::User>(),
         erased::<member::Member>(),
         erased::<role::Role>(),

@@ -148,7 +148,7 @@ impl Resource for VpnNetwork {
         let pool = facts.get(POOL);
         if wireguard::parse_key(&spec.public_key).is_none() {
             refuse("spec.public_key", wireguard::KEY_REASON.into());
-        } else if pool.and_then(server_key) == Some(&spec.public_key) {
+        } else if pool.and_then(wireguard::server_key) == Some(&spec.public_key) {
             refuse("spec.public_key", "is the server's own key: each side has its own".into());
         }
         if spec
@@ -183,7 +183,7 @@ impl Resource for VpnNetwork {
     // === create, update, remove ===
 
     fn create(object: &Object<Self>, facts: &Facts) -> Plan {
-        let mut plan = Plan { claims: claims(object, facts), ..Plan::steps(apply()) };
+        let mut plan = Plan { claims: claims(object, facts), ..Plan::steps(Step::apply(APPLY_SECONDS)) };
         if let Some(pool) = facts.get(POOL) {
             plan.values.insert("server".into(), server(pool));
         }
@@ -238,11 +238,6 @@ fn network(claims: &Claims) -> Option<IpNet> {
     claims.text("network")?.parse().ok()
 }
 
-fn server_key(pool: &Fact) -> Option<&str> {
-    let known = secret::known_key(pool.spec.get("private_key")?.as_str()?);
-    pool.claims.get(&known)?.as_str()
-}
-
 fn range(pool: &Fact) -> Option<IpNet> {
     pool.spec::<String>("/prefix")?.parse().ok()
 }
@@ -257,16 +252,11 @@ fn server(pool: &Fact) -> serde_json::Value {
     let allowed: Vec<String> = pool.spec("/allowed_ips").unwrap_or_default();
     let whole = || pool.spec("/prefix").into_iter().collect();
     json!({
-        "server_public_key": server_key(pool).unwrap_or_default(),
+        "server_public_key": wireguard::server_key(pool).unwrap_or_default(),
         "endpoint": wireguard::endpoint(&pool.spec::<String>("/hostname").unwrap_or_default(), port),
         "allowed_ips": if allowed.is_empty() { whole() } else { allowed },
         "mtu": pool.spec::<u16>("/mtu"),
     })
-}
-
-fn apply() -> [Step; 2] {
-    let deadline_seconds = APPLY_SECONDS;
-    [Step::Assign { who: Who::This }, Step::AwaitApplied { who: Who::This, deadline_seconds }]
 }
 
 fn claims(object: &Object<VpnNetwork>, facts: &Facts) -> Vec<Claim> {

@@ -167,7 +167,7 @@ impl Resource for VpnPool {
     // === create, update, remove ===
 
     fn create(object: &Object<Self>, facts: &Facts) -> Plan {
-        Plan { claims: claims(object, facts), ..Plan::steps(apply()) }
+        Plan { claims: claims(object, facts), ..Plan::steps(Step::apply(APPLY_SECONDS)) }
     }
 
     fn update(_old: &Object<Self>, new: &Object<Self>, facts: &Facts) -> Plan {
@@ -231,11 +231,6 @@ fn refuse_size(prefix: IpNet, size: u8) -> Option<String> {
             least + 1
         )
     })
-}
-
-fn apply() -> [Step; 2] {
-    let deadline_seconds = APPLY_SECONDS;
-    [Step::Assign { who: Who::This }, Step::AwaitApplied { who: Who::This, deadline_seconds }]
 }
 
 fn claims(object: &Object<VpnPool>, facts: &Facts) -> Vec<Claim> {

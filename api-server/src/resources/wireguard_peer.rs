@@ -157,7 +157,7 @@ impl Resource for WireguardPeer {
         let server = facts.get(SERVER);
         if wireguard::parse_key(&spec.public_key).is_none() {
             refuse("spec.public_key", wireguard::KEY_REASON.into());
-        } else if server.and_then(server_key) == Some(&spec.public_key) {
+        } else if server.and_then(wireguard::server_key) == Some(&spec.public_key) {
             refuse("spec.public_key", "is the server's own key: each side has its own".into());
         }
         if spec
@@ -198,7 +198,7 @@ impl Resource for WireguardPeer {
     // === create, update, remove ===
 
     fn create(object: &Object<Self>, facts: &Facts) -> Plan {
-        let mut plan = Plan { claims: claims(object, facts), ..Plan::steps(apply()) };
+        let mut plan = Plan { claims: claims(object, facts), ..Plan::steps(Step::apply(APPLY_SECONDS)) };
         if let Some(server) = facts.get(SERVER) {
             plan.values.insert("server".into(), server_side(server));
         }
@@ -251,11 +251,6 @@ fn address(claims: &Claims) -> Option<IpNet> {
     claims.text("address")?.parse().ok()
 }
 
-fn server_key(server: &Fact) -> Option<&str> {
-    let known = secret::known_key(server.spec.get("private_key")?.as_str()?);
-    server.claims.get(&known)?.as_str()
-}
-
 fn range(server: &Fact) -> Option<IpNet> {
     server.spec::<String>("/cidr")?.parse().ok()
 }
@@ -282,18 +277,13 @@ fn server_side(server: &Fact) -> Value {
     let endpoint = host.zip(text("wireguard.port")).map(|(host, port)| wireguard::endpoint(&host, port));
     let reached = [server.spec::<String>("/cidr"), text("reached").map(str::to_owned)];
     json!({
-        "server_public_key": server_key(server).unwrap_or_default(),
+        "server_public_key": wireguard::server_key(server).unwrap_or_default(),
         "endpoint": endpoint,
         "allowed_ips": reached.into_iter().flatten().collect::<Vec<_>>(),
         "dns": text("dns"),
         "domain": text("domain"),
         "mtu": server.spec::<u16>("/mtu"),
     })
-}
-
-fn apply() -> [Step; 2] {
-    let deadline_seconds = APPLY_SECONDS;
-    [Step::Assign { who: Who::This }, Step::AwaitApplied { who: Who::This, deadline_seconds }]
 }
 
 fn claims(object: &Object<WireguardPeer>, facts: &Facts) -> Vec<Claim> {

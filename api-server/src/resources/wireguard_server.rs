@@ -177,10 +177,7 @@ impl Resource for WireguardServer {
         if facts.get(NETWORK).is_some() {
             plan.steps.push(Step::Assign { who: Who::Ref(NETWORK.into()) });
         }
-        plan.steps.extend([
-            Step::Assign { who: Who::This },
-            Step::AwaitApplied { who: Who::This, deadline_seconds: APPLY_SECONDS },
-        ]);
+        plan.steps.extend(Step::apply(APPLY_SECONDS));
         plan
     }
 

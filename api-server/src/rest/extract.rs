@@ -9,13 +9,14 @@ use axum::body::{Body, Bytes};
 use axum::extract::{ConnectInfo, FromRequest, FromRequestParts, Query, RawPathParams, Request};
 use axum::http::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, IF_MATCH, IF_NONE_MATCH};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, HeaderValue, Method};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode};
 use futures_util::StreamExt;
 use serde_json::Value;
 
 use super::layers::RequestId;
 use super::problem::Problem;
-use super::{RestContext, denial, json, page};
+use super::shown::{self, Shown};
+use super::{RestContext, denial, json, page, second_factor};
 use crate::auth::RequestDetails;
 use crate::kernel::{Caller, Error, FieldError, Meta, Right, Scope};
 use crate::store::{Asked, Key, Refused};
@@ -49,6 +50,8 @@ pub struct Origin {
     pub caller: Caller,
     /// The same, as an authenticator said it.
     pub said: Caller,
+    /// What they came by, if it was a certificate.
+    pub shown: Option<Box<RequestDetails>>,
     /// The circumstances.
     pub asked: Asked,
     params: RawPathParams,
@@ -76,6 +79,8 @@ impl FromRequest<Arc<RestContext>> for Ask {
             method: parts.method.to_string(),
             path: parts.uri.path().to_owned(),
             source: source.clone().unwrap_or_default(),
+            certificates: parts.extensions.get::<Shown>().cloned().unwrap_or_default().0,
+            from_another_site: shown::from_another_site(&parts.headers, &parts.uri),
         };
         let authorization = match parts.headers.get(AUTHORIZATION).map(|value| value.to_str()) {
             Some(Err(_)) => return Err(Error::Unauthenticated("credentials must be ASCII".into()).into()),
@@ -94,6 +99,8 @@ impl FromRequest<Arc<RestContext>> for Ask {
             }
         };
         let said = caller.clone();
+        let by_certificate = authorization.is_none() && !details.certificates.is_empty();
+        let shown = by_certificate.then(|| Box::new(details.clone()));
         let caller = match ctx.store.admit(caller, &details.source).await {
             Ok(caller) => caller,
             Err(Refused { error, caller }) => {
@@ -104,6 +111,12 @@ impl FromRequest<Arc<RestContext>> for Ask {
                 return Err(error.into());
             }
         };
+        if let Err(problem) = second_factor::demand(ctx, &said, &parts).await {
+            if problem.status() == StatusCode::UNAUTHORIZED {
+                denial::of_stranger(&ctx.store, &details, &request_id, Some(said));
+            }
+            return Err(problem);
+        }
         let params = RawPathParams::from_request_parts(&mut parts, &())
             .await
             .map_err(|_| Problem::new("malformed", "the path is not UTF-8"))?;
@@ -111,7 +124,7 @@ impl FromRequest<Arc<RestContext>> for Ask {
         let asked = Asked { request_id, reason: reason(&parts.headers)?, source: details.source };
         Ok(Ask {
             ctx: ctx.clone(),
-            origin: Arc::new(Origin { caller, said, asked, params }),
+            origin: Arc::new(Origin { caller, said, shown, asked, params }),
             query,
             parts,
             body: Mutex::new(body),

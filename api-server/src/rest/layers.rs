@@ -5,7 +5,7 @@ use std::any::Any;
 use std::time::Instant;
 
 use axum::Router;
-use axum::extract::{Request, State};
+use axum::extract::{MatchedPath, Request, State};
 use axum::http::header::{
     ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
 };
@@ -14,9 +14,11 @@ use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use tower_http::catch_panic::CatchPanicLayer;
 
+use super::operations::Operations;
 use super::problem::Problem;
 use super::shape::Whole;
 use crate::kernel::Env;
+use crate::metrics::Metrics;
 
 /// The id of a request, as answered in `x-request-id`.
 #[derive(Clone, Debug)]
@@ -24,13 +26,24 @@ pub struct RequestId(pub String);
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
+/// What the layers need.
+#[derive(Clone)]
+pub struct Around {
+    /// Makes ids.
+    pub env: Env,
+    /// Where requests are counted.
+    pub metrics: Metrics,
+    /// By which names.
+    pub operations: Operations,
+}
+
 /// All layers around a router, in their order.
-pub fn around(router: Router, env: Env) -> Router {
+pub fn around(router: Router, around: Around) -> Router {
     router
         .fallback(async || Problem::not_found())
         .method_not_allowed_fallback(async || Problem::of_status(StatusCode::METHOD_NOT_ALLOWED))
         .layer(CatchPanicLayer::custom(panicked))
-        .layer(from_fn_with_state(env, outermost))
+        .layer(from_fn_with_state(around, outermost))
 }
 
 fn panicked(panic: Box<dyn Any + Send + 'static>) -> Response {
@@ -42,21 +55,25 @@ fn panicked(panic: Box<dyn Any + Send + 'static>) -> Response {
     Problem::internal(text).into_response()
 }
 
-async fn outermost(State(env): State<Env>, mut request: Request, next: Next) -> Response {
+async fn outermost(State(around): State<Around>, mut request: Request, next: Next) -> Response {
     let begun = Instant::now();
     let id = request
         .headers()
         .get(&REQUEST_ID)
         .and_then(|value| value.to_str().ok())
         .filter(|text| fit_for_an_id(text))
-        .map_or_else(|| env.id("req"), str::to_owned);
+        .map_or_else(|| around.env.id("req"), str::to_owned);
     request.extensions_mut().insert(RequestId(id.clone()));
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    let matched = request.extensions().get::<MatchedPath>();
+    let operation = around.operations.name(matched.map(MatchedPath::as_str), &method).clone();
 
     let response = settled(next.run(request).await, &id);
     let status = response.status().as_u16();
+    let took = begun.elapsed();
+    around.metrics.answered(&operation, status, took);
     // The query may hold what is nobody's business: it stays out of the log.
-    tracing::info!(%method, path, status, millis = begun.elapsed().as_millis() as u64, request_id = id, "request");
+    tracing::info!(%method, path, status, millis = took.as_millis() as u64, request_id = id, "request");
     with_headers(response, &id)
 }
 

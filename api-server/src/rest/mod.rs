@@ -20,9 +20,11 @@ mod jobs;
 mod json;
 mod layers;
 mod login;
+mod metrics;
 mod mount;
 mod node;
 mod operation;
+mod operations;
 mod page;
 mod pages;
 mod plan;
@@ -30,7 +32,9 @@ mod problem;
 mod quota;
 mod root;
 mod schemas;
+mod second_factor;
 mod shape;
+mod shown;
 mod standing;
 mod wait;
 mod webhook;
@@ -38,19 +42,22 @@ mod write;
 
 use std::sync::Arc;
 
-use axum::Router;
 use futures_util::future::BoxFuture;
 use tokio::sync::mpsc;
 
 use crate::auth::Authenticators;
 use crate::blobs::Blobs;
 use crate::kernel::Error;
+use crate::metrics::Metrics;
 use crate::outbound::Courier;
 use crate::store::Store;
 
+pub use axum::Router;
 pub use axum::body::Bytes;
 pub use document::document;
+pub use metrics::metrics_router;
 pub use problem::TYPES;
+pub use shown::{Showing, Shown};
 
 /// Both ends of a console or a log, as this side holds them: what is sent goes to the guest. It ends when either is
 /// dropped; an error is the last that is received, and says why there is no more.
@@ -106,6 +113,8 @@ pub struct RestContext {
     pub limits: RestLimits,
     /// What an agent must know to join.
     pub joining: Joining,
+    /// Where requests are counted.
+    pub metrics: Metrics,
 }
 
 /// What an invitation tells an agent besides its secret.
@@ -127,8 +136,12 @@ impl Default for RestLimits {
 
 /// Everything that is served over HTTP.
 pub fn router(ctx: RestContext) -> Router {
-    let env = ctx.store.env().clone();
     let mounted = mount::all(ctx.store.registry());
+    let around = layers::Around {
+        env: ctx.store.env().clone(),
+        metrics: ctx.metrics.clone(),
+        operations: operations::Operations::of(&mounted.document.paths),
+    };
     let pages = pages::router(document::render(&mounted.document));
-    layers::around(mounted.router.with_state(Arc::new(ctx)).merge(pages), env)
+    layers::around(mounted.router.with_state(Arc::new(ctx)).merge(pages), around)
 }

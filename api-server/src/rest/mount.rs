@@ -2,6 +2,7 @@
 
 mod guest;
 mod login;
+mod second_factor;
 
 use std::future::Future;
 use std::sync::Arc;
@@ -118,6 +119,7 @@ impl Mount {
         let health = op("health", "Whether the server can work").open().problems(&[503]);
         self.document.add(&Method::GET, "/healthz", health);
         self.logins();
+        self.second_factor();
     }
 
     fn kind(&mut self, kind: &'static dyn Kind) {
@@ -294,6 +296,7 @@ impl Mount {
             self.route(Method::POST, &path, op, move |ask| action::act(ask, kind, one));
         }
         match kind.meta().kind {
+            "user" => self.second_factors(kind),
             "tenant" => {
                 let op = Operation::new("tenant_quota", place.tag, "What a tenant uses, and what it may use")
                     .answers(200, "By quantity.", reference("Quota"));

@@ -16,6 +16,7 @@ pub const TYPES: &[(&str, u16, &str)] = &[
     ("filter-required", 400, "Say which ones"),
     ("not-supported", 400, "This server does not offer that"),
     ("unauthenticated", 401, "Who are you?"),
+    ("second-factor", 401, "A password is not enough"),
     ("denied", 403, "You may not do this"),
     ("not-found", 404, "There is no such thing"),
     ("gone", 410, "It is not kept any more"),

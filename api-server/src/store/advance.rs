@@ -9,7 +9,7 @@ use super::objects::{self, seen};
 use super::run::{self, JobRow, Run};
 use super::standing::Standing;
 use super::tx::Tx;
-use super::{Context, Store, assign, claims, drain, jobs, letters, phases, quota, webhooks};
+use super::{Context, Store, among, assign, claims, drain, jobs, letters, phases, quota, webhooks};
 use crate::kernel::{Error, Held, JobState, Step, Stored, Timestamp, Verb, Who};
 
 /// How long a job that waits for a bell sleeps before it looks by itself.
@@ -233,6 +233,10 @@ async fn carry_out(
             assign::refresh(tx, context, &object).await?;
             Ok(Outcome::Done { made: false })
         }
+        Step::Tell { who } => {
+            among::tell_users(tx, context, id_of(job, who)).await?;
+            Ok(Outcome::Done { made: false })
+        }
         Step::AwaitApplied { who, deadline_seconds } => {
             let deadline = started.plus_seconds(i64::from(*deadline_seconds));
             applied(tx, context, job, who, deadline).await
@@ -249,7 +253,7 @@ async fn carry_out(
             })
         }
         Step::Unassign { who } => {
-            assign::unassign(tx, id_of(job, who)).await?;
+            among::unassign(tx, context, id_of(job, who)).await?;
             Ok(Outcome::Done { made: false })
         }
         Step::AwaitGone { who } => gone(tx, context, job, id_of(job, who), "").await,
@@ -282,9 +286,10 @@ async fn applied(
     let sql = "SELECT a.message, a.progress, r.name, CAST(CASE WHEN a.reported_generation >= coalesce($2, a.generation) \
                AND a.state = 'failed' AND a.permanent = 1 THEN 1 ELSE 0 END AS BIGINT) AS never \
                FROM assignment a JOIN resource r ON r.id = a.node WHERE a.object = $1 AND a.remove = 0 \
-               AND a.applied_generation < coalesce($2, a.generation) ORDER BY never DESC, a.node LIMIT 1";
+               AND a.applied_generation < coalesce($2, a.generation) AND ($3 = '' OR a.node = $3) ORDER BY never DESC, a.node LIMIT 1";
     let wanted = Value::Int((*who == Who::This).then_some(job.generation));
-    let behind = tx.row(sql, values![id, wanted]).await?;
+    let matters = among::who_matters(context, job, who)?;
+    let behind = tx.row(sql, values![id, wanted, matters]).await?;
     if let Some(row) = behind.as_ref()
         && row.truth("never")?
     {
@@ -327,9 +332,12 @@ async fn ended(tx: &mut Tx, context: &Context, all: &[String]) -> Result<Outcome
 /// What only moves does not wait for a lost node, which runs nothing of it.
 async fn gone(tx: &mut Tx, context: &Context, job: &JobRow, id: &str, node: &str) -> Result<Outcome, Error> {
     let fenced = i64::from(job.verb.as_str() == drain::MOVE);
+    // Who only knows of it, and was revoked, answers no more, and needs not.
+    let own = if id == job.resource { among::who_matters(context, job, &Who::This)? } else { "" };
     let sql = "SELECT a.message, r.name, s.connected FROM assignment a JOIN resource r ON r.id = a.node \
-               JOIN node_state s ON s.node = a.node WHERE a.object = $1 AND ($2 = '' OR a.node = $2) AND ($3 = 0 OR a.fenced = 0) LIMIT 1";
-    let Some(row) = tx.row(sql, values![id, node, fenced]).await? else {
+               JOIN node_state s ON s.node = a.node WHERE a.object = $1 AND ($2 = '' OR a.node = $2) AND ($3 = 0 OR a.fenced = 0) \
+               AND ($4 = '' OR a.node = $4 OR EXISTS (SELECT 1 FROM certificate c WHERE c.node = a.node AND c.revoked_at IS NULL)) LIMIT 1";
+    let Some(row) = tx.row(sql, values![id, node, fenced, own]).await? else {
         return Ok(Outcome::Done { made: false });
     };
     let message = match row.truth("connected")? {

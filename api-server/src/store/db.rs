@@ -3,12 +3,11 @@
 
 use std::sync::Arc;
 
-use futures_util::TryStreamExt as _;
 use sqlx::postgres::PgRow;
-use sqlx::sqlite::{SqliteArguments, SqliteRow};
-use sqlx::{AssertSqlSafe, Either, Executor as _, PgConnection, Row as _, Sqlite, SqliteConnection};
+use sqlx::sqlite::SqliteRow;
+use sqlx::{AssertSqlSafe, PgConnection, Row as _, SqliteConnection};
 
-use super::ahead::Ahead;
+use super::lite::{Lite, LiteRow};
 use super::pool::Lent;
 use crate::kernel::env::Outside;
 use crate::kernel::{Error, Timestamp};
@@ -32,14 +31,14 @@ pub struct Conn {
     failed: Option<DbError>,
     /// It has answered a statement since it was lent: whatever goes wrong from now on may have had an effect.
     answered: bool,
-    /// On SQLite, where each statement is a way to the connection's thread and back: what goes with the next one.
-    ahead: Ahead,
     outside: Outside,
 }
 
 enum To {
-    /// SQLite, inside the process.
+    /// SQLite, inside the process, to read.
     Lite(Lent<SqliteConnection>),
+    /// The same, to write.
+    Own(Lite),
     /// PostgreSQL.
     Pg(Lent<PgConnection>),
 }
@@ -48,6 +47,8 @@ enum To {
 pub enum Row {
     /// Of SQLite.
     Lite(SqliteRow),
+    /// The same, read by whoever writes.
+    Own(LiteRow),
     /// Of PostgreSQL.
     Pg(PgRow),
 }
@@ -56,7 +57,16 @@ pub enum Row {
 #[derive(Clone, Debug)]
 pub struct DbError {
     sql: String,
-    source: Arc<sqlx::Error>,
+    source: Arc<Source>,
+}
+
+/// In the words of whatever speaks to the database.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Source {
+    #[error(transparent)]
+    Sqlx(#[from] sqlx::Error),
+    #[error(transparent)]
+    Own(#[from] rusqlite::Error),
 }
 
 /// Values for placeholders, each turned by `Value::from`.
@@ -156,6 +166,13 @@ macro_rules! bound {
     }};
 }
 
+/// What SQLite says to a statement, in this thread.
+fn said<T>(sql: &str, say: impl FnOnce(&str) -> rusqlite::Result<T>) -> Result<T, Source> {
+    // The text alone: values may be secrets.
+    tracing::trace!(target: "rhyzome::sql", statement = sql);
+    Ok(say(sql)?)
+}
+
 /// Waits for what happens outside of this process: a database's answer.
 pub async fn outside<F: Future>(how: Outside, what: F) -> F::Output {
     match how {
@@ -172,45 +189,41 @@ pub async fn outside<F: Future>(how: Outside, what: F) -> F::Output {
     }
 }
 
-/// Runs a text of one statement or several; how many rows the last one touched.
-async fn last_of(
-    conn: &mut SqliteConnection,
-    query: sqlx::query::Query<'_, Sqlite, SqliteArguments>,
-) -> Result<u64, sqlx::Error> {
-    let (mut steps, mut touched) = (conn.fetch_many(query), 0);
-    while let Some(step) = steps.try_next().await? {
-        if let Either::Left(done) = step {
-            touched = done.rows_affected();
-        }
-    }
-    Ok(touched)
-}
-
 impl Conn {
-    /// One to SQLite.
+    fn to(to: To, outside: Outside) -> Conn {
+        Conn { to, failed: None, answered: false, outside }
+    }
+
+    /// One to SQLite, to read.
     pub(super) fn lite(lent: Lent<SqliteConnection>, outside: Outside) -> Conn {
-        Conn { to: To::Lite(lent), failed: None, answered: false, ahead: Ahead::default(), outside }
+        Conn::to(To::Lite(lent), outside)
+    }
+
+    /// One to SQLite, to write.
+    pub(super) fn own(lite: Lite) -> Conn {
+        Conn::to(To::Own(lite), Outside::Await)
     }
 
     /// One to PostgreSQL.
     pub(super) fn pg(lent: Lent<PgConnection>, outside: Outside) -> Conn {
-        Conn { to: To::Pg(lent), failed: None, answered: false, ahead: Ahead::default(), outside }
+        Conn::to(To::Pg(lent), outside)
     }
 
     /// Runs a statement; how many rows it touched.
     pub async fn run(&mut self, sql: &str, values: &[Value]) -> Result<u64, DbError> {
         self.as_before()?;
-        let (sql, values) = self.ahead.with(sql, values);
-        let (sql, values) = (&*sql, &*values);
         loop {
-            let to = &mut self.to;
-            let done = outside(self.outside, async {
-                match to {
-                    To::Lite(lent) => last_of(lent.work()?, bound!(sql, values)).await,
-                    To::Pg(lent) => Ok(bound!(sql, values).execute(lent.work()?).await?.rows_affected()),
+            let done = match &mut self.to {
+                To::Own(lite) => said(sql, |sql| lite.run(sql, values)),
+                To::Lite(lent) => {
+                    let done = async { Ok(bound!(sql, values).execute(lent.work()?).await?.rows_affected()) };
+                    outside(self.outside, done).await
                 }
-            });
-            let done = done.await;
+                To::Pg(lent) => {
+                    let done = async { Ok(bound!(sql, values).execute(lent.work()?).await?.rows_affected()) };
+                    outside(self.outside, done).await
+                }
+            };
             if let Some(done) = self.heard(sql, done).await {
                 return done;
             }
@@ -220,44 +233,26 @@ impl Conn {
     /// All rows of a query.
     pub async fn rows(&mut self, sql: &str, values: &[Value]) -> Result<Vec<Row>, DbError> {
         self.as_before()?;
-        let (sql, values) = self.ahead.with(sql, values);
-        let (sql, values) = (&*sql, &*values);
         loop {
-            let to = &mut self.to;
-            let rows = outside(self.outside, async {
-                match to {
-                    To::Lite(lent) => {
-                        let rows = bound!(sql, values).fetch_all(lent.work()?).await?;
-                        Ok(rows.into_iter().map(Row::Lite).collect())
-                    }
-                    To::Pg(lent) => {
-                        let rows = bound!(sql, values).fetch_all(lent.work()?).await?;
-                        Ok(rows.into_iter().map(Row::Pg).collect())
-                    }
+            let rows: Result<Vec<Row>, Source> = match &mut self.to {
+                To::Own(lite) => {
+                    let rows = said(sql, |sql| lite.rows(sql, values));
+                    rows.map(|rows| rows.into_iter().map(Row::Own).collect())
                 }
-            });
-            let rows = rows.await;
+                To::Lite(lent) => {
+                    let rows = async { Ok(bound!(sql, values).fetch_all(lent.work()?).await?) };
+                    let rows = outside(self.outside, rows).await;
+                    rows.map(|rows| rows.into_iter().map(Row::Lite).collect())
+                }
+                To::Pg(lent) => {
+                    let rows = async { Ok(bound!(sql, values).fetch_all(lent.work()?).await?) };
+                    let rows = outside(self.outside, rows).await;
+                    rows.map(|rows| rows.into_iter().map(Row::Pg).collect())
+                }
+            };
             if let Some(rows) = self.heard(sql, rows).await {
                 return rows;
             }
-        }
-    }
-
-    /// Runs a statement that answers nothing: on SQLite together with whatever is said next, or when all is settled.
-    pub(super) async fn by_the_way(&mut self, sql: &str, values: &[Value]) -> Result<(), DbError> {
-        if self.is_postgres() {
-            return self.run(sql, values).await.map(drop);
-        }
-        self.as_before()?;
-        self.ahead.push(sql, values);
-        Ok(())
-    }
-
-    /// Nothing waits to be said any more.
-    pub(super) async fn settle(&mut self) -> Result<(), DbError> {
-        match self.ahead.pop() {
-            Some((sql, values)) => self.run(&sql, &values).await.map(drop),
-            None => Ok(()),
         }
     }
 
@@ -269,7 +264,6 @@ impl Conn {
     /// Undoes what was done since the beginning, or since what `sql` names; then it is good again.
     pub async fn roll_back(&mut self, sql: &str) -> Result<(), DbError> {
         self.failed = None;
-        self.ahead.clear();
         let done = self.run(sql, &[]).await.map(drop);
         if done.is_err() {
             // Whoever got it next would go on in the middle of this transaction.
@@ -278,14 +272,20 @@ impl Conn {
         done
     }
 
+    /// What went wrong was part of a transaction that is over.
+    pub(super) fn forget_failure(&mut self) {
+        self.failed = None;
+    }
+
     fn as_before(&self) -> Result<(), DbError> {
         self.failed.clone().map_or(Ok(()), Err)
     }
 
     /// The outcome of a statement. `None`: the connection had gone before it did anything, and here is another.
-    async fn heard<T>(&mut self, sql: &str, outcome: Result<T, sqlx::Error>) -> Option<Result<T, DbError>> {
+    async fn heard<T>(&mut self, sql: &str, outcome: Result<T, Source>) -> Option<Result<T, DbError>> {
         match &mut self.to {
             To::Lite(lent) => lent.rest(),
+            To::Own(_) => {}
             To::Pg(lent) => lent.rest(),
         }
         let source = match outcome {
@@ -295,8 +295,8 @@ impl Conn {
             }
             Err(source) => source,
         };
-        // Not a word of the database, or its last one: whether the connection is still good, nobody knows.
-        let gone = source.as_database_error().is_none() || has_gone(&source);
+        // Whether it is still good, nobody knows.
+        let gone = has_gone(&source);
         if gone {
             self.spoil();
         }
@@ -306,20 +306,21 @@ impl Conn {
         {
             match lent.renew().await {
                 Ok(()) => return None,
-                Err(source) => return Some(Err(self.fails(sql, source))),
+                Err(source) => return Some(Err(self.fails(sql, source.into()))),
             }
         }
         self.answered = true;
         Some(Err(self.fails(sql, source)))
     }
 
-    fn fails(&mut self, sql: &str, source: sqlx::Error) -> DbError {
+    fn fails(&mut self, sql: &str, source: Source) -> DbError {
         self.failed.insert(DbError::new(sql, source)).clone()
     }
 
     fn spoil(&mut self) {
         match &mut self.to {
             To::Lite(lent) => lent.spoil(),
+            To::Own(lite) => lite.spoil(),
             To::Pg(lent) => lent.spoil(),
         }
     }
@@ -339,34 +340,38 @@ impl Conn {
 // === impl Row ===
 
 macro_rules! column {
-    ($row:expr, $name:expr) => {
+    ($row:expr, $name:expr, $own:ident) => {
         match $row {
-            Row::Lite(row) => row.try_get($name),
-            Row::Pg(row) => row.try_get($name),
+            Row::Lite(row) => row.try_get($name).map_err(|source| DbError::new($name, source)),
+            Row::Own(row) => row.$own($name).map_err(|source| DbError::new($name, source)),
+            Row::Pg(row) => row.try_get($name).map_err(|source| DbError::new($name, source)),
         }
-        .map_err(|source| DbError::new($name, source))
     };
+}
+
+fn there<T>(name: &str, value: Option<T>) -> Result<T, DbError> {
+    value.ok_or_else(|| DbError::new(name, sqlx::Error::Decode("null, where a value must be".into())))
 }
 
 impl Row {
     /// A text column.
     pub fn text(&self, name: &str) -> Result<String, DbError> {
-        column!(self, name)
+        there(name, self.maybe_text(name)?)
     }
 
     /// A text column that may be null.
     pub fn maybe_text(&self, name: &str) -> Result<Option<String>, DbError> {
-        column!(self, name)
+        column!(self, name, text)
     }
 
     /// A number.
     pub fn int(&self, name: &str) -> Result<i64, DbError> {
-        column!(self, name)
+        there(name, self.maybe_int(name)?)
     }
 
     /// A number that may be null.
     pub fn maybe_int(&self, name: &str) -> Result<Option<i64>, DbError> {
-        column!(self, name)
+        column!(self, name, int)
     }
 
     /// A truth.
@@ -386,7 +391,7 @@ impl Row {
 
     /// Bytes.
     pub fn bytes(&self, name: &str) -> Result<Vec<u8>, DbError> {
-        column!(self, name)
+        there(name, column!(self, name, bytes)?)
     }
 
     /// A JSON column.
@@ -399,13 +404,16 @@ impl Row {
 // === impl DbError ===
 
 impl DbError {
-    pub(super) fn new(sql: &str, source: sqlx::Error) -> DbError {
-        DbError { sql: sql.to_owned(), source: Arc::new(source) }
+    pub(super) fn new(sql: &str, source: impl Into<Source>) -> DbError {
+        DbError { sql: sql.to_owned(), source: Arc::new(source.into()) }
     }
 
     /// The database's own code for what went wrong.
     pub(super) fn code(&self) -> Option<String> {
-        self.source.as_database_error().and_then(|error| error.code()).map(|code| code.into_owned())
+        match &*self.source {
+            Source::Sqlx(error) => error.as_database_error()?.code().map(|code| code.into_owned()),
+            Source::Own(error) => error.sqlite_error().map(|error| error.extended_code.to_string()),
+        }
     }
 }
 
@@ -420,16 +428,17 @@ const AWAY: [&str; 4] = ["57P01", "57P02", "57P03", "53300"];
 /// Its class for connections that broke.
 const BROKEN: &str = "08";
 
-/// True if the connection ends with this error.
-fn has_gone(error: &sqlx::Error) -> bool {
-    let code = error.as_database_error().and_then(|error| error.code());
-    code.is_some_and(|code| AWAY.contains(&&*code) || code.starts_with(BROKEN))
+/// True if the connection ends with this error: it is not a word of the database, or its last one.
+fn has_gone(error: &Source) -> bool {
+    let Source::Sqlx(error) = error else { return false };
+    let Some(error) = error.as_database_error() else { return true };
+    error.code().is_some_and(|code| AWAY.contains(&&*code) || code.starts_with(BROKEN))
 }
 
 /// Marks an error after which the transaction may be tried again.
 pub(super) const RETRY_MARK: &str = "[again] ";
 
-fn away(error: &sqlx::Error) -> Error {
+fn away(error: &Source) -> Error {
     tracing::warn!(%error, "the database is not there");
     Error::Unavailable("the database is not there now; try again in a moment".to_owned())
 }
@@ -439,10 +448,12 @@ impl From<DbError> for Error {
         let code = error.code();
         let is = |codes: [&str; 2]| code.as_deref().is_some_and(|code| codes.contains(&code));
         match &*error.source {
-            sqlx::Error::PoolTimedOut
-            | sqlx::Error::Io(_)
-            | sqlx::Error::PoolClosed
-            | sqlx::Error::WorkerCrashed => away(&error.source),
+            Source::Sqlx(
+                sqlx::Error::PoolTimedOut
+                | sqlx::Error::Io(_)
+                | sqlx::Error::PoolClosed
+                | sqlx::Error::WorkerCrashed,
+            ) => away(&error.source),
             _ if code.as_deref().is_some_and(|code| AWAY.contains(&code) || code.starts_with(BROKEN)) => {
                 away(&error.source)
             }

@@ -9,7 +9,7 @@ use super::create::Maker;
 use super::db::{Conn, row, values};
 use super::objects;
 use super::tx::{Table, Tx};
-use super::{Bell, Context};
+use super::{Bell, Context, second_factor};
 use crate::kernel::policy::{Area, Grant};
 use crate::kernel::role::{self, OWNER, Permission, VIEWS, bundle};
 use crate::kernel::{Clash, Error, FieldError, Stored, Verb};
@@ -120,6 +120,7 @@ async fn identity(tx: &mut Tx, user: &Stored, gone: bool) -> Result<(), Error> {
     let (authenticator, subject, username) = (text("authenticator"), text("subject"), text("username"));
     if gone {
         tx.run("DELETE FROM identity WHERE holder = $1", values![id]).await?;
+        second_factor::forget(tx, id).await?;
         return Ok(());
     }
     let sql = "SELECT 1 AS one FROM identity WHERE authenticator = $1 AND subject = $2 AND subject <> '' AND holder <> $3";

@@ -6,7 +6,7 @@ use super::create::Maker;
 use super::db::values;
 use super::history::{self, Entry};
 use super::tx::Tx;
-use super::{Asked, Bell, Context, Store, machines, objects, placement, report};
+use super::{Asked, Bell, Context, Store, among, machines, objects, placement, report};
 use crate::kernel::{Error, Right, Timestamp};
 
 /// The kind that has a row of sums and sessions beside its resource.
@@ -255,6 +255,7 @@ async fn revoke(tx: &mut Tx, context: &Context, node: &str) -> Result<Vec<String
     if tx.run(sql, values![node]).await? == 1 {
         offline(tx, context, node).await?;
     }
+    among::shut_out(tx, context, node).await?;
     // Whoever holds the node's stream looks again, and ends it.
     tx.ring(Bell::Node(node.to_owned()));
     Ok(rows.iter().map(|row| row.text("serial")).collect::<Result<_, _>>()?)
@@ -299,6 +300,12 @@ async fn redeem(
         Some(_) => JoinRefusal::WrongName,
     };
     Ok(Err(refusal))
+}
+
+/// The node has a session, and was not revoked since that began.
+pub(super) async fn is_connected(tx: &mut Tx, node: &str) -> Result<bool, Error> {
+    let sql = "SELECT 1 AS one FROM node_state WHERE node = $1 AND connected = 1";
+    Ok(tx.row(sql, values![node]).await?.is_some())
 }
 
 /// The row of sums and sessions that a node has from its first day.

@@ -154,7 +154,7 @@ pub(super) async fn find_for_write(
 /// Writes a new resource and its name. `false`: the name is taken.
 pub(super) async fn insert(tx: &mut Tx, object: &Stored) -> Result<bool, Error> {
     let core = &object.core;
-    tx.change(
+    tx.run(
         "INSERT INTO resource (id, kind, tenant, name, tags, metadata, generation, version, status_version, \
          phase, protected, spec, claims, status, job, created_at, updated_at, owner) \
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)",
@@ -189,7 +189,7 @@ pub(super) async fn insert(tx: &mut Tx, object: &Stored) -> Result<bool, Error> 
 /// Writes what users may change, and what follows from it.
 pub(super) async fn update(tx: &mut Tx, object: &Stored) -> Result<(), Error> {
     let core = &object.core;
-    tx.change(
+    tx.run(
         "UPDATE resource SET name = $2, tags = $3, metadata = $4, generation = $5, version = $6, phase = $7, \
          protected = $8, spec = $9, claims = $10, job = $11, updated_at = $12, deleted_at = $13 WHERE id = $1",
         values![
@@ -218,7 +218,7 @@ pub(super) async fn update(tx: &mut Tx, object: &Stored) -> Result<(), Error> {
 pub(super) async fn update_status(tx: &mut Tx, object: &mut Stored) -> Result<(), Error> {
     let core = &mut object.core;
     core.status_version += 1;
-    tx.change(
+    tx.run(
         "UPDATE resource SET status = $2, status_version = $3, phase = $4 WHERE id = $1",
         values![&core.id, &object.status, core.status_version, &core.phase],
     )
@@ -231,7 +231,7 @@ pub(super) async fn update_status(tx: &mut Tx, object: &mut Stored) -> Result<()
 /// Writes which job speaks for an object now.
 pub(super) async fn set_job(tx: &mut Tx, id: &str, job: &str) -> Result<(), Error> {
     let sql = "UPDATE resource SET job = $2 WHERE id = $1 AND deleted_at IS NULL";
-    tx.change(sql, values![id, job]).await?;
+    tx.run(sql, values![id, job]).await?;
     tx.unsee(id);
     Ok(())
 }

@@ -2,16 +2,16 @@
 
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
-use std::time::Duration;
 
 use rhyzome_sql::Link;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
-use sqlx::{PgConnection, SqliteConnection};
+use sqlx::{ConnectOptions as _, Connection as _, PgConnection, SqliteConnection};
 use tokio::sync::mpsc;
 
 use super::bells::Bells;
 use super::db::{Conn, DbError, outside};
+use super::lite::{Lite, PATIENCE};
 use super::notify;
 use super::pool::Pool;
 use super::writer::Writer;
@@ -36,6 +36,12 @@ pub enum OpenError {
     /// It does not answer.
     #[error("the database cannot be opened")]
     Connect(#[source] sqlx::Error),
+    /// It cannot be written to.
+    #[error("the database cannot be opened")]
+    Write(#[source] rusqlite::Error),
+    /// Whoever writes to it cannot begin.
+    #[error("the database's thread cannot be started")]
+    Thread(#[source] std::io::Error),
     /// What it holds cannot be counted.
     #[error("what tenants use cannot be counted: {0}")]
     Count(String),
@@ -79,6 +85,14 @@ impl Readers {
             Readers::Pg(pool) => pool.acquire().await.map(|lent| Conn::pg(lent, pool.outside())),
         };
         conn.map_err(|e| DbError::new("acquire", e).into())
+    }
+
+    /// How many are lent, and how many may be.
+    pub(super) fn lent(&self) -> (u32, u32) {
+        match self {
+            Readers::Lite(pool) => pool.lent(),
+            Readers::Pg(pool) => pool.lent(),
+        }
     }
 
     pub(super) async fn close(&self) {
@@ -188,7 +202,7 @@ pub(super) async fn open(url: &DbUrl, outside: Outside) -> Result<Opened, OpenEr
 }
 
 /// How many prepared statements a connection keeps: more than there are, so that none is planned twice.
-const STATEMENTS: usize = 400;
+pub(super) const STATEMENTS: usize = 400;
 
 fn sqlite_options(path: &Path) -> SqliteConnectOptions {
     SqliteConnectOptions::new()
@@ -199,7 +213,7 @@ fn sqlite_options(path: &Path) -> SqliteConnectOptions {
         .synchronous(SqliteSynchronous::Full)
         .foreign_keys(true)
         .statement_cache_capacity(STATEMENTS)
-        .busy_timeout(Duration::from_secs(5))
+        .busy_timeout(PATIENCE)
 }
 
 /// How many may read at once.
@@ -207,16 +221,16 @@ const READERS: u32 = 4;
 
 async fn sqlite(path: &Path, how: Outside) -> Result<Opened, OpenError> {
     let options = sqlite_options(path);
-    let writer = Pool::<SqliteConnection>::new(options.clone(), 1, how);
-    let mut lent = writer.acquire().await.map_err(OpenError::Connect)?;
-    let conn = lent.work().map_err(OpenError::Connect)?;
-    outside(how, rhyzome_sql::migrate_sqlite(conn)).await?;
-    lent.rest();
-    drop(lent);
+    let mut link = outside(how, options.connect()).await.map_err(OpenError::Connect)?;
+    outside(how, rhyzome_sql::migrate_sqlite(&mut link)).await?;
+    let writer = Lite::open(path).map_err(OpenError::Write)?;
     // In KiB. Each reader has a cache of its own, and beneath all of them is the kernel's.
     let readers = Pool::new(options.read_only(true).pragma("cache_size", "-512"), READERS, how);
     let bells = Bells::new(None);
-    Ok(Opened { readers: Readers::Lite(readers), writer: Writer::sqlite(writer, bells.clone()), bells })
+    let writer = Writer::sqlite(writer, bells.clone(), how).map_err(OpenError::Thread)?;
+    // It was the last one until now, and whoever is the last cleans up.
+    outside(how, link.close()).await.map_err(OpenError::Connect)?;
+    Ok(Opened { readers: Readers::Lite(readers), writer, bells })
 }
 
 /// How many connections to PostgreSQL a server has.

@@ -82,6 +82,12 @@ impl<C: Connection> Pool<C> {
         Ok(lent)
     }
 
+    /// How many are lent now, and how many may be.
+    pub(super) fn lent(&self) -> (u32, u32) {
+        let free = u32::try_from(self.0.places.available_permits()).unwrap_or(u32::MAX);
+        (self.0.most.saturating_sub(free), self.0.most)
+    }
+
     pub(super) fn outside(&self) -> Outside {
         self.0.outside
     }

@@ -148,7 +148,7 @@ async fn change(
     );
     let mut all = vec![Cell::from(tenant)];
     all.extend(rows.concat());
-    tx.change(&sql, &all).await?;
+    tx.run(&sql, &all).await?;
     moves.iter().for_each(|one| tx.later(&USE, row![holder, &one.quantity, tenant, int(one.after)]));
     Ok(())
 }

@@ -8,7 +8,7 @@ use super::db::values;
 use super::objects::{self, by_id, text};
 use super::phases::{self, Last};
 use super::tx::Tx;
-use super::{Bell, Context, Store, advance, assign, history, secrets};
+use super::{Bell, Context, Store, advance, among, assign, history, nodes, secrets};
 use crate::kernel::secret::Plain;
 use crate::kernel::{Error, Stored};
 
@@ -200,18 +200,28 @@ async fn keep(tx: &mut Tx, context: &Context, node: &str, report: NodeReport) ->
         .await?;
         advance::wake(tx, context, id).await?;
     }
-    observe(tx, context, &report).await
+    observe(tx, context, node, &report).await
 }
 
-async fn observe(tx: &mut Tx, context: &Context, report: &NodeReport) -> Result<(), Error> {
+async fn observe(tx: &mut Tx, context: &Context, node: &str, report: &NodeReport) -> Result<(), Error> {
     let Some(mut object) = by_id(tx, &report.object_id, true).await? else { return Ok(()) };
+    let kind = context.registry.get(&object.core.kind)?;
+    // What one node holds and others know of is as that one says.
+    if among::is_elsewhere(kind, &object, node) {
+        return Ok(());
+    }
+    // A node that was revoked, or has no session any more, is told of to nobody: it tells again when it comes back.
+    if among::is_told_to_others(kind) && !nodes::is_connected(tx, node).await? {
+        return Ok(());
+    }
     // What a node says that it was taken from is not how it is.
     let placed = object.claims.get("placement_epoch").and_then(Value::as_i64).unwrap_or(0);
     if report.placement_epoch < placed {
         return Ok(());
     }
     let before = (object.status.clone(), object.core.phase.clone());
-    context.registry.get(&object.core.kind)?.observe(&mut object, &report.bytes)?;
+    let told = kind.told(&object)?;
+    kind.observe(&mut object, &report.bytes)?;
     let last = phases::last(tx, &object).await?;
     object.core.phase = phases::now(context, &object, last.as_ref().map(Last::place))?;
     if before.0 != object.status || before.1 != object.core.phase {
@@ -220,7 +230,7 @@ async fn observe(tx: &mut Tx, context: &Context, report: &NodeReport) -> Result<
     if before.1 != object.core.phase {
         history::phase_changed(tx, context, &object, last.as_ref());
     }
-    Ok(())
+    among::heard(tx, context, told, &object).await
 }
 
 /// Merges what is said into the status of a node.

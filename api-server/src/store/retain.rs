@@ -6,6 +6,7 @@
 //! that was done, its present revision, and that which an undo of a job to come would go back to.
 
 use super::db::{Value, values};
+use super::secrets::SECOND_FACTOR;
 use super::tx::{Tx, list};
 use super::{Context, Store};
 use crate::kernel::Error;
@@ -45,7 +46,7 @@ const REVISION: &str = "v.resource = r.id AND v.at < $4 AND (r.gone_at < $4 OR (
          WHERE j.resource = r.id AND j.state = 'done' ORDER BY j.id DESC LIMIT 1)), 0)))";
 
 /// Rows that hold on to an object that has gone: nodes and tenants stay, and whose history is kept.
-const HOLD: [&str; 25] = [
+const HOLD: [&str; 27] = [
     "live t WHERE t.id",
     "label t WHERE t.resource",
     "job t WHERE t.resource",
@@ -71,6 +72,8 @@ const HOLD: [&str; 25] = [
     "identity t WHERE t.holder",
     "grantee t WHERE t.holder",
     "api_token t WHERE t.holder",
+    "second_factor t WHERE t.holder",
+    "recovery_code t WHERE t.holder",
 ];
 
 fn object_goes() -> String {
@@ -185,9 +188,9 @@ async fn forget_revisions(tx: &mut Tx, id: &str, here: &[Value], most: i64) -> R
     let gone = tx.run(&sql, &[here, &[most.into()]].concat()).await?;
     if gone > 0 {
         // A secret that no revision names can never be asked for again.
-        let sql = "DELETE FROM secret WHERE holder = $1 AND NOT EXISTS (SELECT 1 FROM revision v \
+        let sql = "DELETE FROM secret WHERE holder = $1 AND field <> $2 AND NOT EXISTS (SELECT 1 FROM revision v \
                    WHERE v.resource = $1 AND v.spec LIKE '%' || secret.id || '%')";
-        tx.run(sql, values![id]).await?;
+        tx.run(sql, values![id, SECOND_FACTOR]).await?;
     }
     Ok(counted(gone))
 }

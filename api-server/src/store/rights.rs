@@ -14,7 +14,7 @@ use serde_json::json;
 use super::db::{Conn, values};
 use super::objects::{self, COLUMNS};
 use super::tx::list;
-use super::{Store, grants};
+use super::{Store, grants, second_factor};
 use crate::kernel::policy::{Access, Area, Grant};
 use crate::kernel::role::{Permission, RIGHTS};
 use crate::kernel::{Caller, Error, Stored, Timestamp};
@@ -62,6 +62,8 @@ struct Known {
     disabled: bool,
     access: Arc<Access>,
     token: Option<ApiToken>,
+    /// A code must come with their password.
+    second_factor: bool,
 }
 
 /// The token that somebody came with.
@@ -130,6 +132,11 @@ impl Store {
                 Ok(caller)
             }
         }
+    }
+
+    /// Whether a code must come with this caller's password.
+    pub(super) async fn has_second_factor(&self, said: &Caller) -> Result<bool, Error> {
+        Ok(self.known(said).await?.second_factor)
     }
 
     fn refuse(&self, known: &Known, source: &str) -> Option<&'static str> {
@@ -240,12 +247,14 @@ impl Store {
             self.groups_are(&who.user.core.id, groups).await?;
         }
         let mut conn = self.read().await?;
+        let second_factor = second_factor::counts(&mut conn, &who.user.core.id).await?;
         let grants = granted(&mut conn, &who.user, &caller.groups, caller.only_in.as_deref()).await?;
         Ok(Known {
             user: who.user.core.id,
             disabled: who.user.spec["disabled"] == json!(true),
             access: Arc::new(Access { grants, limit: None }),
             token: None,
+            second_factor,
         })
     }
 
@@ -285,6 +294,7 @@ impl Store {
             disabled,
             access: Arc::new(Access { grants, limit: Some(limit(&token)) }),
             token: Some(api_token),
+            second_factor: false,
         })
     }
 }

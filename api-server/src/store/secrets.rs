@@ -15,6 +15,8 @@ use super::{Context, Store};
 use crate::kernel::secret::{self, Made, Plain};
 use crate::kernel::{Error, FieldError, Kind, Stored};
 
+/// The field of what an app makes codes with. No spec holds it, and it is taken away by its owner only.
+pub(super) const SECOND_FACTOR: &str = "second-factor";
 /// How many are sealed anew by one transaction.
 const AT_ONCE: i64 = 200;
 
@@ -161,14 +163,38 @@ pub(super) fn given(object: &Stored, fresh: &[Fresh]) -> Option<Stored> {
 /// Seals what is fresh, and writes it.
 pub(super) async fn keep(tx: &mut Tx, context: &Context, holder: &str, fresh: &[Fresh]) -> Result<(), Error> {
     for one in fresh {
-        let bound_to = bound_to(&one.id, holder, &one.field);
-        let sealed = context.vault()?.seal(context.env.bytes(), &bound_to, one.plain.reveal().as_bytes())?;
-        let sql =
-            "INSERT INTO secret (id, holder, field, key, sealed, created_at) VALUES ($1, $2, $3, $4, $5, $6)";
-        let now = context.env.now();
-        tx.run(sql, values![&one.id, holder, &one.field, sealed.key, sealed.bytes, now]).await?;
+        keep_one(tx, context, holder, (one.id.as_str(), one.field.as_str()), &one.plain).await?;
     }
     Ok(())
+}
+
+/// Seals one, and writes it under this id, as of this field.
+pub(super) async fn keep_one(
+    tx: &mut Tx,
+    context: &Context,
+    holder: &str,
+    (id, field): (&str, &str),
+    plain: &Plain,
+) -> Result<(), Error> {
+    let bound_to = bound_to(id, holder, field);
+    let sealed = context.vault()?.seal(context.env.bytes(), &bound_to, plain.reveal().as_bytes())?;
+    let sql =
+        "INSERT INTO secret (id, holder, field, key, sealed, created_at) VALUES ($1, $2, $3, $4, $5, $6)";
+    tx.run(sql, values![id, holder, field, sealed.key, sealed.bytes, context.env.now()]).await?;
+    Ok(())
+}
+
+/// Opens the one of this id and field.
+pub(super) async fn open_one(
+    tx: &mut Tx,
+    context: &Context,
+    holder: &str,
+    (id, field): (&str, &str),
+) -> Result<Plain, Error> {
+    let sql = "SELECT key, sealed FROM secret WHERE id = $1 AND holder = $2 AND field = $3";
+    let row = tx.row(sql, values![id, holder, field]).await?;
+    let row = row.ok_or_else(|| Error::Internal(format!("the secret {id} of {holder} is not there")))?;
+    context.vault()?.open(&row.text("key")?, &bound_to(id, holder, field), &row.bytes("sealed")?)
 }
 
 /// Those that nobody gave, by their field.

@@ -17,6 +17,7 @@ fn one(object: &Stored, facts: &Facts, step: Step) -> Option<Step> {
     Some(match step {
         Step::Assign { who } => Step::Assign { who: id(who)? },
         Step::Refresh { who } => Step::Refresh { who: id(who)? },
+        Step::Tell { who } => Step::Tell { who: id(who)? },
         Step::AwaitApplied { who, deadline_seconds } => {
             Step::AwaitApplied { who: id(who)?, deadline_seconds }
         }

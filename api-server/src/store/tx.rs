@@ -154,16 +154,10 @@ impl Tx {
                 let places = places(rows.len(), rows[0].len(), 1);
                 let sql =
                     format!("INSERT INTO {} ({}) VALUES {places}{}", into.name, into.columns, into.tail);
-                self.conn.by_the_way(&sql, &rows.concat()).await?;
+                self.conn.run(&sql, &rows.concat()).await?;
             }
         }
-        self.conn.settle().await
-    }
-
-    /// Runs a statement of which nobody asks how many rows it touched.
-    pub(super) async fn change(&mut self, sql: &str, values: &[Value]) -> Result<(), DbError> {
-        self.flush_before(sql).await?;
-        self.conn.by_the_way(sql, values).await
+        Ok(())
     }
 
     async fn flush_before(&mut self, sql: &str) -> Result<(), DbError> {
@@ -197,6 +191,13 @@ impl Tx {
     pub(super) fn forget_all(&mut self) {
         self.seen.clear();
         self.later.clear();
+    }
+
+    /// Committed or rolled back: the connection is as good as new.
+    pub(super) fn is_over(&mut self) {
+        self.conn.forget_failure();
+        self.forget_all();
+        self.take_bells();
     }
 
     /// All that the transaction had to do is done, but for the commit.

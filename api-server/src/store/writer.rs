@@ -1,8 +1,8 @@
 //! The store's door: `write(closure)`.
 //!
-//! On PostgreSQL a transaction, tried again when the database says so. On SQLite one writer task that puts
-//! all waiting closures into one commit, a savepoint each, and answers after the fsync: acknowledged means
-//! durable, and 64 clients share one fsync.
+//! On PostgreSQL a transaction, tried again when the database says so. On SQLite one writer, in a thread of its own, that
+//! puts all waiting closures into one commit, a savepoint each, and answers after the fsync: acknowledged means durable,
+//! and 64 clients share one fsync.
 
 use std::any::Any;
 use std::future::Future;
@@ -11,14 +11,18 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use futures_util::FutureExt as _;
-use sqlx::{PgConnection, SqliteConnection};
+use sqlx::PgConnection;
+use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
+use tracing::{Instrument as _, Span};
 
 use super::bells::Bells;
-use super::db::{Conn, DbError, RETRY_MARK};
+use super::db::{Conn, DbError, RETRY_MARK, outside};
+use super::lite::Lite;
 use super::pool::Pool;
 use super::tx::Tx;
 use crate::kernel::Error;
+use crate::kernel::env::Outside;
 
 /// The future of a closure that runs in a transaction.
 pub type TxFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, Error>> + Send + 'a>>;
@@ -28,6 +32,10 @@ const TRIES: u32 = 8;
 /// How many closures share one commit at most.
 const MOST_IN_ONE_COMMIT: usize = 64;
 
+/// For what a write keeps while it runs, in bytes: a removal that takes others along is deep, above all in a debug build.
+/// Memory is taken only for what is touched.
+const STACK: usize = 32 << 20;
+
 /// Told once, after the commit: `Err` when the commit itself failed.
 type Finish = Box<dyn FnOnce(Result<(), Error>) + Send>;
 type Ran<'a> = Pin<Box<dyn Future<Output = (bool, Finish)> + Send + 'a>>;
@@ -36,15 +44,26 @@ type Task = Box<dyn for<'a> FnOnce(&'a mut Tx) -> Ran<'a> + Send>;
 /// The door.
 #[derive(Clone)]
 pub(super) enum Writer {
-    Lite(mpsc::Sender<Task>),
+    Lite(mpsc::Sender<Task>, Outside),
     Pg(Pool<PgConnection>),
 }
 
 impl Writer {
-    pub(super) fn sqlite(pool: Pool<SqliteConnection>, bells: Bells) -> Writer {
+    pub(super) fn sqlite(lite: Lite, bells: Bells, how: Outside) -> std::io::Result<Writer> {
         let (sender, receiver) = mpsc::channel(1024);
-        tokio::spawn(run(pool, receiver, bells));
-        Writer::Lite(sender)
+        let work = run(lite, receiver, bells);
+        if how == Outside::InPlace {
+            tokio::spawn(work);
+        } else {
+            // It waits for the disk, which would keep a thread of the runtime from all else.
+            let runtime = Handle::current();
+            let thread = std::thread::Builder::new().name("sqlite-writer".to_owned()).stack_size(STACK);
+            thread.spawn(move || {
+                let _inside = runtime.enter();
+                futures_executor::block_on(work);
+            })?;
+        }
+        Ok(Writer::Lite(sender, how))
     }
 
     pub(super) async fn write<T, F>(&self, bells: &Bells, work: F) -> Result<T, Error>
@@ -53,16 +72,22 @@ impl Writer {
         F: for<'a> Fn(&'a mut Tx) -> TxFuture<'a, T> + Send + Sync + 'static,
     {
         match self {
-            Writer::Lite(sender) => {
+            Writer::Lite(sender, how) => {
                 let (reply, answer) = oneshot::channel();
                 let work = Arc::new(work);
-                let task: Task = Box::new(move |tx| Box::pin(one(tx, work, reply)));
+                // What is logged on the way belongs to the request, though another thread says it.
+                let span = Span::current();
+                let task: Task = Box::new(move |tx| Box::pin(one(tx, work, reply).instrument(span)));
                 let closed = |_| Error::Unavailable("the server is shutting down".to_owned());
                 sender.send(task).await.map_err(closed)?;
                 // No transaction could be begun: another process has held the file for longer than one waits.
                 let dropped =
                     |_| Error::Unavailable("the database is busy or away; nothing was changed".to_owned());
-                answer.await.map_err(dropped)?
+                match how {
+                    Outside::TimeStandsStill => outside(*how, answer).await,
+                    Outside::Await | Outside::InPlace => answer.await,
+                }
+                .map_err(dropped)?
             }
             Writer::Pg(pool) => {
                 let (pool, bells) = (pool.clone(), bells.clone());
@@ -155,7 +180,8 @@ where
     (good, finish)
 }
 
-async fn run(pool: Pool<SqliteConnection>, mut tasks: mpsc::Receiver<Task>, bells: Bells) {
+async fn run(lite: Lite, mut tasks: mpsc::Receiver<Task>, bells: Bells) {
+    let mut tx = Tx::new(Conn::own(lite));
     while let Some(first) = tasks.recv().await {
         let mut batch = vec![first];
         while batch.len() < MOST_IN_ONE_COMMIT {
@@ -164,25 +190,26 @@ async fn run(pool: Pool<SqliteConnection>, mut tasks: mpsc::Receiver<Task>, bell
                 Err(_) => break,
             }
         }
-        commit_together(&pool, batch, &bells).await;
+        commit_together(&mut tx, batch, &bells).await;
+        tx.is_over();
     }
 }
 
-async fn commit_together(pool: &Pool<SqliteConnection>, batch: Vec<Task>, bells: &Bells) {
-    let conn = match pool.acquire().await {
-        Ok(conn) => conn,
-        // Dropping the tasks drops their reply channels: each caller hears that the store is not there.
-        Err(error) => return tracing::error!(%error, "no connection to the database"),
+async fn commit_together(tx: &mut Tx, batch: Vec<Task>, bells: &Bells) {
+    let begun = match tx.run("BEGIN IMMEDIATE", &[]).await {
+        Ok(_) => tx.run("SAVEPOINT one", &[]).await,
+        failed => failed,
     };
-    let mut tx = Tx::new(Conn::lite(conn, pool.outside()));
-    // Each statement is a way to the connection's thread and back: these two go it together.
-    if let Err(error) = tx.run("BEGIN IMMEDIATE; SAVEPOINT one", &[]).await {
+    if let Err(error) = begun {
+        // Whatever was begun must not stay open; where nothing was, the next one gets a new connection.
+        let _ = tx.roll_back("ROLLBACK").await;
+        // Dropping the tasks drops their reply channels: each caller hears that the store is not there.
         return tracing::error!(?error, "no transaction could be begun");
     }
     let mut finishes = Vec::with_capacity(batch.len());
     let mut outcome = Ok(());
     for task in batch {
-        let (finish, went) = in_savepoint(&mut tx, task).await;
+        let (finish, went) = in_savepoint(tx, task).await;
         finishes.push(finish);
         if went.is_err() {
             // Outside a transaction each statement would be its own: the rest is dropped, and its callers hear of it.
@@ -219,7 +246,9 @@ async fn in_savepoint(tx: &mut Tx, task: Task) -> (Finish, Result<(), DbError>) 
     let bells = tx.bells_rung();
     let (good, finish) = task(tx).await;
     if good {
-        return (finish, tx.run("RELEASE one; SAVEPOINT one", &[]).await.map(drop));
+        let released = tx.run("RELEASE one", &[]).await;
+        let again = if released.is_ok() { tx.run("SAVEPOINT one", &[]).await } else { released };
+        return (finish, again.map(drop));
     }
     tx.forget_after(bells);
     // It stays open.

@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod backup;
+mod metrics;
 mod operator;
 mod pki;
 mod place;
@@ -20,3 +21,4 @@ mod quick;
 mod schema;
 mod secrets;
 mod start;
+mod users;

@@ -29,11 +29,16 @@ impl Client {
 
     /// Status and body of the answer.
     pub fn call(&self, method: &str, path: &str, body: &str) -> (u16, Value) {
-        let Client { address, token } = self;
+        self.call_as(&format!("Bearer {}", self.token), method, path, body)
+    }
+
+    /// The same of somebody else.
+    pub fn call_as(&self, authorization: &str, method: &str, path: &str, body: &str) -> (u16, Value) {
+        let address = &self.address;
         let mut stream = TcpStream::connect(address).unwrap();
         let length = body.len();
         let request = format!(
-            "{method} {path} HTTP/1.1\r\nhost: {address}\r\nauthorization: Bearer {token}\r\nconnection: close\r\n\
+            "{method} {path} HTTP/1.1\r\nhost: {address}\r\nauthorization: {authorization}\r\nconnection: close\r\n\
              content-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}"
         );
         stream.write_all(request.as_bytes()).unwrap();

@@ -11,6 +11,7 @@ mod jobs;
 mod login;
 mod node;
 mod quota;
+mod totp;
 mod webhook;
 mod wireguard;
 
@@ -75,6 +76,7 @@ pub async fn run(kinds: &Kinds, matches: &ArgMatches, around: &Surroundings) -> 
     match (noun, verb) {
         ("whoami", _) => api::whoami(&context).await,
         ("api", _) => api::raw(&context, leaf).await,
+        ("totp", verb) => totp::run(&context, verb, leaf).await,
         ("events", _) => events::events(&context, leaf).await,
         ("audit", _) => events::audit(&context, leaf).await,
         ("job", verb) => jobs::run(&context, verb, leaf).await,

@@ -10,6 +10,7 @@ pub mod network;
 
 use crate::env::Env;
 use crate::plain::{Line, Plains};
+use crate::wireguard::engine::Wanted;
 use std::io;
 use std::path::Path;
 
@@ -19,9 +20,9 @@ const PLAIN: &[Line] = &[
 ];
 
 /// The drivers of all plain kinds, on the node whose agent keeps its things in this folder.
-pub fn plain(state: &Path, env: &Env) -> Plains {
+pub fn plain(state: &Path, env: &Env, wireguard: Wanted) -> Plains {
     // Devices and their peers are several kinds in one room.
-    alone(state).into_iter().chain(crate::wireguard::drivers(state, env)).collect()
+    alone(state).into_iter().chain(crate::wireguard::drivers(state, env, wireguard)).collect()
 }
 
 /// Those of THE LIST alone: they need nothing but the folder.

@@ -133,9 +133,10 @@ pub fn create_tap(tap: &str) -> io::Result<()> {
     attach(tap, libc::IFF_TAP | libc::IFF_VNET_HDR, Being::Lasting).map(drop)
 }
 
-/// Makes an interface for IP packets in the namespace of this thread, that is gone when its file is closed.
+/// Makes an interface for IP packets in the namespace of this thread, that is gone when its file is closed. Each packet has
+/// a virtio header before it.
 pub fn open_tun(tun: &str) -> io::Result<OwnedFd> {
-    attach(tun, libc::IFF_TUN, Being::Made)
+    attach(tun, libc::IFF_TUN | libc::IFF_VNET_HDR, Being::Made)
 }
 
 /// What becomes of an interface with its file.

@@ -1,6 +1,7 @@
 //! What the agent needs of the machine: programs, devices and rights, each tried at start, not believed.
 
 use super::netns;
+use crate::wireguard::engine;
 use nix::libc;
 use std::fs::{self, OpenOptions};
 use std::io;
@@ -84,7 +85,7 @@ pub fn missing_programs() -> Vec<&'static str> {
 }
 
 /// Tries everything. Takes some 100 ms, because it really does what it promises.
-pub fn probe() -> Vec<Tool> {
+pub fn probe(wanted: engine::Wanted) -> Vec<Tool> {
     let mut tools: Vec<Tool> = PROGRAMS.iter().map(Program::probe).collect();
     tools.push(device("tun", "/dev/net/tun", "load the kernel module tun (`modprobe tun`)"));
     tools.push(device(
@@ -94,7 +95,7 @@ pub fn probe() -> Vec<Tool> {
     ));
     tools.push(landlock());
     tools.extend(network());
-    tools.push(wireguard());
+    tools.push(wireguard(wanted));
     tools
 }
 
@@ -147,10 +148,10 @@ fn device(name: &'static str, file: &str, advice: &str) -> Tool {
 }
 
 /// By the kernel, or by a process of its own: said which.
-fn wireguard() -> Tool {
-    match crate::wireguard::engine::probe() {
+fn wireguard(wanted: engine::Wanted) -> Tool {
+    match engine::probe(wanted) {
         Ok(word) => Tool::found("wireguard", word),
-        Err(error) => Tool::lacking("wireguard", format!("{error}: load the kernel module wireguard or tun")),
+        Err(error) => Tool::lacking("wireguard", error),
     }
 }
 
@@ -259,7 +260,7 @@ mod tests {
 
     #[test]
     fn all_that_networks_need_is_here() {
-        let tools = probe();
+        let tools = probe(engine::Wanted::Auto);
         for name in
             ["nft", "dnsmasq", "tun", "netns", "bridge", "veth", "tap", "nft-bridge", "nft-nat", "wireguard"]
         {

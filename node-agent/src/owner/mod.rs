@@ -267,6 +267,8 @@ impl Owner {
             Ok(Err(error)) => return tracing::error!(%error, "orders cannot be kept, so they are not obeyed"),
             Err(error) => return tracing::error!(%error, "the ledger's task ended"),
         };
+        let ledger = self.ledger.clone();
+        let ledger = ledger.lock().unwrap_or_else(PoisonError::into_inner);
         for (order, answer) in answers {
             if let Err(refused) = answer {
                 tracing::warn!(object = order.object_id, %refused, "order refused");
@@ -281,8 +283,10 @@ impl Owner {
             if order.remove {
                 self.give_up_fetching(&order.object_id);
             }
+            if let Some(held) = ledger.orders().get(&order.object_id) {
+                self.orders.insert(order.object_id, held.clone());
+            }
         }
-        self.orders = self.ledger.lock().unwrap_or_else(PoisonError::into_inner).orders().clone();
     }
 
     fn intake(&self) -> MutexGuard<'_, Intake> {
@@ -394,28 +398,29 @@ impl Owner {
         let now = self.env.now_ms();
         let until_lease_changes = self.weigh_lease();
         let view = View { orders: &self.orders, world: &self.known.world, now_ms: now };
-        self.decisions = plan(view);
+        let decisions = plan(view);
         let mut wake = LOOK_EVERY.min(until_lease_changes);
         let mut finished = Vec::new();
-        for (id, decision) in self.decisions.clone() {
+        for (id, decision) in &decisions {
             match decision {
-                Decision::Do(Action::Forget) if !self.busy.contains_key(&id) => {
-                    match self.held_up(&id, &Action::Forget, now) {
+                Decision::Do(Action::Forget) if !self.busy.contains_key(id) => {
+                    match self.held_up(id, &Action::Forget, now) {
                         Some(wait) => wake = wake.min(wait),
-                        None => finished.push(id),
+                        None => finished.push(id.clone()),
                     }
                 }
-                Decision::Do(action) => wake = wake.min(self.begin(&id, action, now)),
+                Decision::Do(action) => wake = wake.min(self.begin(id, action.clone(), now)),
                 Decision::Wait { until_ms: Some(until_ms), .. } => {
                     wake = wake.min(Duration::from_millis(until_ms.saturating_sub(now)));
                 }
                 Decision::Held => {
-                    wake = wake.min(self.known.until_over(self.orders.get(&id), now));
-                    self.refresh(&id, now);
+                    wake = wake.min(self.known.until_over(self.orders.get(id), now));
+                    self.refresh(id, now);
                 }
                 _ => {}
             }
         }
+        self.decisions = decisions;
         for id in &finished {
             self.forget(id).await;
         }

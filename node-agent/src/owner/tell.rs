@@ -32,7 +32,8 @@ impl Owner {
             if report.state() != ReportState::Working {
                 self.working.remove(id);
             }
-            if self.told.get(id) != Some(&(coarse.clone(), version)) {
+            let is_told = |(told, at): &(Report, u64)| *at == version && told == &*coarse;
+            if !self.told.get(id).is_some_and(is_told) {
                 if report.state() == ReportState::Working {
                     let since = self.working.entry(id.clone()).or_insert_with(Instant::now);
                     let early = WORTH_TELLING.saturating_sub(since.elapsed());
@@ -41,7 +42,7 @@ impl Owner {
                         continue;
                     }
                 }
-                self.told.insert(id.clone(), (coarse, version));
+                self.told.insert(id.clone(), (coarse.into_owned(), version));
                 news.push(Report { rendered: self.known.rendered(id), ..report });
             }
         }

@@ -15,11 +15,12 @@ pub(super) fn decide(
     if order.remove {
         return Decision::Do(seen.map_or(Action::Forget, |_| Action::RemovePlain(kind)));
     }
-    let Some(ordered) = Ordered::of(order) else { return no_body(order) };
     let is_over = |seen: &ObservedPlain| seen.until_ms.is_some_and(|until| until <= view.now_ms);
-    if seen.is_some_and(|seen| seen.in_force.as_ref() == Some(&ordered.body) && !is_over(seen)) {
+    let body = Ordered::body_of(order);
+    if seen.is_some_and(|seen| seen.in_force.is_some() && seen.in_force.as_ref() == body && !is_over(seen)) {
         return Decision::Held;
     }
+    let Some(ordered) = Ordered::of(order) else { return no_body(order) };
     match order.needs.iter().find_map(|id| obstacle(view, id)) {
         Some(reason) => Decision::wait(reason),
         None => Decision::Do(Action::ApplyPlain(kind, ordered)),

@@ -1,6 +1,7 @@
 //! The process that is a userspace device: reads packets from an interface that it was handed, and speaks WireGuard on
 //! UDP. It is told by a socket, as `wg` tells any such device, and can do nothing else: no file, no right, no dump.
 
+use super::offload;
 use super::process::TUN_FD;
 use gotatun::device::uapi::{UapiClient, UapiServer};
 use gotatun::packet::{Ip, Packet, PacketBufPool};
@@ -8,7 +9,8 @@ use gotatun::tun::{IpRecv, IpSend, MtuWatcher};
 use landlock::{ABI, Access, AccessFs, Ruleset, RulesetAttr};
 use nix::libc;
 use nix::sys::resource::{Resource, setrlimit};
-use std::io;
+use std::fs::File;
+use std::io::{self, IoSlice, Read as _, Write as _};
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
@@ -30,6 +32,8 @@ pub struct Arguments {
     socket: PathBuf,
 }
 
+/// What the kernel may leave to us: checksums, and cutting TCP of both families, also where congestion is told.
+const OFFLOADS: libc::c_ulong = 0x01 | 0x02 | 0x04 | 0x08;
 /// The threads that encrypt.
 const THREADS: usize = 4;
 
@@ -47,8 +51,11 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
     runtime.block_on(async {
         let (client, server) = UapiServer::new();
         std::thread::Builder::new().name("told".into()).spawn(move || listen(&listener, &client))?;
-        let tun = Tun { fd: Arc::new(awaited(tun)?), mtu: arguments.mtu };
-        let built = gotatun::device::build().with_default_udp().with_ip(tun).with_uapi(server).build().await;
+        let fd = Arc::new(awaited(tun)?);
+        let read =
+            TunRecv { fd: fd.clone(), mtu: arguments.mtu, read: vec![0; offload::LARGEST], packets: vec![] };
+        let device = gotatun::device::build().with_default_udp().with_ip_pair(TunSend(fd), read);
+        let built = device.with_uapi(server).build().await;
         built?.wait().await;
         anyhow::bail!("the interface {} is gone", arguments.interface)
     })
@@ -71,14 +78,19 @@ fn interface() -> anyhow::Result<OwnedFd> {
     // SAFETY: the descriptor is open, the argument a plain number.
     let set = unsafe { libc::fcntl(tun.as_raw_fd(), libc::F_SETFL, flags | libc::O_NONBLOCK) };
     anyhow::ensure!(set >= 0, "{}", io::Error::last_os_error());
+    // SAFETY: likewise.
+    let large = unsafe { libc::ioctl(tun.as_raw_fd(), libc::TUNSETOFFLOAD, OFFLOADS) };
+    if large < 0 {
+        eprintln!("the interface hands over no large packets, and is slower: {}", io::Error::last_os_error());
+    }
     Ok(tun)
 }
 
 /// Must be called where the runtime is.
 #[allow(unsafe_code)]
-fn awaited(tun: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+fn awaited(tun: OwnedFd) -> io::Result<AsyncFd<File>> {
     // SAFETY: the number of an owned descriptor stays the same until it is dropped, and it is dropped with this.
-    unsafe { AsyncFd::register(tun) }.map_err(io::Error::from)
+    unsafe { AsyncFd::register(File::from(tun)) }.map_err(io::Error::from)
 }
 
 /// No file is opened from here on where the kernel has Landlock; the keys in memory are in no core dump, and no other
@@ -93,19 +105,14 @@ fn shut_in() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Packets of the interface.
-#[derive(Clone)]
-struct Tun {
-    fd: Arc<AsyncFd<OwnedFd>>,
-    mtu: u16,
-}
+/// Where packets go that came through the tunnel.
+struct TunSend(Arc<AsyncFd<File>>);
 
-impl IpSend for Tun {
+impl IpSend for TunSend {
     async fn send(&mut self, packet: Packet<Ip>) -> io::Result<()> {
         let bytes = packet.into_bytes();
-        let written = self.fd.async_io(Interest::WRITABLE, |tun| {
-            nix::unistd::write(tun, &bytes).map(drop).map_err(io::Error::from)
-        });
+        let parts = [IoSlice::new(&offload::WHOLE), IoSlice::new(&bytes)];
+        let written = self.0.async_io(Interest::WRITABLE, |mut tun| tun.write_vectored(&parts).map(drop));
         match written.await {
             // One that the interface refuses (it is down, the packet is none) is lost, as packets are.
             Err(error) if error.raw_os_error() != Some(libc::EBADFD) => Ok(()),
@@ -114,22 +121,35 @@ impl IpSend for Tun {
     }
 }
 
-impl IpRecv for Tun {
+/// Where packets come from that go through the tunnel.
+struct TunRecv {
+    fd: Arc<AsyncFd<File>>,
+    mtu: u16,
+    read: Vec<u8>,
+    packets: Vec<Packet<Ip>>,
+}
+
+impl IpRecv for TunRecv {
     async fn recv<'a>(
         &'a mut self,
         pool: &mut PacketBufPool,
     ) -> io::Result<impl Iterator<Item = Packet<Ip>> + Send + 'a> {
-        loop {
-            let mut packet = pool.get();
-            let read = self.fd.async_io(Interest::READABLE, |tun| {
-                nix::unistd::read(tun, &mut packet).map_err(io::Error::from)
-            });
+        while self.packets.is_empty() {
+            let read = self.fd.async_io(Interest::READABLE, |mut tun| tun.read(&mut self.read));
             let length = read.await?;
-            packet.truncate(length);
-            if let Ok(packet) = packet.try_into_ip() {
-                return Ok(std::iter::once(packet));
-            }
+            // What makes no sense is lost, as packets are.
+            let _ = offload::cut(&mut self.read[..length], |head, data| {
+                let (mut packet, length) = (pool.get(), head.len() + data.len());
+                // Packets are no longer than the interface's, and buffers hold the longest.
+                if let Some(room) = packet.get_mut(..length) {
+                    room[..head.len()].copy_from_slice(head);
+                    room[head.len()..].copy_from_slice(data);
+                    packet.truncate(length);
+                    self.packets.extend(packet.try_into_ip().ok());
+                }
+            });
         }
+        Ok(self.packets.drain(..))
     }
 
     fn mtu(&self) -> MtuWatcher {

@@ -4,7 +4,7 @@ use super::engine::{Engine, Place, inside};
 use super::keys::{PublicKey, SecretKey};
 use super::plan::{Change, Live, Peer, Traffic};
 use crate::host::netns;
-use futures_util::StreamExt as _;
+use futures_util::{StreamExt as _, TryStreamExt as _};
 use ipnet::IpNet;
 use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
 use netlink_packet_generic::GenlMessage;
@@ -12,6 +12,7 @@ use netlink_packet_wireguard::{
     WireguardAddressFamily, WireguardAllowedIp, WireguardAllowedIpAttr, WireguardAttribute, WireguardCmd,
     WireguardMessage, WireguardPeer, WireguardPeerAttribute, WireguardPeerFlags,
 };
+use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkInfo};
 use rtnetlink::{LinkUnspec, LinkWireguard};
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -94,8 +95,26 @@ impl Engine for Kernel {
     }
 }
 
+/// True if it is there and the kernel's own: a device in a process has the same name.
 fn is_there(place: &Place) -> io::Result<bool> {
-    inside(place.namespace.as_deref(), || Ok(nix::net::if_::if_nametoindex(place.name.as_str()).is_ok()))
+    inside(place.namespace.as_deref(), || {
+        if nix::net::if_::if_nametoindex(place.name.as_str()).is_err() {
+            return Ok(false);
+        }
+        let mut is_ours = false;
+        with_netlink(async |handle| {
+            let mut links = handle.link().get().match_name(place.name.clone()).execute();
+            while let Some(link) = links.try_next().await? {
+                let infos = link.attributes.iter().filter_map(|attribute| match attribute {
+                    LinkAttribute::LinkInfo(infos) => Some(infos),
+                    _ => None,
+                });
+                is_ours = infos.flatten().any(|info| *info == LinkInfo::Kind(InfoKind::Wireguard));
+            }
+            Ok(())
+        })?;
+        Ok(is_ours)
+    })
 }
 
 /// In the namespace of this thread; then moved to the other one.

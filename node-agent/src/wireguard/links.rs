@@ -46,6 +46,13 @@ impl Link {
         all
     }
 
+    /// The first of these networks of which another interface has a part, or all.
+    pub fn meets<'a>(&self, networks: impl Iterator<Item = &'a IpNet>) -> Option<IpNet> {
+        let mut networks = networks;
+        let meets = |network: &IpNet, other: &IpNet| other.contains(network) || network.contains(other);
+        networks.find(|network| self.others.iter().any(|other| meets(network, other))).copied()
+    }
+
     /// The first of these networks that another interface is in already: a tunnel does not take it away.
     pub fn taken<'a>(&self, networks: impl Iterator<Item = &'a IpNet>) -> Option<IpNet> {
         let mut networks = networks;

@@ -154,12 +154,12 @@ impl Peers {
             Some(here) if plan::is_as_asked(&asked.peer, here) => None,
             Some(_) => Some("somebody changed it".to_owned()),
         };
-        let Some(live) = device.live.as_mut() else {
+        if device.live.is_none() {
             return Err(DriverError::Retry(format!("waits for the device of {}", asked.server)));
-        };
+        }
         if found.is_some() {
             let change = Change { set: vec![asked.peer.clone()], ..Change::default() };
-            self.room.send(&place, live, &change)?;
+            self.room.send(&place, device, change)?;
         }
         // Thousands of peers whose networks the device's own address reaches cost no look at all routes.
         let old = before.map(|it| plan::routes(&device.server, std::iter::once(&it))).unwrap_or_default();
@@ -179,10 +179,8 @@ impl Peers {
             return Ok(());
         }
         let place = self.room.place(&asked.server, device.server.network.as_deref());
-        if let Some(live) = device.live.as_mut() {
-            let change = Change { remove: vec![*key], ..Change::default() };
-            self.room.send(&place, live, &change)?;
-        }
+        let change = Change { remove: vec![*key], ..Change::default() };
+        self.room.send(&place, device, change)?;
         if own_routes(device, asked).is_empty() { Ok(()) } else { self.reroute(inner, &asked.server) }
     }
 

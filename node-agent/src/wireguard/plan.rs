@@ -9,9 +9,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
 /// Where no other size is ordered: fits into every path that carries 1500 bytes, over IPv6 too.
-const USUAL_MTU: u32 = 1420;
+pub(super) const USUAL_MTU: u32 = 1420;
 /// What devices of all kinds can do.
-const MTUS: std::ops::RangeInclusive<u32> = 576..=4032;
+pub(super) const MTUS: std::ops::RangeInclusive<u32> = 576..=4032;
 
 /// A device as it should be.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -2,7 +2,7 @@
 
 use super::engine::{self, Engine, Place};
 use super::keys::PublicKey;
-use super::links;
+use super::links::{self, Link};
 use super::plan::{self, Asked, Change, Live, Peer, Server, Traffic};
 use crate::drivers::DriverError;
 use crate::env::Env;
@@ -25,8 +25,11 @@ const TELL_EVERY_MS: u64 = 60_000;
 pub struct Room {
     pub(super) state: PathBuf,
     pub(super) env: Env,
+    wanted: engine::Wanted,
     engine: OnceLock<Box<dyn Engine>>,
     inner: Mutex<Inner>,
+    /// One look beside the others at a time.
+    looks: Mutex<()>,
     messages: AtomicU64,
 }
 
@@ -55,6 +58,9 @@ pub(super) struct Device {
     pub crooked: Vec<(String, String)>,
     /// Peers that nobody ordered, and since when they are known.
     pub strangers: BTreeMap<PublicKey, u64>,
+    /// What was said to it since a look began that goes on; none if there is no such look, or what it sees is of a device
+    /// that was made anew meanwhile.
+    pub said: Option<Vec<Change>>,
     told: BTreeMap<PublicKey, Told>,
     told_ms: u64,
 }
@@ -76,6 +82,7 @@ impl Device {
             routes: BTreeSet::new(),
             crooked: Vec::new(),
             strangers: BTreeMap::new(),
+            said: None,
             told: BTreeMap::new(),
             told_ms: 0,
         }
@@ -135,19 +142,21 @@ impl Inner {
 
 impl Room {
     /// Of the agent with this folder. What carries packets is found out when it is needed.
-    pub fn new(state: &Path, env: Env) -> Self {
+    pub fn new(state: &Path, env: Env, wanted: engine::Wanted) -> Self {
         Self {
             state: state.to_owned(),
             env,
+            wanted,
             engine: OnceLock::new(),
             inner: Mutex::default(),
+            looks: Mutex::default(),
             messages: AtomicU64::new(0),
         }
     }
 
     /// The same, with this engine.
     pub fn with_engine(state: &Path, env: Env, engine: Box<dyn Engine>) -> Self {
-        Self { engine: OnceLock::from(engine), ..Self::new(state, env) }
+        Self { engine: OnceLock::from(engine), ..Self::new(state, env, engine::Wanted::Auto) }
     }
 
     /// How many messages were sent to devices that change something.
@@ -163,7 +172,7 @@ impl Room {
         if let Some(engine) = self.engine.get() {
             return Ok(&**engine);
         }
-        let chosen = engine::choose(&self.state)
+        let chosen = engine::choose(self.wanted, &self.state)
             .map_err(|error| DriverError::Retry(format!("missing-capability wireguard: {error}")))?;
         tracing::info!(device = chosen.word(), "WireGuard");
         Ok(&**self.engine.get_or_init(|| chosen))
@@ -175,37 +184,74 @@ impl Room {
 
     /// Looks at a device.
     pub(super) fn refresh(&self, inner: &mut Inner, id: &str) -> Result<(), DriverError> {
-        let now_ms = self.env.now_ms();
-        let (wanted, known) = (inner.wanted(id, now_ms), inner.known(id));
-        let Some(device) = inner.devices.get_mut(id) else { return Ok(()) };
-        let place = self.place(id, device.server.network.as_deref());
-        let failed = |error: io::Error| DriverError::io(format!("looking at {}", place.name), &error);
-        device.live = self.engine()?.get(&place).map_err(failed)?;
-        let Some(live) = &device.live else {
-            device.routes.clear();
-            return Ok(());
-        };
-        let on = live.peers.keys().filter_map(|key| wanted.get(key));
-        let routes = plan::routes(&device.server, on);
-        match links::look(&place).map_err(failed)? {
-            Some(link) => {
-                let free =
-                    routes.into_iter().filter(|it| link.taken(std::iter::once(it)).is_none()).collect();
-                device.crooked = link.deviations(&device.server, &free);
-                device.routes = free;
-            }
-            None => device.live = None,
-        }
-        let strange =
-            device.live.iter().flat_map(|live| live.peers.keys()).filter(|key| !known.contains(*key));
-        let since = strange.map(|key| (*key, device.strangers.get(key).copied().unwrap_or(now_ms)));
-        device.strangers = since.collect();
-        device.tell(now_ms);
+        let Some(device) = inner.devices.get(id) else { return Ok(()) };
+        let sight = self.sight(&self.place(id, device.server.network.as_deref()))?;
+        self.take(inner, id, sight, &[]);
         Ok(())
     }
 
-    /// One message to a device, and what it holds then.
-    pub(super) fn send(&self, place: &Place, live: &mut Live, change: &Change) -> Result<(), DriverError> {
+    /// The same without keeping others from the room: a device takes its time to tell of thousands of peers, and one more
+    /// does not wait for that.
+    pub(super) fn refresh_beside(&self, id: &str) -> Result<(), DriverError> {
+        let _one = self.looks.lock().unwrap_or_else(PoisonError::into_inner);
+        let place = {
+            let inner = &mut *self.lock();
+            let Some(device) = inner.devices.get_mut(id) else { return Ok(()) };
+            device.said = Some(Vec::new());
+            self.place(id, device.server.network.as_deref())
+        };
+        let sight = self.sight(&place);
+        let inner = &mut *self.lock();
+        let said = inner.devices.get_mut(id).and_then(|device| device.said.take());
+        let (Some(said), sight) = (said, sight?) else { return Ok(()) };
+        self.take(inner, id, sight, &said);
+        Ok(())
+    }
+
+    fn sight(&self, place: &Place) -> Result<Sight, DriverError> {
+        let failed = |error: io::Error| DriverError::io(format!("looking at {}", place.name), &error);
+        let Some(live) = self.engine()?.get(place).map_err(failed)? else { return Ok(None) };
+        Ok(links::look(place).map_err(failed)?.map(|link| (live, link)))
+    }
+
+    /// Believes what was seen of a device, and `said` to it since the look began.
+    fn take(&self, inner: &mut Inner, id: &str, sight: Sight, said: &[Change]) {
+        let now_ms = self.env.now_ms();
+        let (wanted, known) = (inner.wanted(id, now_ms), inner.known(id));
+        let Some(device) = inner.devices.get_mut(id) else { return };
+        let Some((mut live, link)) = sight else {
+            device.live = None;
+            device.routes.clear();
+            return;
+        };
+        said.iter().for_each(|change| plan::after(&mut live, change));
+        // Whoever said something has seen to the routes as well.
+        if said.is_empty() {
+            let on = live.peers.keys().filter_map(|key| wanted.get(key));
+            let routes = plan::routes(&device.server, on).into_iter();
+            let free = routes.filter(|it| link.taken(std::iter::once(it)).is_none()).collect();
+            device.crooked = link.deviations(&device.server, &free);
+            device.routes = free;
+        }
+        let strange = live.peers.keys().filter(|key| !known.contains(*key));
+        let since = strange.map(|key| (*key, device.strangers.get(key).copied().unwrap_or(now_ms)));
+        device.strangers = since.collect();
+        device.live = Some(live);
+        device.tell(now_ms);
+    }
+
+    /// One message to a device of which it is known what it holds.
+    pub(super) fn send(&self, place: &Place, device: &mut Device, change: Change) -> Result<(), DriverError> {
+        self.say(place, &change)?;
+        if let Some(live) = &mut device.live {
+            plan::after(live, &change);
+        }
+        device.said.iter_mut().for_each(|said| said.push(change.clone()));
+        Ok(())
+    }
+
+    /// One message, if it changes anything.
+    pub(super) fn say(&self, place: &Place, change: &Change) -> Result<(), DriverError> {
         if change.is_empty() {
             return Ok(());
         }
@@ -218,11 +264,12 @@ impl Room {
         self.messages.fetch_add(1, Ordering::Relaxed);
         self.engine()?
             .set(place, change)
-            .map_err(|error| DriverError::io(format!("changing {}", place.name), &error))?;
-        plan::after(live, change);
-        Ok(())
+            .map_err(|error| DriverError::io(format!("changing {}", place.name), &error))
     }
 }
+
+/// A device and its interface; none if either is not there.
+type Sight = Option<(Live, Link)>;
 
 #[cfg(test)]
 mod tests {

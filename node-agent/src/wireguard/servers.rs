@@ -46,15 +46,18 @@ impl Plain for Servers {
     fn look(&self, id: &str, ordered: Option<&Ordered>) -> Result<Option<ObservedPlain>, DriverError> {
         let failed = |error| DriverError::io(format!("looking at {id}"), &error);
         let Some(record) = self.record(id).map_err(failed)? else { return Ok(None) };
-        let inner = &mut *self.room.lock();
         // Without an order, or with one that cannot be carried out, it is there and in force as nothing.
         let wanted = ordered.and_then(|ordered| Some((ordered, Server::of(ordered).ok()?)));
         let Some((ordered, server)) = wanted else { return Ok(Some(ObservedPlain::default())) };
-        let device = inner.devices.entry(id.to_owned()).or_insert_with(|| Device::new(server.clone()));
-        if record.order.network_id == server.network.clone().unwrap_or_default() {
-            device.server = server.clone();
+        {
+            let inner = &mut *self.room.lock();
+            let device = inner.devices.entry(id.to_owned()).or_insert_with(|| Device::new(server.clone()));
+            if record.order.network_id == server.network.clone().unwrap_or_default() {
+                device.server = server.clone();
+            }
         }
-        self.room.refresh(inner, id)?;
+        self.room.refresh_beside(id)?;
+        let inner = &*self.room.lock();
         let order = WireguardServerOrder::decode(ordered.body.as_slice()).ok();
         let is_it = order.as_ref() == Some(&record.order) && is_as_it_should_be(&self.room, inner, id);
         let report = WireguardServerReport {
@@ -85,7 +88,8 @@ impl Plain for Servers {
         }
         self.write(id, &Record { kind: self.kind.to_owned(), order }).map_err(failed)?;
         let mut device = inner.devices.remove(id).unwrap_or_else(|| Device::new(server.clone()));
-        device.server = server;
+        // A look that goes on sees what is no more.
+        (device.server, device.said) = (server, None);
         let made =
             if device.server.enabled { self.build(inner, &mut device, &place) } else { Ok(Vec::new()) };
         if !device.server.enabled {
@@ -205,7 +209,8 @@ impl Servers {
         for key in &change.remove {
             differs("no peer that was not ordered".into(), format!("the peer {key}"));
         }
-        self.room.send(place, &mut live, &change)?;
+        self.room.say(place, &change)?;
+        plan::after(&mut live, &change);
         let on = live.peers.keys().filter_map(|key| wanted.get(key));
         let routes = plan::routes(&server, on);
         changed.extend(self.straighten(&server, place, routes, is_new)?);

@@ -14,6 +14,7 @@ use rhyzome_agent::ledger::Ledger;
 use rhyzome_agent::link::LinkEvent;
 use rhyzome_agent::names;
 use rhyzome_agent::owner::{Drivers, Event, Owner, Wires};
+use rhyzome_agent::wireguard::engine::Wanted;
 use rhyzome_proto::v1::order_body::Body;
 use rhyzome_proto::v1::report::Body as ReportBody;
 use rhyzome_proto::v1::{
@@ -79,7 +80,7 @@ impl Node {
             disks: Arc::new(DiskDriver::new(state)),
             networks: NetworkDriver::new(state),
             instances: Arc::new(InstanceDriver::new(state, ring)),
-            plain: drivers::plain(state, &Env::system()),
+            plain: drivers::plain(state, &Env::system(), Wanted::Auto),
         };
         events.send(Event::Accelerator("tcg".into())).unwrap();
         link.try_send(LinkEvent::Connected { db_epoch: 1, session: 1 }).unwrap();

@@ -3,7 +3,7 @@
 //! - `served`: the API on a port. `clients`: many of them, who keep every time. `fill`: how rows get there.
 //! - `counts`: what PostgreSQL was asked to do. `indexes`: how high they are, and how often passed. `disk`: how fast the disk is by itself.
 //! - `get`: one object. `list`: pages. `streams`: readers of the event log. `sqlite`: writes; `keys` are what they make.
-//! - `create_rate`: instances. `jobs`: the queue.
+//! - `create_rate`: instances. `jobs`: the queue. `wireguard`: peers and tunnels.
 
 mod clients;
 mod counts;
@@ -18,6 +18,7 @@ mod list;
 mod served;
 mod sqlite;
 mod streams;
+mod wireguard;
 
 use std::process::ExitCode;
 use std::sync::Mutex;
@@ -39,8 +40,8 @@ struct Cli {
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
-    match run(&cli.what) {
+    let done = wireguard::as_device().unwrap_or_else(|| run(&Cli::parse().what));
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
@@ -60,6 +61,7 @@ fn run(what: &Inside) -> Result<()> {
             Inside::Sqlite(_) => sqlite::run().await,
             Inside::CreateRate(crowded) => create_rate::run(crowded.rows).await,
             Inside::Jobs(_) => jobs::run().await,
+            Inside::Wireguard(_) => wireguard::run(),
         }
     })?;
     // Whoever still works for a server that has been stopped is not waited for.

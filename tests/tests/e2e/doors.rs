@@ -3,10 +3,14 @@
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose,
+};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::house::{folder, until};
+use super::house::{folder, own, until};
 
 const ADDRESS: &str = "192.0.2.7";
 const URL: &str = "https://192.0.2.7:8440";
@@ -28,10 +32,15 @@ impl Drop for Remote {
 
 impl Remote {
     fn start(folder: TempDir, http: Value) -> Remote {
+        Remote::letting_in(folder, http, json!([]))
+    }
+
+    fn letting_in(folder: TempDir, http: Value, authenticators: Value) -> Remote {
         let binaries = xtask::world::binaries().unwrap();
         xtask::world::prepare(&binaries).unwrap();
         let mut config = json!({
             "data": folder.path().join("server"), "grpc": {"listen": "127.0.0.1:8441"}, "http": http,
+            "auth": {"authenticators": authenticators},
         });
         config["http"]["listen"] = json!(format!("{ADDRESS}:8440"));
         let file = folder.path().join("rhyzome-api.json");
@@ -106,7 +115,6 @@ fn a_certificate_from_files_is_shown() {
     let (cert, key) = (folder.path().join("cert.pem"), folder.path().join("key.pem"));
     std::fs::write(&cert, made.cert.pem()).unwrap();
     std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
-    xtask::world::prepare(&xtask::world::binaries().unwrap()).unwrap();
     own(&key);
     let remote = Remote::start(folder, json!({"cert": cert, "key": key}));
     remote.is_closed_but_to_those_who_trust(&cert);
@@ -120,12 +128,40 @@ fn a_certificate_from_files_is_shown() {
     assert_eq!(client_json(&remote)["ca_file"], Value::Null);
 }
 
-/// The user as whom the server runs may read its key, and nobody else.
-fn own(key: &Path) {
-    use std::os::unix::fs::PermissionsExt as _;
-    let user = nix::unistd::User::from_name("rhyzome").unwrap().unwrap();
-    std::fs::set_permissions(key, std::fs::Permissions::from_mode(0o600)).unwrap();
-    nix::unistd::chown(key, Some(user.uid), Some(user.gid)).unwrap();
+#[test]
+fn whoever_has_a_certificate_is_asked_for_it() {
+    let folder = folder();
+    let mut params = CertificateParams::default();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+    params.distinguished_name.push(DnType::CommonName, "People");
+    let key = KeyPair::generate().unwrap();
+    let (pem, issuer) = (params.self_signed(&key).unwrap().pem(), Issuer::new(params, key));
+    let file = |name: &str, text: &str| {
+        let file = folder.path().join(name);
+        std::fs::write(&file, text).unwrap();
+        file.display().to_string()
+    };
+    let ca = file("people.pem", &pem);
+    let card = |name: &str, usage: ExtendedKeyUsagePurpose| {
+        let mut params = CertificateParams::default();
+        params.extended_key_usages = vec![usage];
+        params.distinguished_name.push(DnType::CommonName, name);
+        let key = KeyPair::generate().unwrap();
+        let leaf = params.signed_by(&key, &issuer).unwrap();
+        (file(&format!("{name}.pem"), &leaf.pem()), file(&format!("{name}.key"), &key.serialize_pem()))
+    };
+    let anna = card("anna", ExtendedKeyUsagePurpose::ClientAuth);
+    let web = card("web", ExtendedKeyUsagePurpose::ServerAuth);
+    let entry = json!({"type": "certificate", "ca": ca, "name_from": "common-name", "operators": {"names": ["anna"]}});
+    let remote = Remote::letting_in(folder, json!({}), json!([entry]));
+    let ours = remote.home().join("ca.pem").display().to_string();
+    let nodes = format!("{URL}/v1/nodes");
+    let shown = |(cert, key): &(String, String)| {
+        remote.curl(&["--cacert", &ours, "--cert", cert, "--key", key, &nodes]).0
+    };
+    assert_eq!((shown(&anna).as_str(), shown(&web).as_str()), ("200", "401"));
+    remote.is_closed_but_to_those_who_trust(&remote.home().join("ca.pem"));
 }
 
 fn client_json(remote: &Remote) -> Value {

@@ -243,6 +243,15 @@ pub fn folder() -> TempDir {
     folder
 }
 
+/// The user as whom the server runs may read this file, and nobody else.
+pub fn own(file: &Path) {
+    use std::os::unix::fs::PermissionsExt as _;
+    xtask::world::prepare(&xtask::world::binaries().unwrap()).unwrap();
+    let user = nix::unistd::User::from_name("rhyzome").unwrap().unwrap();
+    std::fs::set_permissions(file, std::fs::Permissions::from_mode(0o600)).unwrap();
+    nix::unistd::chown(file, Some(user.uid), Some(user.gid)).unwrap();
+}
+
 /// The only network interface of an instance.
 pub fn nic(instance: &Value) -> &Value {
     let nics = instance["status"]["nics"].as_object().unwrap_or_else(|| panic!("no nics: {instance:#}"));

@@ -26,7 +26,10 @@ const ARROWS: &[Arrow] = &[
         because: "only rest knows HTTP and its statuses; everybody else speaks the kernel's words",
     },
     Arrow {
-        from: |file| in_one_of(file, &["api-server/src/"]) && file != "api-server/src/app.rs",
+        from: |file| {
+            in_one_of(file, &["api-server/src/"])
+                && !in_one_of(file, &["api-server/src/app.rs", "api-server/src/app/"])
+        },
         to: |_, path| begins(path, &["axum_server"]),
         because: "the App opens the doors, nobody else",
     },

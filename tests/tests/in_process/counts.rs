@@ -33,7 +33,7 @@ async fn create(world: &World, name: &str) -> Result<Vec<String>, Error> {
 
 async fn a_create_says_the_same_whatever_is_there(engine: Engine) {
     // Its clock stands: what is known of the nodes does not grow old.
-    let world = World::with_time(engine, &Time::begin(), 1).await;
+    let world = World::with_env(engine, World::in_one_thread(engine, Time::begin().env(1))).await;
     world.make_image("", "tiny").await;
     world.make("default", "network", "lan", json!({})).await;
     for number in 0..3 {
@@ -50,5 +50,5 @@ async fn a_create_says_the_same_whatever_is_there(engine: Engine) {
     let many = create(&world, "many").await.unwrap();
     println!("{} statements", few.len());
     assert_eq!(few, many);
-    assert!(few.len() <= MOST, "{} statements", few.len());
+    assert!((10..=MOST).contains(&few.len()), "{} statements", few.len());
 }

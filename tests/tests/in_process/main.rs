@@ -5,17 +5,20 @@
 
 mod arrows;
 mod bulk;
+mod certificates;
 mod channel;
 mod contention;
 mod counts;
 mod crash;
 mod drain;
 mod events;
+mod explained;
 mod hygiene;
 mod laws;
 mod letters;
 mod log;
 mod lost;
+mod metrics;
 mod once;
 mod permissions;
 mod placement;
@@ -26,6 +29,7 @@ mod rest_contract;
 mod retention;
 mod retries;
 mod rights;
+mod second_factor;
 mod secrets;
 mod sessions;
 mod sim;

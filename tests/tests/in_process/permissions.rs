@@ -3,10 +3,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use rhyzome_api::environment::system_env;
 use rhyzome_api::kernel::{Kind, Scope};
 use rhyzome_tests::face::{Face, Reply};
 use rhyzome_tests::on_both;
 use rhyzome_tests::people::face;
+use rhyzome_tests::wait::until;
 use rhyzome_tests::world::World;
 use serde_json::{Value, json};
 
@@ -19,7 +21,15 @@ const TENANTS: [&str; 2] = ["default", "beta"];
 /// A public key for WireGuard.
 const KEY: &str = "CQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQk=";
 /// What only ever says something of the caller, or nothing that is anybody's.
-const OF_EVERYBODY: [&str; 3] = ["root", "whoami", "can"];
+const OF_EVERYBODY: [&str; 7] = [
+    "root",
+    "whoami",
+    "can",
+    "second_factor",
+    "second_factor_enrol",
+    "second_factor_confirm",
+    "second_factor_drop",
+];
 
 /// An operation of the document.
 struct Operation {
@@ -173,7 +183,20 @@ async fn people(face: &Face) -> Vec<(Relation, String)> {
         .await
         .is(202);
     people.push((Relation::Out, gone["secrets"]["token"].as_str().unwrap().to_owned()));
+    people.push((Relation::Out, expired(face).await));
     people
+}
+
+/// A token of somebody who owns it all, whose time is over.
+async fn expired(face: &Face) -> String {
+    let end = system_env().now().plus_seconds(5);
+    let made = face.by("otto", "POST", "/v1/tokens", json!({ "spec": { "expires_at": end } })).await.is(201);
+    let token = made.json["secrets"]["token"].as_str().unwrap().to_owned();
+    until("its time to be over", 60, async || {
+        (face.seen_by(&token, "/v1/whoami").await.status == 401).then_some(())
+    })
+    .await;
+    token
 }
 
 /// Of which kind the objects of an operation are; `job`, if they are no objects.

@@ -14,7 +14,7 @@ on_both!(every_filter_has_an_index, a_plan_without_an_index_is_found, short_page
 // On one thread: what is heard is what this test says.
 #[tokio::test]
 async fn no_job_reads_the_backlog_on_sqlite() {
-    no_job_reads_the_backlog(World::new(Engine::Sqlite).await).await;
+    no_job_reads_the_backlog(World::overheard(Engine::Sqlite).await).await;
 }
 
 #[tokio::test]

@@ -45,8 +45,18 @@ retry  | refused  | refused  | refused
 cancel | refused  | refused  | open
 ";
 
+/// The same of a mesh member; each cell: its phase when all is quiet, or that it is gone.
+const MESH_MEMBER: &str = "
+       | ready   | deleting
+rotate | ready   | refused
+patch  | ready   | refused
+delete | gone    | refused
+retry  | refused | refused
+cancel | refused | refused
+";
+
 /// Kinds with actions, and their tables.
-const TABLES: [(&str, &str); 2] = [("instance", INSTANCE), ("node", NODE)];
+const TABLES: [(&str, &str); 3] = [("instance", INSTANCE), ("node", NODE), ("mesh-member", MESH_MEMBER)];
 
 /// Verbs that every kind has.
 const COMMON: [&str; 4] = ["patch", "delete", "retry", "cancel"];
@@ -338,4 +348,60 @@ async fn a_hung_start_ends_stopped_on_sqlite() {
 #[tokio::test]
 async fn a_hung_start_ends_stopped_on_postgres() {
     a_hung_start_ends_stopped(Engine::Postgres).await;
+}
+
+/// What comes of a verb of a mesh member in a state.
+async fn outcome_of_member(engine: Engine, state: &str, verb: &str) -> String {
+    let mut stage = Stage::new(engine).await;
+    let (store, right) = (stage.world.store.clone(), stage.world.right(""));
+    let (kind, asked) = (stage.world.kind("mesh-member"), Asked::default());
+    stage.world.make("", "mesh", "backbone", json!({"prefix": "10.98.0.0/24"})).await;
+    stage.world.make("", "mesh-member", "m1", json!({"mesh": "backbone", "node": "n1"})).await;
+    stage.quiet().await;
+    if state == "deleting" {
+        store.remove(&right, kind, "m1", None, &asked).await.unwrap();
+    }
+    let done = match verb {
+        "rotate" => {
+            let call = Call { verb: verb.into(), ..Call::default() };
+            store.act(&right, kind, "m1", call, false, None, &asked).await.map(drop)
+        }
+        "patch" => {
+            let patch = json!({"spec": {"endpoint": "203.0.113.7"}});
+            store.update(&right, kind, "m1", patch, None, &asked).await.map(drop)
+        }
+        "delete" => store.remove(&right, kind, "m1", None, &asked).await.map(drop),
+        verb => match store.get(&right, kind, "m1").await.ok().and_then(|member| member.core.job) {
+            Some(job) if verb == "retry" => store.retry_job(&right, &job, &asked).await.map(drop),
+            Some(job) => store.cancel_job(&right, &job).await.map(drop),
+            None => return "refused".to_owned(),
+        },
+    };
+    match done {
+        Err(Error::Clash(_) | Error::NotFound) => return "refused".to_owned(),
+        done => done.unwrap(),
+    }
+    stage.quiet().await;
+    store.get(&right, kind, "m1").await.map_or_else(|_| "gone".to_owned(), |member| member.core.phase)
+}
+
+async fn the_table_of_mesh_members_holds(engine: Engine) {
+    let mut lines = MESH_MEMBER.lines().filter(|line| !line.trim().is_empty()).map(cells);
+    let states = lines.next().unwrap();
+    for line in lines {
+        for (state, wanted) in states.iter().zip(&line).skip(1) {
+            let got = outcome_of_member(engine, state, &line[0]).await;
+            assert_eq!(got, *wanted, "{} of a mesh member that is {state}", line[0]);
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_table_of_mesh_members_holds_on_sqlite() {
+    the_table_of_mesh_members_holds(Engine::Sqlite).await;
+}
+
+#[tokio::test]
+async fn the_table_of_mesh_members_holds_on_postgres() {
+    the_table_of_mesh_members_holds(Engine::Postgres).await;
 }

@@ -31,6 +31,8 @@ pub enum Inside {
     CreateRate(Crowded),
     /// Jobs through the queue, beside graphile-worker, and while a transaction is held open
     Jobs(Arguments),
+    /// Ten thousand peers on one WireGuard device, and a tunnel beside Debian's wireguard-go
+    Wireguard(Arguments),
 }
 
 /// Arguments of each of them.
@@ -73,7 +75,7 @@ impl Inside {
     /// What to do with the figures.
     pub fn ends(&self) -> &Ends {
         match self {
-            Inside::Get(all) | Inside::Streams(all) | Inside::Jobs(all) => &all.ends,
+            Inside::Get(all) | Inside::Streams(all) | Inside::Jobs(all) | Inside::Wireguard(all) => &all.ends,
             Inside::Sqlite(flushing) => &flushing.ends,
             Inside::List(crowded) | Inside::CreateRate(crowded) => &crowded.ends,
         }
@@ -82,7 +84,10 @@ impl Inside {
 
 /// Builds the program and becomes it, with the words that we were given.
 pub fn start(wanted: &Inside) -> Result<()> {
-    let mut sets = vec![packages::BENCH];
+    let mut sets = match wanted {
+        Inside::Wireguard(_) => vec![packages::WIREGUARD, packages::TUNNELS],
+        _ => vec![packages::BENCH],
+    };
     let npm = || Command::new("npm").arg("--version").stdout(Stdio::null()).status();
     if matches!(wanted, Inside::Jobs(_)) && !npm().is_ok_and(|status| status.success()) {
         sets.push(packages::PEER);

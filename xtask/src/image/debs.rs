@@ -54,7 +54,8 @@ impl Deb {
     /// The folder with the package's files; kept under `cache` for the next time.
     pub fn unpack(&self, cache: &Path, install: bool) -> Result<PathBuf> {
         let folder = cache.join(self.id());
-        if folder.exists() {
+        let mark = cache.join(format!("{}.whole", self.id()));
+        if is_whole(&folder, &mark) {
             return Ok(folder);
         }
         fs::create_dir_all(cache).with_context(|| format!("cannot make {}", cache.display()))?;
@@ -76,13 +77,85 @@ impl Deb {
             .with_context(|| format!("apt-get download left no file of {wanted}"))?;
         let files = work.path().join("files");
         run::output(Command::new("dpkg-deb").arg("--extract").args([&deb, &files]))?;
-        fs::rename(&files, &folder)?;
+        keep(&files, &folder, &mark)?;
         Ok(folder)
     }
+}
+
+/// Puts unpacked files in their place, whatever was left of them there. The mark comes last.
+fn keep(files: &Path, folder: &Path, mark: &Path) -> Result<()> {
+    for old in [mark, folder] {
+        let gone = if old.is_dir() { fs::remove_dir_all(old) } else { fs::remove_file(old) };
+        match gone {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(error).with_context(|| format!("cannot take {} away", old.display()));
+            }
+            _ => {}
+        }
+    }
+    let size = size(files)?;
+    fs::rename(files, folder)?;
+    fs::write(mark, size)?;
+    Ok(())
+}
+
+/// A folder that was copied, or deleted, half way is there as well: what it holds must be as much as its mark says.
+fn is_whole(folder: &Path, mark: &Path) -> bool {
+    let said = fs::read_to_string(mark).ok();
+    said.is_some() && size(folder).ok() == said
+}
+
+/// How many files and folders, and how many bytes.
+fn size(folder: &Path) -> Result<String> {
+    let (mut count, mut bytes, mut folders) = (0_u64, 0_u64, vec![folder.to_owned()]);
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder)? {
+            let entry = entry?;
+            let meta = entry.metadata()?;
+            count += 1;
+            if meta.is_dir() {
+                folders.push(entry.path());
+            } else {
+                bytes += meta.len();
+            }
+        }
+    }
+    Ok(format!("{count} files, {bytes} bytes\n"))
 }
 
 fn candidate(name: &str) -> Result<Option<String>> {
     let policy = run::output(Command::new("apt-cache").args(["policy", name]).env("LC_ALL", "C"))?;
     let version = policy.lines().find_map(|line| line.trim().strip_prefix("Candidate: "));
     Ok(version.filter(|version| *version != "(none)").map(str::to_owned))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_left_half_way_is_not_taken_for_whole() {
+        let cache = tempfile::tempdir().unwrap();
+        let (files, folder) = (cache.path().join(".deb/files"), cache.path().join("p_1"));
+        let mark = cache.path().join("p_1.whole");
+        let unpacked = || {
+            fs::create_dir_all(files.join("usr/lib")).unwrap();
+            fs::write(files.join("usr/lib/a"), "one").unwrap();
+            fs::write(files.join("usr/lib/b"), "two").unwrap();
+        };
+        // As somebody has left it who was interrupted, or who knew of no marks.
+        fs::create_dir_all(folder.join("usr")).unwrap();
+        assert!(!is_whole(&folder, &mark));
+        unpacked();
+        keep(&files, &folder, &mark).unwrap();
+        assert!(is_whole(&folder, &mark) && folder.join("usr/lib/b").exists());
+        fs::remove_file(folder.join("usr/lib/b")).unwrap();
+        assert!(!is_whole(&folder, &mark), "a file is missing");
+        unpacked();
+        keep(&files, &folder, &mark).unwrap();
+        fs::write(folder.join("usr/lib/a"), "on").unwrap();
+        assert!(!is_whole(&folder, &mark), "a file is cut off");
+        fs::remove_dir_all(&folder).unwrap();
+        assert!(!is_whole(&folder, &mark));
+    }
 }

@@ -227,7 +227,15 @@ impl World {
     pub fn command(&self, words: &[&str]) -> Command {
         let mut command = Command::new(self.options.binary("rhyzome"));
         // What the user has set for a server of their own is not meant for this one.
-        for other in ["RHYZOME_URL", "RHYZOME_TOKEN", "RHYZOME_CA", "RHYZOME_TENANT", "RHYZOME_PROFILE"] {
+        for other in [
+            "RHYZOME_URL",
+            "RHYZOME_TOKEN",
+            "RHYZOME_CA",
+            "RHYZOME_TENANT",
+            "RHYZOME_PROFILE",
+            "RHYZOME_AS",
+            "RHYZOME_OTP",
+        ] {
             command.env_remove(other);
         }
         command.args(words).env("RHYZOME_HOME", self.home()).stdin(Stdio::null());

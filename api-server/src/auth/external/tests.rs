@@ -33,7 +33,12 @@ fn make(url: &str, more: Value, watch: &Watch) -> Result<External, String> {
 }
 
 async fn ask(external: &External, header: &str, method: &str) -> Verdict {
-    let request = RequestDetails { method: method.into(), path: "/v1".into(), source: "192.0.2.1".into() };
+    let request = RequestDetails {
+        method: method.into(),
+        path: "/v1".into(),
+        source: "192.0.2.1".into(),
+        ..RequestDetails::default()
+    };
     external.authenticate(Some(header), &request).await
 }
 

@@ -17,9 +17,9 @@ use tokio::sync::Semaphore;
 use self::file::{Known, Stamp};
 use self::hash::Hash;
 use super::cache::Cache;
-use super::header::{self, Basic};
-use super::person::{Person, Terms};
-use super::tries::Tries;
+use super::guesses::Guesses;
+use super::header::Basic;
+use super::person::{PASSWORD, Person, Terms};
 use super::{Authenticator, RequestDetails, Verdict};
 use crate::kernel::Env;
 
@@ -28,8 +28,6 @@ const REMEMBERED: Duration = Duration::from_secs(60);
 /// Passwords that are looked at side by side, and that wait for it.
 const AT_ONCE: usize = 2;
 const WAITING: usize = 64;
-/// Wrong passwords of one source: so many, then one each so often.
-const TRIES: (u32, Duration) = (10, Duration::from_secs(6));
 
 /// As the configuration has it.
 #[derive(Clone, Debug, Deserialize)]
@@ -47,7 +45,7 @@ pub struct Htpasswd {
     terms: Terms,
     read: RwLock<(Stamps, Arc<Known>)>,
     right: Cache<()>,
-    tries: Tries,
+    guesses: Guesses,
     working: Arc<Semaphore>,
     places: Arc<Semaphore>,
 }
@@ -64,7 +62,7 @@ impl Htpasswd {
             terms,
             read: RwLock::new((stamps, Arc::new(known))),
             right: Cache::new(env),
-            tries: Tries::new(env, TRIES.0, TRIES.1),
+            guesses: Guesses::new(env),
             working: Arc::new(Semaphore::new(AT_ONCE)),
             places: Arc::new(Semaphore::new(AT_ONCE + WAITING)),
         })
@@ -110,7 +108,7 @@ impl Htpasswd {
             self.right.put(print, (), REMEMBERED);
         }
         let groups = known.groups.get(&pair.user).cloned().unwrap_or_default();
-        self.terms.caller(Person { name: pair.user, groups, credential: "password", ..Person::default() })
+        self.terms.caller(Person { name: pair.user, groups, credential: PASSWORD, ..Person::default() })
     }
 
     /// The hash on which an unknown user's time is spent: one of those that there are, always the same for a name.
@@ -123,9 +121,8 @@ impl Htpasswd {
 
     /// Looks whether it is right, which takes long.
     async fn look(&self, pair: &Basic, hash: Hash, is_known: bool, source: &str) -> Result<(), Verdict> {
-        if let Err(wait) = self.tries.take(source) {
-            let seconds = wait.as_secs() + 1;
-            return Err(Verdict::Refused(format!("too many wrong passwords: try again in {seconds} s")));
+        if let Some(verdict) = self.guesses.take(source) {
+            return Err(verdict);
         }
         let busy = || Verdict::Unavailable("too many log in at once: try again in a moment".into());
         let Ok(_place) = self.places.clone().try_acquire_owned() else { return Err(busy()) };
@@ -133,7 +130,7 @@ impl Htpasswd {
         let password = pair.password.clone();
         let right = tokio::task::spawn_blocking(move || hash.verify(&password)).await.unwrap_or(false);
         if right && is_known {
-            self.tries.give_back(source);
+            self.guesses.give_back(source);
             return Ok(());
         }
         Err(wrong())
@@ -147,12 +144,15 @@ impl Authenticator for Htpasswd {
         request: &'a RequestDetails,
     ) -> BoxFuture<'a, Verdict> {
         Box::pin(async move {
-            match header::basic(header) {
-                None => Verdict::NotMine,
-                Some(None) => Verdict::Refused("`Basic` wants BASE64 of NAME:PASSWORD".into()),
-                Some(Some(pair)) => self.verdict(pair, &request.source).await,
+            match self.guesses.asked(header) {
+                Ok(pair) => self.verdict(pair, &request.source).await,
+                Err(verdict) => *verdict,
             }
         })
+    }
+
+    fn known_elsewhere(&self, header: Option<&str>, request: &RequestDetails) {
+        self.guesses.known_elsewhere(header, request);
     }
 }
 

@@ -7,6 +7,8 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use serde_json::json;
 
+use super::super::Authenticators;
+use super::super::guesses::TRIES;
 use super::super::testing::{Watch, env};
 use super::*;
 
@@ -63,6 +65,29 @@ fn is_wrong(verdict: &Verdict) -> bool {
 }
 
 #[tokio::test]
+async fn of_two_who_ask_for_passwords_neither_shuts_out_the_people_of_the_other() {
+    let first = World::new(&line("anna", "secret"), "");
+    let people: Vec<String> = (0..3 * TRIES.0).map(|number| format!("bert{number}")).collect();
+    let second = World::new(&people.iter().map(|name| line(name, "other")).collect::<String>(), "");
+    let list: Vec<Arc<dyn Authenticator>> = vec![Arc::new(first.htpasswd), Arc::new(second.htpasswd)];
+    let both = Authenticators::new(list);
+    let ask = async |user: &str, password: &str| {
+        let header = format!("Basic {}", BASE64_STANDARD.encode(format!("{user}:{password}")));
+        let request = RequestDetails { source: "192.0.2.1".into(), ..RequestDetails::default() };
+        both.authenticate(Some(&header), &request).await.map(|caller| caller.name)
+    };
+    for name in &people {
+        assert_eq!(ask(name, "other").await.as_ref(), Ok(name));
+    }
+    assert_eq!(ask("anna", "secret").await.as_deref(), Ok("anna"), "they were no guesses");
+    for _ in 0..TRIES.0 {
+        assert!(!ask("anna", "guess").await.unwrap_err().reason.contains("too many"));
+    }
+    assert!(ask("anna", "guess").await.unwrap_err().reason.contains("too many"));
+    assert_eq!(ask("bert0", "other").await.as_deref(), Ok("bert0"), "whoever is known is asked for no guess");
+}
+
+#[tokio::test]
 async fn a_password_lets_in_and_another_does_not() {
     let world = World::new(&(line("anna", "secret") + &line("bert", "other")), "ops: anna\ndev: anna bert\n");
     let Verdict::Caller(anna) = world.ask("anna", "secret").await else { panic!() };
@@ -99,7 +124,7 @@ async fn a_source_that_guesses_is_stopped_and_others_are_not() {
     for guess in 0..TRIES.0 {
         assert!(is_wrong(&world.ask("anna", &guess.to_string()).await));
     }
-    let Verdict::Refused(why) = world.ask("anna", "secret").await else { panic!() };
+    let Verdict::Wrong(why) = world.ask("anna", "secret").await else { panic!() };
     assert!(why.contains("too many wrong passwords: try again in"), "{why}");
     assert!(matches!(world.ask_from("anna", "secret", "192.0.2.2").await, Verdict::Caller(_)));
     // What was right there is known here: it is no guess.

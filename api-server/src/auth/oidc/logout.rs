@@ -5,6 +5,7 @@ use serde_json::Value;
 use super::claims::{LONGEST_LIFE, SKEW, seconds};
 use super::{Fault, Oidc, Signed};
 use crate::auth::Ended;
+use crate::auth::person::bad;
 
 /// A logout that was said longer ago than this, in seconds, is not heard: it was recorded and is played again.
 const FRESH: i64 = 300;
@@ -45,6 +46,11 @@ impl Oidc {
             || until.is_some_and(|until| until.plus_seconds(SKEW) <= now)
         {
             return Err("`logout_token` is too old, or of the future: compare the clocks".into());
+        }
+        // They are kept, compared and shown: nothing else than what a login can have had.
+        if let Some(name) = ["sid", "sub"].into_iter().find(|name| text(name).is_some_and(|word| bad(&word)))
+        {
+            return Err(format!("`{name}` of `logout_token` is too long, or has control characters"));
         }
         let (session, subject) = match (text("sid"), text("sub")) {
             (Some(session), _) => (session, String::new()),

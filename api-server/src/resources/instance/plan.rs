@@ -35,7 +35,7 @@ pub fn create(object: &This, facts: &Facts) -> Plan {
         steps.push(Step::Assign { who: Who::Ref(image.into()) });
     }
     steps.extend(children.iter().map(|child| Step::Assign { who: Who::Child(child.key.clone()) }));
-    steps.extend(apply(APPLY_SECONDS));
+    steps.extend(Step::apply(APPLY_SECONDS));
     Plan { claims: claims(object, facts), values, children, steps, ..Plan::default() }
 }
 
@@ -55,7 +55,7 @@ pub fn update(old: &This, new: &This, facts: &Facts) -> Plan {
     }
     plan.steps = prepare(new, facts);
     let stopping = new.spec.power == InstancePower::Off;
-    plan.steps.extend(apply(if stopping { stop_seconds(deadline) } else { APPLY_SECONDS }));
+    plan.steps.extend(Step::apply(if stopping { stop_seconds(deadline) } else { APPLY_SECONDS }));
     plan
 }
 
@@ -105,7 +105,7 @@ pub fn act(object: &This, call: &Call) -> Result<Plan, Error> {
     Ok(Plan {
         spec: Some(serde_json::to_value(spec).map_err(|e| Error::Internal(e.to_string()))?),
         values: power_values(epoch, call.hard, deadline),
-        steps: apply(seconds).into(),
+        steps: Step::apply(seconds).into(),
         ..Plan::default()
     })
 }
@@ -186,10 +186,6 @@ fn prepare(object: &This, facts: &Facts) -> Vec<Step> {
         }
     }
     steps
-}
-
-fn apply(deadline_seconds: u32) -> [Step; 2] {
-    [Step::Assign { who: Who::This }, Step::AwaitApplied { who: Who::This, deadline_seconds }]
 }
 
 fn claims(object: &This, facts: &Facts) -> Vec<Claim> {

@@ -15,6 +15,8 @@ use std::time::Duration;
 
 /// A QEMU that does not listen after this long is ended again.
 const FIRST_CONTACT: Duration = Duration::from_secs(30);
+/// For one whose control socket has closed to end.
+const DYING: Duration = Duration::from_secs(2);
 
 /// What to start.
 #[derive(Debug)]
@@ -73,13 +75,22 @@ impl InstanceDriver {
         let guest = self.attend(&id, identity).map_err(|error| ended(error.to_string()))?;
         match guest.first_contact(FIRST_CONTACT).await {
             Ok(()) => Ok(()),
-            Err(error) if !identity.is_alive() => Err(ended(error.to_string())),
+            Err(error) if has_ended(&identity).await => Err(ended(error.to_string())),
             Err(error) => {
                 let _ = identity.kill();
                 Err(DriverError::Retry(format!("QEMU does not answer, ended again: {error}")))
             }
         }
     }
+}
+
+/// Whether this was its end: its sockets close a moment before it is gone, and then it has said why.
+async fn has_ended(identity: &Identity) -> bool {
+    let until = tokio::time::Instant::now() + DYING;
+    while identity.is_alive() && tokio::time::Instant::now() < until {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    !identity.is_alive()
 }
 
 fn restore(before: Option<BootRecord>, path: &Path) {

@@ -2,7 +2,7 @@
 //! elsewhere goes on there with what it has on its disk, and never runs on both, whatever becomes of a line or an agent.
 //! Who writes to the disk is seen by a poller that asks nobody but the kernel.
 
-mod machines;
+pub mod machines;
 mod poller;
 
 use std::path::{Path, PathBuf};

@@ -9,6 +9,7 @@ use rhyzome_api::channel::{Channel, ChannelContext, HEARTBEAT, Streams};
 use rhyzome_api::kernel::join as token;
 use rhyzome_api::store::{Asked, NodeInvite, Store};
 use rhyzome_pki::{Authority, Identity, NodeKey, SERVER_NAME, agent_client_config};
+use rhyzome_tests::wait::until;
 use rhyzome_tests::world::World;
 use serde_json::json;
 use std::net::SocketAddr;
@@ -81,7 +82,10 @@ impl Cluster {
 
     /// Opens the door, at the same address as before if it was open before.
     pub async fn open(&mut self) {
-        let listener = tokio::net::TcpListener::bind(self.address).await.unwrap();
+        // Meanwhile another test's connection may go out from this very port.
+        let address = self.address;
+        let listener =
+            until("the port", 60, async || tokio::net::TcpListener::bind(address).await.ok()).await;
         self.address = listener.local_addr().unwrap();
         self.stop = CancellationToken::new();
         self.world.store.reached_at(&self.address.to_string());

@@ -6,6 +6,7 @@ mod harness;
 mod hostile;
 mod lent;
 mod matrix;
+mod metrics;
 mod ordered;
 mod raw;
 mod revoke;

@@ -3,6 +3,8 @@
 
 mod binding;
 mod member;
+mod mesh;
+mod mesh_member;
 mod role;
 mod ssh_key;
 mod token;
@@ -84,7 +86,7 @@ fn every_kind_has_its_story() {
 const NOT_PLAIN: [&str; 4] = ["disk", "image", "instance", "network"];
 
 /// Kinds whose objects are parts of the same thing: one room drives them all.
-const OF_A_ROOM: [&str; 4] = ["vpn_network", "vpn_pool", "wireguard_peer", "wireguard_server"];
+const OF_A_ROOM: [&str; 5] = ["mesh_member", "vpn_network", "vpn_pool", "wireguard_peer", "wireguard_server"];
 
 #[test]
 fn every_kind_that_nodes_hold_has_its_driver() {

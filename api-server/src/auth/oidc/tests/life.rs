@@ -171,6 +171,11 @@ async fn only_the_issuer_ends_a_login() {
         (json!({ "exp": NOW - 31 }), "too old"),
         (json!({ "sid": null, "sub": null }), "neither which session nor whose"),
         (json!({ "iss": "https://evil.example" }), "issued by somebody else"),
+        (json!({ "sid": "s-1\u{0}" }), "`sid` of `logout_token`"),
+        (json!({ "sid": "s-1\n2026 INFO" }), "`sid` of `logout_token`"),
+        (json!({ "sid": null, "sub": "u-1\u{1b}[2J" }), "`sub` of `logout_token`"),
+        (json!({ "sub": "u-1\u{0}" }), "`sub` of `logout_token`"),
+        (json!({ "sid": "s".repeat(5000) }), "`sid` of `logout_token`"),
     ] {
         let why = world.oidc.ended(&logout(&world, changes.clone())).await.unwrap_err();
         assert!(why.contains(wanted), "{changes}: {why}");
