@@ -25,7 +25,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 use support::guest::Guest;
 use support::{Node, network, on_a_node, run};
 
@@ -398,6 +398,51 @@ fn a_peer_gets_through_and_whoever_is_none_gets_nothing() {
         agent.settle().unwrap();
         assert!(!stranger.pings("10.9.0.1", 2));
         stranger.down();
+        client.down();
+        end(&agent, node.state.path());
+    });
+}
+
+/// What is heard while a device takes its socket down to listen on another one is no reason to end.
+#[test]
+fn a_device_that_listens_anew_under_a_flood_goes_on() {
+    on_a_node(async |node| {
+        let (mut agent, key, _leftover) = begin(node);
+        let mut client = Client::new(node, 1);
+        agent.order("wireguard-peer", "wgp_1", peer(&client, |_| {}));
+        agent.settle().unwrap();
+        client.up(&key.1, &client.key.clone(), "", "10.9.0.0/24");
+        assert!(client.pings("10.9.0.1", 10));
+        let process = device(node.state.path());
+        // The node speaks too, so that the client learns of another port.
+        let ping = |words: &[&str]| Command::new("ip").args(words).stdout(Stdio::null()).spawn().unwrap();
+        let flood = ["ping", "-f", "-q", "-w", "60", "-s", "1000"];
+        let inside = ["netns", "exec", &client.namespace];
+        let mut floods = vec![ping(&[&inside[..], &flood, &["10.9.0.1"]].concat())];
+        floods.push(
+            Command::new("ping")
+                .args(&flood[1..])
+                .arg(&client.address)
+                .stdout(Stdio::null())
+                .spawn()
+                .unwrap(),
+        );
+        for port in (0..40).map(|number| PORT + number % 2) {
+            agent.order("wireguard-server", SERVER, server(&key, |order| order.listen_port = port));
+            // The socket before the last one may have this port for a moment still.
+            let deadline = Instant::now() + Duration::from_secs(10);
+            while let Err(error) = agent.settle() {
+                assert!(Instant::now() < deadline && error.to_string().contains("in use"), "{error}");
+                std::thread::sleep(Duration::from_millis(2));
+            }
+            std::thread::sleep(Duration::from_millis(25));
+        }
+        for mut flood in floods {
+            flood.kill().unwrap();
+            flood.wait().unwrap();
+        }
+        assert!(client.pings("10.9.0.1", 20));
+        assert_eq!(device(node.state.path()), process, "the device ended");
         client.down();
         end(&agent, node.state.path());
     });

@@ -1,21 +1,18 @@
 //! The process that is a userspace device: reads packets from an interface that it was handed, and speaks WireGuard on
 //! UDP. It is told by a socket, as `wg` tells any such device, and can do nothing else: no file, no right, no dump.
 
-use super::offload;
 use super::process::TUN_FD;
+use super::transports::{Ends, TunRecv, TunSend, Udp};
 use gotatun::device::uapi::{UapiClient, UapiServer};
-use gotatun::packet::{Ip, Packet, PacketBufPool};
-use gotatun::tun::{IpRecv, IpSend, MtuWatcher};
 use landlock::{ABI, Access, AccessFs, Ruleset, RulesetAttr};
 use nix::libc;
 use nix::sys::resource::{Resource, setrlimit};
 use std::fs::File;
-use std::io::{self, IoSlice, Read as _, Write as _};
+use std::io;
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::sync::Arc;
-use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 /// Arguments of `rhyzome-agent wireguard-device`. The interface itself comes as descriptor 3.
@@ -37,7 +34,7 @@ const OFFLOADS: libc::c_ulong = 0x01 | 0x02 | 0x04 | 0x08;
 /// The threads that encrypt.
 const THREADS: usize = 4;
 
-/// Runs until the interface goes.
+/// Runs until the interface goes, or nothing can be heard any more: whoever started it starts another.
 pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let tun = interface()?;
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o177));
@@ -51,13 +48,15 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
     runtime.block_on(async {
         let (client, server) = UapiServer::new();
         std::thread::Builder::new().name("told".into()).spawn(move || listen(&listener, &client))?;
+        let (ends, mut ended) = Ends::new();
         let fd = Arc::new(awaited(tun)?);
-        let read =
-            TunRecv { fd: fd.clone(), mtu: arguments.mtu, read: vec![0; offload::LARGEST], packets: vec![] };
-        let device = gotatun::device::build().with_default_udp().with_ip_pair(TunSend(fd), read);
-        let built = device.with_uapi(server).build().await;
-        built?.wait().await;
-        anyhow::bail!("the interface {} is gone", arguments.interface)
+        let (send, read) =
+            (TunSend::new(fd.clone(), ends.clone()), TunRecv::new(fd, arguments.mtu, ends.clone()));
+        let device = gotatun::device::build().with_udp(Udp::new(ends)).with_ip_pair(send, read);
+        // What it calls fatal itself may be a connection only that was taken down for another one, by another key.
+        let _runs = device.with_uapi(server).build().await?;
+        let why = ended.recv().await.unwrap_or_default();
+        anyhow::bail!("the interface {} ends: {why}", arguments.interface)
     })
 }
 
@@ -103,56 +102,4 @@ fn shut_in() -> anyhow::Result<()> {
     anyhow::ensure!(hidden == 0, "{}", io::Error::last_os_error());
     Ruleset::default().handle_access(AccessFs::from_all(ABI::V3))?.create()?.restrict_self()?;
     Ok(())
-}
-
-/// Where packets go that came through the tunnel.
-struct TunSend(Arc<AsyncFd<File>>);
-
-impl IpSend for TunSend {
-    async fn send(&mut self, packet: Packet<Ip>) -> io::Result<()> {
-        let bytes = packet.into_bytes();
-        let parts = [IoSlice::new(&offload::WHOLE), IoSlice::new(&bytes)];
-        let written = self.0.async_io(Interest::WRITABLE, |mut tun| tun.write_vectored(&parts).map(drop));
-        match written.await {
-            // One that the interface refuses (it is down, the packet is none) is lost, as packets are.
-            Err(error) if error.raw_os_error() != Some(libc::EBADFD) => Ok(()),
-            other => other,
-        }
-    }
-}
-
-/// Where packets come from that go through the tunnel.
-struct TunRecv {
-    fd: Arc<AsyncFd<File>>,
-    mtu: u16,
-    read: Vec<u8>,
-    packets: Vec<Packet<Ip>>,
-}
-
-impl IpRecv for TunRecv {
-    async fn recv<'a>(
-        &'a mut self,
-        pool: &mut PacketBufPool,
-    ) -> io::Result<impl Iterator<Item = Packet<Ip>> + Send + 'a> {
-        while self.packets.is_empty() {
-            let read = self.fd.async_io(Interest::READABLE, |mut tun| tun.read(&mut self.read));
-            let length = read.await?;
-            // What makes no sense is lost, as packets are.
-            let _ = offload::cut(&mut self.read[..length], |head, data| {
-                let (mut packet, length) = (pool.get(), head.len() + data.len());
-                // Packets are no longer than the interface's, and buffers hold the longest.
-                if let Some(room) = packet.get_mut(..length) {
-                    room[..head.len()].copy_from_slice(head);
-                    room[head.len()..].copy_from_slice(data);
-                    packet.truncate(length);
-                    self.packets.extend(packet.try_into_ip().ok());
-                }
-            });
-        }
-        Ok(self.packets.drain(..))
-    }
-
-    fn mtu(&self) -> MtuWatcher {
-        MtuWatcher::new(self.mtu)
-    }
 }

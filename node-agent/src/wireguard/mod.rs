@@ -23,6 +23,7 @@ pub mod process;
 pub mod room;
 mod rules;
 mod servers;
+mod transports;
 pub mod uapi;
 
 use crate::env::Env;

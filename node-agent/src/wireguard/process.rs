@@ -153,9 +153,18 @@ impl Engine for Userspace {
     }
 
     fn set(&self, place: &Place, change: &Change) -> io::Result<()> {
-        match self.ask(place, &uapi::set(change))? {
-            Some(_) => Ok(()),
-            None => Err(io::Error::other("the device's process is gone")),
+        match self.ask(place, &uapi::set(change)) {
+            Ok(Some(_)) => Ok(()),
+            Ok(None) => Err(io::Error::other("the device's process is gone")),
+            Err(error) => {
+                // One that could not listen says that it has the port it was told: another one is honest.
+                if (change.port.is_some() || change.private_key.is_some())
+                    && let Some((process, _)) = self.find(place)?
+                {
+                    process.end(PATIENCE)?;
+                }
+                Err(error)
+            }
         }
     }
 
