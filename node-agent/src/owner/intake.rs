@@ -1,8 +1,11 @@
 //! Orders on their way into the ledger. What the disk refuses is kept and tried again, before whatever comes later:
 //! a later order in the ledger moves the cursor past all before it, and nobody would send those again.
 
+use super::Owner;
 use crate::ledger::{Answer, Ledger, LedgerError};
+use crate::report;
 use rhyzome_proto::v1::Order;
+use std::sync::{MutexGuard, PoisonError};
 
 /// Orders that the ledger has not taken yet, in the order in which they came.
 #[derive(Debug, Default)]
@@ -30,6 +33,62 @@ impl Intake {
     /// True if nothing waits.
     pub fn is_empty(&self) -> bool {
         self.waiting.is_empty()
+    }
+}
+
+impl Owner {
+    /// Orders that arrived together become durable together; nothing is done before that.
+    pub(super) async fn take(&mut self, batch: Vec<Order>) {
+        if batch.is_empty() && self.intake().is_empty() {
+            return;
+        }
+        let (ledger, intake) = (self.ledger.clone(), self.intake.clone());
+        let taken = self.env.blocking(move || {
+            let mut ledger = ledger.lock().unwrap_or_else(PoisonError::into_inner);
+            intake.lock().unwrap_or_else(PoisonError::into_inner).take(&mut ledger, batch)
+        });
+        let answers = match taken.await {
+            Ok(Ok(answers)) => answers,
+            // Tried again with whatever comes next, and by the timer.
+            Ok(Err(error)) => return tracing::error!(%error, "orders cannot be kept, so they are not obeyed"),
+            Err(error) => return tracing::error!(%error, "the ledger's task ended"),
+        };
+        let ledger = self.ledger.clone();
+        let ledger = ledger.lock().unwrap_or_else(PoisonError::into_inner);
+        for (order, answer) in answers {
+            if let Err(refused) = answer {
+                tracing::warn!(object = order.object_id, %refused, "order refused");
+                self.send(report::of_refused(&order, &refused));
+                continue;
+            }
+            self.told.remove(&order.object_id);
+            self.working.remove(&order.object_id);
+            // Whoever orders it anew wants it tried anew.
+            self.trouble.remove(&order.object_id);
+            self.gone_told.remove(&order.object_id);
+            if order.remove {
+                self.give_up_fetching(&order.object_id);
+            }
+            if let Some(held) = ledger.orders().get(&order.object_id) {
+                self.orders.insert(order.object_id, held.clone());
+            }
+        }
+    }
+
+    /// Some of what came with many others gets its own place in the ledger.
+    pub(super) async fn settle(&self) {
+        let ledger = self.ledger.clone();
+        let settle = move || ledger.lock().unwrap_or_else(PoisonError::into_inner).settle();
+        match self.env.blocking(settle).await {
+            Ok(Ok(_)) => {}
+            // It is kept all the same, and tried again.
+            Ok(Err(error)) => tracing::error!(%error, "orders cannot be given their own files"),
+            Err(error) => tracing::error!(%error, "the ledger's task ended"),
+        }
+    }
+
+    pub(super) fn intake(&self) -> MutexGuard<'_, Intake> {
+        self.intake.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

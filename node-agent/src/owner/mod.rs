@@ -23,16 +23,16 @@ use crate::ledger::Ledger;
 use crate::link::LinkEvent;
 use crate::plain::Plains;
 use crate::reconcile::{Action, Decision, Kind, Orders, View, plan};
-use crate::report::{self, Failure};
+use crate::report::Failure;
 pub use act::{Done, Rendered, Seen};
 pub use hands::Hands;
 pub use intake::Intake;
 use known::Known;
 pub use leased::Wanter;
 pub use look::Sight;
-use rhyzome_proto::v1::{Findings, Order, Report};
+use rhyzome_proto::v1::{Findings, Report};
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Notify, mpsc};
 use tokio::task::AbortHandle;
@@ -189,6 +189,7 @@ impl Owner {
                 _ = timer.tick() => {
                     self.tick();
                     self.take(Vec::new()).await;
+                    self.settle().await;
                 }
                 Some(event) = self.wires.events.recv() => self.hear(event),
                 Some(back) = self.back.1.recv() => self.came_back(back),
@@ -249,48 +250,6 @@ impl Owner {
         self.told.clear();
         self.gone_told.clear();
         self.wires.session.notify_one();
-    }
-
-    /// Orders that arrived together become durable together; nothing is done before that.
-    async fn take(&mut self, batch: Vec<Order>) {
-        if batch.is_empty() && self.intake().is_empty() {
-            return;
-        }
-        let (ledger, intake) = (self.ledger.clone(), self.intake.clone());
-        let taken = self.env.blocking(move || {
-            let mut ledger = ledger.lock().unwrap_or_else(PoisonError::into_inner);
-            intake.lock().unwrap_or_else(PoisonError::into_inner).take(&mut ledger, batch)
-        });
-        let answers = match taken.await {
-            Ok(Ok(answers)) => answers,
-            // Tried again with whatever comes next, and by the timer.
-            Ok(Err(error)) => return tracing::error!(%error, "orders cannot be kept, so they are not obeyed"),
-            Err(error) => return tracing::error!(%error, "the ledger's task ended"),
-        };
-        let ledger = self.ledger.clone();
-        let ledger = ledger.lock().unwrap_or_else(PoisonError::into_inner);
-        for (order, answer) in answers {
-            if let Err(refused) = answer {
-                tracing::warn!(object = order.object_id, %refused, "order refused");
-                self.send(report::of_refused(&order, &refused));
-                continue;
-            }
-            self.told.remove(&order.object_id);
-            self.working.remove(&order.object_id);
-            // Whoever orders it anew wants it tried anew.
-            self.trouble.remove(&order.object_id);
-            self.gone_told.remove(&order.object_id);
-            if order.remove {
-                self.give_up_fetching(&order.object_id);
-            }
-            if let Some(held) = ledger.orders().get(&order.object_id) {
-                self.orders.insert(order.object_id, held.clone());
-            }
-        }
-    }
-
-    fn intake(&self) -> MutexGuard<'_, Intake> {
-        self.intake.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A fetch may take hours; a removal does not wait for it.

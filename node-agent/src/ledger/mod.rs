@@ -1,7 +1,12 @@
 //! What this node was ordered to hold, on the node's own disk: written and synced before anything is done, so
 //! that a killed agent or a rebooted machine goes on without asking anybody.
 //!
-//! `ledger/meta.json` and one readable file per object under `ledger/objects/`.
+//! `ledger/meta.json` and one readable file per object under `ledger/objects/`. Many orders that come together are in one
+//! file first (`batches`), and get their own when there is time.
+
+mod batches;
+
+use batches::Batches;
 
 use crate::{files, names};
 use rhyzome_proto::v1::Order;
@@ -107,6 +112,8 @@ pub struct Ledger {
     orders: BTreeMap<String, Order>,
     /// Those that an agent of another version has kept: the server sends them again, whole.
     of_others: BTreeSet<String>,
+    /// Their orders are in force; their files are still to be written.
+    batches: Batches,
 }
 
 impl Ledger {
@@ -121,21 +128,33 @@ impl Ledger {
             Err(error) => return Err(failed("read meta.json", error)),
         };
         newer(&folder.join("meta.json"), meta.version)?;
-        let (mut orders, mut of_others) = (BTreeMap::new(), BTreeSet::new());
+        let (mut kept, mut batches, mut later) = (BTreeMap::new(), Batches::new(&objects), BTreeSet::new());
         for entry in fs::read_dir(&objects).map_err(|error| failed("read the folder", error))? {
             let path = entry.map_err(|error| failed("read the folder", error))?.path();
             if path.extension().is_none_or(|extension| extension != "json") {
                 continue; // A write that a crash cut short, or somebody's own file.
             }
+            if Batches::is_one(&path) {
+                later.insert(path);
+                continue;
+            }
             let bytes = fs::read(&path).map_err(|error| failed(&path.display().to_string(), error))?;
             let entry: Entry = parse(&path, &bytes)?;
             newer(&path, entry.version)?;
-            if entry.program != PROGRAM {
-                of_others.insert(entry.order.object_id.clone());
-            }
-            orders.insert(entry.order.object_id.clone(), entry.order);
+            kept.insert(entry.order.object_id.clone(), entry);
         }
-        Ok(Self { folder, meta, orders, of_others })
+        for path in later {
+            for entry in batches.read(&path)? {
+                let id = &entry.order.object_id;
+                if kept.get(id).is_none_or(|held| held.worth() <= entry.worth()) {
+                    kept.insert(id.clone(), entry);
+                }
+            }
+        }
+        let of_others = kept.iter().filter(|(_, entry)| entry.program != PROGRAM);
+        let of_others = of_others.map(|(id, _)| id.clone()).collect();
+        let orders = kept.into_iter().map(|(id, entry)| (id, entry.order)).collect();
+        Ok(Self { folder, meta, orders, of_others, batches })
     }
 
     /// The highest database epoch ever obeyed.
@@ -217,25 +236,62 @@ impl Ledger {
         Ok(answers)
     }
 
-    fn write_orders<'a>(&self, ids: impl Iterator<Item = &'a String>) -> Result<(), LedgerError> {
-        let objects = self.folder.join("objects");
+    /// Makes what is held for these durable: in one file if they are many.
+    fn write_orders<'a>(&mut self, ids: impl Iterator<Item = &'a String>) -> Result<(), LedgerError> {
         let ids: BTreeSet<&String> = ids.collect();
-        if ids.is_empty() {
-            return Ok(());
-        }
-        let held = ids.into_iter().filter_map(|id| Some((id, self.orders.get(id)?)));
-        let render = |(id, order): (&String, &Order)| {
-            let bytes = serde_json::to_vec_pretty(&Entry {
-                version: VERSION,
-                program: PROGRAM.to_owned(),
-                order: order.clone(),
-            })?;
-            Ok((objects.join(format!("{id}.json")), bytes))
+        let written = if ids.len() > batches::MANY {
+            let entries: Vec<Entry> = self.entries(ids, |_| PROGRAM).collect();
+            self.batches.write(&entries)
+        } else {
+            self.write_files(ids, |_| PROGRAM)
         };
-        let written = held.map(render).collect::<io::Result<Vec<_>>>();
-        written
-            .and_then(|written| files::write_all_durable(&objects, &written))
-            .map_err(|error| failed("write orders", error))
+        written.map_err(|error| failed("write orders", error))
+    }
+
+    fn entries<'a>(
+        &self,
+        ids: impl IntoIterator<Item = &'a String>,
+        program: impl Fn(&str) -> &'static str,
+    ) -> impl Iterator<Item = Entry> {
+        let held = ids.into_iter().filter_map(|id| self.orders.get(id).cloned());
+        held.map(move |order| Entry {
+            version: VERSION,
+            program: program(&order.object_id).to_owned(),
+            order,
+        })
+    }
+
+    fn write_files<'a>(
+        &self,
+        ids: impl IntoIterator<Item = &'a String>,
+        program: impl Fn(&str) -> &'static str,
+    ) -> io::Result<()> {
+        let objects = self.folder.join("objects");
+        let render = |entry: Entry| {
+            let bytes = serde_json::to_vec_pretty(&entry)?;
+            Ok((objects.join(format!("{}.json", entry.order.object_id)), bytes))
+        };
+        let rendered = self.entries(ids, program).map(render).collect::<io::Result<Vec<_>>>()?;
+        if rendered.is_empty() { Ok(()) } else { files::write_all_durable(&objects, &rendered) }
+    }
+
+    /// Gives some orders that came with many others their own files. False if none waits for that.
+    pub fn settle(&mut self) -> Result<bool, LedgerError> {
+        let first = self.batches.first().map(|(number, _)| number);
+        first.map_or(Ok(false), |number| self.settle_batch(number).map(|()| true))
+    }
+
+    fn settle_batch(&mut self, number: u64) -> Result<(), LedgerError> {
+        let ids = self.batches.ids(number).into_iter().flatten();
+        // One that an agent of another version has kept is not ours to sign.
+        let program = |id: &str| if self.of_others.contains(id) { "" } else { PROGRAM };
+        let written = self.write_files(ids, program);
+        written.and_then(|()| self.batches.remove(number)).map_err(|error| failed("settle orders", error))
+    }
+
+    /// What a batch holds of an object would come back with the next start.
+    fn leave_batches(&mut self, object_id: &str) -> Result<(), LedgerError> {
+        self.batches.holding(object_id).into_iter().try_for_each(|number| self.settle_batch(number))
     }
 
     /// `ledger` is the epoch that this node obeys.
@@ -249,7 +305,6 @@ impl Ledger {
         let Some(held) = self.orders.get(&order.object_id) else {
             return self.check_gone(order);
         };
-        let rank = |order: &Order| (order.db_epoch, order.placement_epoch, order.generation, order.sequence);
         if rank(order) < rank(held) {
             return Err(Refused::Older {
                 order: (order.placement_epoch, order.generation),
@@ -275,6 +330,7 @@ impl Ledger {
 
     /// Forgets an object whose removal is done; that it is gone stays known until [`Ledger::heard`].
     pub fn finish_removal(&mut self, object_id: &str) -> Result<(), LedgerError> {
+        self.leave_batches(object_id)?;
         let Some(order) = self.orders.get(object_id) else { return Ok(()) };
         let gone = Gone {
             placement_epoch: order.placement_epoch,
@@ -299,6 +355,7 @@ impl Ledger {
         if self.orders.get(object_id).is_none_or(|order| order.db_epoch >= db_epoch) {
             return Ok(false);
         }
+        self.leave_batches(object_id)?;
         self.write_meta()?;
         self.orders.remove(object_id);
         let objects = self.folder.join("objects");
@@ -324,6 +381,18 @@ impl Ledger {
         files::write_durable(&self.folder.join("meta.json"), &bytes)
             .and_then(|()| files::sync_folder(&self.folder))
             .map_err(|error| failed("write meta.json", error))
+    }
+}
+
+/// The higher one is the later one.
+fn rank(order: &Order) -> (u64, u64, u64, u64) {
+    (order.db_epoch, order.placement_epoch, order.generation, order.sequence)
+}
+
+impl Entry {
+    /// Of two for one object, the one that is worth more is in force. Of the same order this version's own may know more.
+    fn worth(&self) -> ((u64, u64, u64, u64), bool) {
+        (rank(&self.order), self.program == PROGRAM)
     }
 }
 
@@ -354,123 +423,4 @@ fn failed(doing: &str, error: io::Error) -> LedgerError {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn order(id: &str, placement_epoch: u64, generation: u64, sequence: u64) -> Order {
-        Order { object_id: id.into(), db_epoch: 1, placement_epoch, generation, sequence, ..Order::default() }
-    }
-
-    fn take(ledger: &mut Ledger, order: Order) -> Result<(), Refused> {
-        ledger.take(vec![order]).unwrap().remove(0).1
-    }
-
-    /// An older agent kept an order without what it did not know of; its successor must get that.
-    #[test]
-    fn what_another_version_has_kept_is_asked_for_again() {
-        let folder = tempfile::tempdir().unwrap();
-        let mut ledger = Ledger::open(folder.path()).unwrap();
-        ledger.take(vec![order("a", 1, 1, 5), order("b", 1, 1, 6)]).unwrap();
-        let file = folder.path().join("ledger/objects/a.json");
-        let kept = fs::read_to_string(&file).unwrap();
-        assert!(kept.contains(PROGRAM), "{kept}");
-        fs::write(&file, kept.replace(PROGRAM, "0.0.1")).unwrap();
-
-        let mut ledger = Ledger::open(folder.path()).unwrap();
-        assert_eq!((ledger.cursor(), ledger.orders().len()), (0, 2));
-        // What it writes meanwhile does not forget how far it was.
-        ledger.heard(&[]).unwrap();
-        take(&mut ledger, order("b", 1, 1, 6)).unwrap();
-        assert_eq!(ledger.cursor(), 0);
-        let whole = Order { tenant: "new to the old one".into(), ..order("a", 1, 1, 5) };
-        take(&mut ledger, whole.clone()).unwrap();
-        assert_eq!((ledger.cursor(), &ledger.orders()["a"]), (6, &whole));
-        assert_eq!(Ledger::open(folder.path()).unwrap().cursor(), 6);
-
-        // The same bytes again are as good as others.
-        fs::write(&file, fs::read_to_string(&file).unwrap().replace(PROGRAM, "9.9.9")).unwrap();
-        let mut ledger = Ledger::open(folder.path()).unwrap();
-        take(&mut ledger, whole).unwrap();
-        drop(ledger);
-        assert_eq!(Ledger::open(folder.path()).unwrap().cursor(), 6);
-    }
-
-    #[test]
-    fn orders_survive_a_restart() {
-        let folder = tempfile::tempdir().unwrap();
-        let mut ledger = Ledger::open(folder.path()).unwrap();
-        ledger.take(vec![order("a", 1, 1, 5), order("b", 1, 1, 6)]).unwrap();
-        drop(ledger);
-        let ledger = Ledger::open(folder.path()).unwrap();
-        assert_eq!((ledger.db_epoch(), ledger.cursor()), (1, 6));
-        assert_eq!(ledger.orders()["a"], order("a", 1, 1, 5));
-    }
-
-    #[test]
-    fn what_is_older_is_refused_by_name() {
-        let folder = tempfile::tempdir().unwrap();
-        let mut ledger = Ledger::open(folder.path()).unwrap();
-        take(&mut ledger, order("a", 2, 3, 5)).unwrap();
-        take(&mut ledger, order("a", 2, 3, 5)).unwrap();
-        for older in [order("a", 1, 9, 6), order("a", 2, 2, 6), order("a", 2, 3, 4)] {
-            let refused = take(&mut ledger, older).unwrap_err();
-            assert!(refused.to_string().starts_with("stale-order: "), "{refused}");
-        }
-        let old_database = Order { db_epoch: 0, ..order("b", 9, 9, 9) };
-        assert_eq!(take(&mut ledger, old_database), Err(Refused::DbEpoch { order: 0, ledger: 1 }));
-        assert!(matches!(take(&mut ledger, order("../a", 1, 1, 7)), Err(Refused::BadId(_))));
-        take(&mut ledger, order("a", 3, 1, 6)).unwrap();
-        assert_eq!(ledger.orders().len(), 1);
-    }
-
-    #[test]
-    fn a_restored_database_counts_from_its_own_beginning() {
-        let folder = tempfile::tempdir().unwrap();
-        let mut ledger = Ledger::open(folder.path()).unwrap();
-        take(&mut ledger, order("a", 2, 3, 500)).unwrap();
-        ledger.raise_epoch(2).unwrap();
-        assert_eq!((ledger.db_epoch(), ledger.cursor()), (2, 0));
-        take(&mut ledger, Order { db_epoch: 2, ..order("a", 1, 1, 7) }).unwrap();
-        assert_eq!((ledger.db_epoch(), ledger.cursor()), (2, 7));
-    }
-
-    #[test]
-    fn what_is_gone_stays_gone_until_it_was_heard() {
-        let folder = tempfile::tempdir().unwrap();
-        let mut ledger = Ledger::open(folder.path()).unwrap();
-        take(&mut ledger, order("a", 1, 1, 5)).unwrap();
-        take(&mut ledger, Order { remove: true, ..order("a", 1, 2, 6) }).unwrap();
-        ledger.finish_removal("a").unwrap();
-        assert!(ledger.orders().is_empty());
-        let mut ledger = Ledger::open(folder.path()).unwrap();
-        assert_eq!(ledger.cursor(), 6);
-        assert!(ledger.gone().contains_key("a"));
-        assert!(take(&mut ledger, order("a", 1, 1, 5)).is_err());
-        ledger.heard(&["a".into()]).unwrap();
-        let ledger = Ledger::open(folder.path()).unwrap();
-        assert!(ledger.gone().is_empty());
-        assert_eq!(fs::read_dir(folder.path().join("ledger/objects")).unwrap().count(), 0);
-    }
-
-    #[test]
-    fn what_is_gone_comes_back_when_it_is_ordered_again() {
-        let folder = tempfile::tempdir().unwrap();
-        let mut ledger = Ledger::open(folder.path()).unwrap();
-        take(&mut ledger, order("net", 1, 1, 5)).unwrap();
-        take(&mut ledger, Order { remove: true, ..order("net", 1, 1, 6) }).unwrap();
-        ledger.finish_removal("net").unwrap();
-        assert!(take(&mut ledger, order("net", 1, 1, 5)).is_err());
-        take(&mut ledger, order("net", 1, 1, 7)).unwrap();
-        assert!(ledger.gone().is_empty() && ledger.orders().contains_key("net"));
-    }
-
-    #[test]
-    fn a_ledger_of_a_newer_agent_is_left_alone() {
-        let folder = tempfile::tempdir().unwrap();
-        drop(Ledger::open(folder.path()).unwrap());
-        let meta = folder.path().join("ledger/meta.json");
-        fs::write(&meta, r#"{"version":9,"db_epoch":0,"cursor":0,"gone":{}}"#).unwrap();
-        let error = Ledger::open(folder.path()).unwrap_err().to_string();
-        assert!(error.contains("a newer agent wrote it"), "{error}");
-    }
-}
+mod tests;
