@@ -10,7 +10,7 @@ use nix::sys::resource::{Resource, setrlimit};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::sync::Arc;
 use tokio::io::unix::AsyncFd;
@@ -62,7 +62,30 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
 
 fn listen(listener: &UnixListener, client: &UapiClient) {
     for stream in listener.incoming().flatten() {
-        client.clone().wrap_read_write(stream);
+        client.clone().wrap_read_write(Whole(stream));
+    }
+}
+
+/// What is formatted onto it goes out in one piece: it would be a system call for each word of thousands of peers.
+struct Whole(UnixStream);
+
+impl io::Read for &Whole {
+    fn read(&mut self, room: &mut [u8]) -> io::Result<usize> {
+        (&self.0).read(room)
+    }
+}
+
+impl io::Write for &Whole {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        (&self.0).write(bytes)
+    }
+
+    fn write_fmt(&mut self, words: std::fmt::Arguments<'_>) -> io::Result<()> {
+        (&self.0).write_all(words.to_string().as_bytes())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        (&self.0).flush()
     }
 }
 
