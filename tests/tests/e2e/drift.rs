@@ -203,7 +203,22 @@ fn a_node_comes_back_alone_with_what_should_run_and_nothing_that_was_stopped() {
     house.nothing_left(&before);
 }
 
-/// The folder of a node on another machine: nothing is done there, and both ends say why.
+/// As after `hostnamectl hostname NAME`, and a restart of the agent.
+fn comes_back_as(house: &mut House, name: &str) {
+    house.world.agents[0].kill9().unwrap();
+    // A name of its own for this thread, and for what it starts.
+    std::thread::scope(|scope| {
+        let renamed = scope.spawn(|| {
+            nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWUTS).unwrap();
+            assert!(Command::new("hostname").arg(name).status().unwrap().success());
+            house.world.agents[0].start().unwrap();
+        });
+        renamed.join().unwrap();
+    });
+}
+
+/// The folder of a node on another machine: nothing is done there, and both ends say why. Another name is no other
+/// machine.
 #[test]
 fn a_copy_of_a_nodes_folder_does_nothing() {
     let mut house = House::with(alone(), |options| {
@@ -217,6 +232,14 @@ fn a_copy_of_a_nodes_folder_does_nothing() {
     let id = web["id"].as_str().unwrap().to_owned();
     let qemu = house.qemu(&id);
     let file = house.world.folder.join("agent.json");
+
+    comes_back_as(&mut house, "renamed");
+    until("the machine's new name", 60, || {
+        let node = house.get("/v1/nodes/node1");
+        (node["status"]["hostname"] == "renamed" && node["status"]["connected"] == true).then_some(())
+    });
+    assert_eq!(house.qemu(&id), qemu, "the guest of a renamed machine was touched");
+    assert!(house.get("/v1/nodes/node1")["status"]["refused"].is_null());
 
     // The same folder wakes up as another machine, where the guest does not run.
     house.world.agents[0].kill9().unwrap();
