@@ -2,9 +2,10 @@
 //!
 //! - `served`: the API on a port. `clients`: many of them, who keep every time. `fill`: how rows get there.
 //! - `counts`: what PostgreSQL was asked to do. `indexes`: how high they are, and how often passed. `disk`: how fast the disk is by itself.
-//! - `get`: one object. `list`: pages. `streams`: readers of the event log. `sqlite`: writes; `keys` are what they make.
+//! - `auth`: who asks. `get`: one object. `list`: pages. `streams`: readers of the event log. `sqlite`: writes; `keys` are what they make.
 //! - `create_rate`: instances. `jobs`: the queue. `wireguard`: peers and tunnels.
 
+mod auth;
 mod clients;
 mod counts;
 mod create_rate;
@@ -55,6 +56,7 @@ fn run(what: &Inside) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let figures = runtime.block_on(async {
         match what {
+            Inside::Auth(_) => auth::run().await,
             Inside::Get(_) => get::run().await,
             Inside::List(crowded) => list::run(crowded.rows).await,
             Inside::Streams(_) => streams::run().await,

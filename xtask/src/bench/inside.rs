@@ -19,6 +19,8 @@ const PROGRAM: &str = "figures";
 /// One of them.
 #[derive(Subcommand, Clone)]
 pub enum Inside {
+    /// Who asks and what they may, when both are known already
+    Auth(Arguments),
     /// GET of one object, beside a bare handler that reads the same row
     Get(Arguments),
     /// Pages of lists, in a small table and in a large one
@@ -75,7 +77,11 @@ impl Inside {
     /// What to do with the figures.
     pub fn ends(&self) -> &Ends {
         match self {
-            Inside::Get(all) | Inside::Streams(all) | Inside::Jobs(all) | Inside::Wireguard(all) => &all.ends,
+            Inside::Auth(all)
+            | Inside::Get(all)
+            | Inside::Streams(all)
+            | Inside::Jobs(all)
+            | Inside::Wireguard(all) => &all.ends,
             Inside::Sqlite(flushing) => &flushing.ends,
             Inside::List(crowded) | Inside::CreateRate(crowded) => &crowded.ends,
         }
