@@ -1,5 +1,6 @@
 //! The App: makes clock, random numbers, store and everything around it, and hands each what it needs.
 
+mod agents;
 mod doors;
 mod tls;
 
@@ -20,7 +21,7 @@ use tokio_util::task::TaskTracker;
 use crate::auth::{ApiTokens, Authenticator, Authenticators, OperatorToken, Sessions};
 use crate::authority::{self, AuthorityDuty, Pace};
 use crate::blobs::Blobs;
-use crate::channel::{self, Channel, ChannelContext, Peers, Purpose, StreamError, Streams};
+use crate::channel::{self, ChannelContext, Peers, Purpose, StreamError, Streams};
 use crate::config::Config;
 use crate::environment::system_env;
 use crate::kernel::{Caller, Clash, Env, Error, Scope};
@@ -97,7 +98,8 @@ pub async fn run(config: Config, role: Role, stop: CancellationToken) -> anyhow:
             .await
             .with_context(|| format!("`grpc.listen`: {} cannot be listened on", config.grpc))?;
         let context = ChannelContext {
-            store: store.clone(),
+            // Thousands of agents may come back at once.
+            store: store.for_many(),
             authority: authority.clone(),
             server_id: server.clone(),
             names: doors::names(config.grpc, &config.grpc_names),
@@ -110,7 +112,7 @@ pub async fn run(config: Config, role: Role, stop: CancellationToken) -> anyhow:
         store.reached_at(&advertised(&config, address.port()));
         store.server_heartbeat(&server).await?;
         tracing::info!(%address, "agents may dial in");
-        let serving = Channel::serve(listener, context, stop.clone());
+        let serving = agents::serve(listener, context, stop.clone())?;
         tasks.spawn(or_stop(serving, stop.clone(), "the agents' door"));
     }
     let (metrics, mut shown) = (Metrics::new(), None);

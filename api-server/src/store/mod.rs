@@ -258,6 +258,18 @@ impl Store {
         if self.env().ends(Moment::After) { Err(ended()) } else { Ok(written) }
     }
 
+    /// The same, for many who come at once: together they have half of the connections, so that nobody else waits until
+    /// all of them were served.
+    pub fn for_many(&self) -> Store {
+        let readers = self.readers.half();
+        // PostgreSQL is written by the same connections; SQLite by one, in turn.
+        let writer = match &readers {
+            Readers::Pg(pool) => Writer::Pg(pool.clone()),
+            Readers::Lite(_) => self.writer.clone(),
+        };
+        Store { readers, writer, ..self.clone() }
+    }
+
     /// A connection for reading.
     pub(crate) async fn read(&self) -> Result<Conn, Error> {
         self.reached()?;

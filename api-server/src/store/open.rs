@@ -87,6 +87,14 @@ impl Readers {
         conn.map_err(|e| DbError::new("acquire", e).into())
     }
 
+    /// The same, for those who may have half of them together.
+    pub(super) fn half(&self) -> Readers {
+        match self {
+            Readers::Lite(pool) => Readers::Lite(pool.half()),
+            Readers::Pg(pool) => Readers::Pg(pool.half()),
+        }
+    }
+
     /// How many are lent, and how many may be.
     pub(super) fn lent(&self) -> (u32, u32) {
         match self {

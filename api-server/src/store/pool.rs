@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use sqlx::{ConnectOptions as _, Connection};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -27,7 +27,11 @@ const ASKED_AFTER: Duration = Duration::from_secs(1);
 const OLDEST: Duration = Duration::from_secs(30 * 60);
 
 /// Connections that are opened alike. Cheap to clone.
-pub(super) struct Pool<C: Connection>(Arc<Home<C>>);
+pub(super) struct Pool<C: Connection> {
+    home: Arc<Home<C>>,
+    /// What those who share this part of it may have together; none: all.
+    part: Option<Arc<Semaphore>>,
+}
 
 struct Home<C: Connection> {
     options: C::Options,
@@ -54,13 +58,14 @@ pub struct Lent<C: Connection> {
     at_work: bool,
     home: Arc<Home<C>>,
     _place: OwnedSemaphorePermit,
+    _part: Option<OwnedSemaphorePermit>,
 }
 
 // === impl Pool ===
 
 impl<C: Connection> Clone for Pool<C> {
     fn clone(&self) -> Pool<C> {
-        Pool(self.0.clone())
+        Pool { home: self.home.clone(), part: self.part.clone() }
     }
 }
 
@@ -69,44 +74,60 @@ impl<C: Connection> Pool<C> {
     pub(super) fn new(options: C::Options, most: u32, outside: Outside) -> Pool<C> {
         let places = Arc::new(Semaphore::new(most as usize));
         let closed = CancellationToken::new();
-        Pool(Arc::new(Home { options, outside, most, places, idle: Mutex::default(), closed }))
+        let home = Home { options, outside, most, places, idle: Mutex::default(), closed };
+        Pool { home: Arc::new(home), part: None }
+    }
+
+    /// The same, of which no more than half is lent through this one and its clones.
+    pub(super) fn half(&self) -> Pool<C> {
+        let part = Semaphore::new((self.home.most as usize / 2).max(1));
+        Pool { home: self.home.clone(), part: Some(Arc::new(part)) }
     }
 
     /// Waits until one is there.
     pub(super) async fn acquire(&self) -> Result<Lent<C>, sqlx::Error> {
-        let home = self.0.clone();
-        let place = timeout(PATIENCE, home.places.clone().acquire_owned()).await;
-        let place = place.map_err(|_| sqlx::Error::PoolTimedOut)?.map_err(|_| sqlx::Error::PoolClosed)?;
-        let mut lent = Lent { conn: None, born: Instant::now(), at_work: false, home, _place: place };
+        let home = self.home.clone();
+        let places = async {
+            // Whoever waits for a part of it stands in nobody's way meanwhile.
+            let part = match self.part.clone() {
+                Some(part) => Some(part.acquire_owned().await?),
+                None => None,
+            };
+            Ok((home.places.clone().acquire_owned().await?, part))
+        };
+        let closed = |_: AcquireError| sqlx::Error::PoolClosed;
+        let places = timeout(PATIENCE, places).await.map_err(|_| sqlx::Error::PoolTimedOut)?;
+        let (_place, _part) = places.map_err(closed)?;
+        let mut lent = Lent { conn: None, born: Instant::now(), at_work: false, home, _place, _part };
         lent.fill(ASKED_AFTER).await?;
         Ok(lent)
     }
 
     /// How many are lent now, and how many may be.
     pub(super) fn lent(&self) -> (u32, u32) {
-        let free = u32::try_from(self.0.places.available_permits()).unwrap_or(u32::MAX);
-        (self.0.most.saturating_sub(free), self.0.most)
+        let free = u32::try_from(self.home.places.available_permits()).unwrap_or(u32::MAX);
+        (self.home.most.saturating_sub(free), self.home.most)
     }
 
     pub(super) fn outside(&self) -> Outside {
-        self.0.outside
+        self.home.outside
     }
 
     /// Comes true when it is closed.
     pub(super) fn closed(&self) -> CancellationToken {
-        self.0.closed.clone()
+        self.home.closed.clone()
     }
 
     /// Waits for what is lent, and closes all; from then on none is lent.
     pub(super) async fn close(&self) {
-        self.0.closed.cancel();
+        self.home.closed.cancel();
         // Closed before: nothing is left to be done.
-        let Ok(_all) = self.0.places.acquire_many(self.0.most).await else { return };
-        self.0.places.close();
-        let idle = std::mem::take(&mut *self.0.idle());
+        let Ok(_all) = self.home.places.acquire_many(self.home.most).await else { return };
+        self.home.places.close();
+        let idle = std::mem::take(&mut *self.home.idle());
         for idle in idle {
             // One that has gone needs no farewell.
-            let _ = outside(self.0.outside, idle.conn.close()).await;
+            let _ = outside(self.home.outside, idle.conn.close()).await;
         }
     }
 }
