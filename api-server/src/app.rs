@@ -211,6 +211,7 @@ impl ConsoleHub for ConsolesOfChannel {
     ) -> BoxFuture<'a, Result<ConsoleEnds, Error>> {
         let purpose = match wanted {
             Wanted::Console => Purpose::Console,
+            Wanted::Port(port) => Purpose::Port(port),
             Wanted::Log { tail_lines, follow } => Purpose::Log { tail_lines, follow },
         };
         Box::pin(async move {

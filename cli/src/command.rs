@@ -2,12 +2,14 @@
 
 mod login;
 mod node;
+mod ssh;
 mod totp;
 mod wireguard;
 
 use clap::{Arg, ArgAction, Command};
 use rhyzome_client::{Kind, Kinds};
 
+pub use self::ssh::JOIN;
 use crate::fields::{Field, Form, fields};
 
 const EXAMPLES: &str = "\
@@ -15,6 +17,7 @@ Examples:
   rhyzome image import tiny tiny.qcow2
   rhyzome instance create web --image tiny --user-data @init.sh --tag env=prod --wait
   rhyzome instance list
+  rhyzome ssh web -l debian
   rhyzome instance stop web --wait
   rhyzome instance stop --tag env=prod
   rhyzome disk create data --size 10GiB
@@ -41,6 +44,7 @@ pub fn command(kinds: &Kinds) -> Command {
     let command = kinds.all().iter().fold(command, |command, kind| command.subcommand(of_kind(kinds, kind)));
     let command = command.subcommand(jobs()).subcommand(events()).subcommand(audit());
     let command = command.subcommand(login::login()).subcommand(login::logout()).subcommand(totp::totp());
+    let command = command.subcommand(ssh::ssh()).subcommand(ssh::join());
     command.subcommand(whoami()).subcommand(api())
 }
 
@@ -196,6 +200,7 @@ fn special(kinds: &Kinds, kind: &Kind) -> Vec<Command> {
                 .arg(Arg::new("number").value_name("NUMBER").required(true).help("As `deliveries` shows it")),
         ],
         "instance" => vec![
+            ssh::tunnel(),
             Command::new("console")
                 .about("Its serial console; Ctrl-] leaves")
                 .arg(name())

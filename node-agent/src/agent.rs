@@ -5,7 +5,7 @@ use crate::config::Config;
 use crate::console_log::ConsoleLog;
 use crate::drivers::disk::DiskDriver;
 use crate::drivers::image::{BlobSource, ImageDriver};
-use crate::drivers::instance::{InstanceDriver, argv, program};
+use crate::drivers::instance::{BootRecord, InstanceDriver, argv, program};
 use crate::drivers::network::NetworkDriver;
 use crate::drivers::{self, DriverError};
 use crate::env::Env;
@@ -19,6 +19,7 @@ use crate::machine::{Guard, Here};
 use crate::owner::{Drivers, Event, Owner, Wires};
 use crate::{names, node};
 use futures_util::StreamExt;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -189,10 +190,14 @@ fn retry(error: LinkError) -> DriverError {
 fn socket_of(state: &Path) -> crate::link::SocketOf {
     let state = state.to_owned();
     Arc::new(move |object_id, purpose| {
-        if !matches!(purpose, "console" | "log") || !names::is_safe_id(object_id) {
+        let port = purpose.strip_prefix("port:").and_then(|port| port.parse().ok());
+        if !(matches!(purpose, "console" | "log") || port.is_some()) || !names::is_safe_id(object_id) {
             return Err(format!("this node lends no {purpose:?} of {object_id:?}"));
         }
         let folder = names::instance_folder(&state, object_id);
+        if let Some(port) = port {
+            return port_of(&folder, object_id, port);
+        }
         let log = ConsoleLog::at(&folder.join("console.log"));
         if purpose == "log" {
             // One that was never started has a folder at most, and has printed nothing.
@@ -208,4 +213,14 @@ fn socket_of(state: &Path) -> crate::link::SocketOf {
         }
         Ok(Lendable::Socket { socket, log: Some(log) })
     })
+}
+
+/// A port of what runs there, at the address of its first network interface.
+fn port_of(folder: &Path, object_id: &str, port: u16) -> Result<Lendable, String> {
+    let boot = BootRecord::read(&folder.join("boot.json"));
+    let boot = boot.ok_or_else(|| format!("{object_id} was never started on this node"))?;
+    let nic = boot.order.nics.first().ok_or_else(|| format!("{object_id} is on no network"))?;
+    let address: Option<Ipv4Addr> = nic.address.split('/').next().and_then(|text| text.parse().ok());
+    let address = address.ok_or_else(|| format!("{object_id} has no address"))?;
+    Ok(Lendable::Port { namespace: names::namespace(&nic.network_id), address: (address, port).into() })
 }

@@ -19,6 +19,8 @@ pub type Lent = (mpsc::Sender<Bytes>, mpsc::Receiver<Result<Bytes, String>>);
 pub enum Purpose {
     /// Its serial console, both ways.
     Console,
+    /// A TCP port of it, both ways.
+    Port(u16),
     /// What it has printed on its console.
     Log {
         /// Only the last lines, so many.
@@ -32,10 +34,11 @@ impl Purpose {
     /// As an agent is asked for it; the stream's id is still to come.
     pub(super) fn of(self, object: &str) -> OpenStream {
         let (purpose, log) = match self {
-            Purpose::Console => ("console", None),
-            Purpose::Log { tail_lines, follow } => ("log", Some(LogWindow { tail_lines, follow })),
+            Purpose::Console => ("console".to_owned(), None),
+            Purpose::Port(port) => (format!("port:{port}"), None),
+            Purpose::Log { tail_lines, follow } => ("log".to_owned(), Some(LogWindow { tail_lines, follow })),
         };
-        OpenStream { object_id: object.to_owned(), purpose: purpose.to_owned(), log, ..OpenStream::default() }
+        OpenStream { object_id: object.to_owned(), purpose, log, ..OpenStream::default() }
     }
 
     /// As another server asks for it; none if this server does not know such a thing.
@@ -46,7 +49,7 @@ impl Purpose {
                 let LogWindow { tail_lines, follow } = wanted.log.unwrap_or_default();
                 Some(Purpose::Log { tail_lines, follow })
             }
-            _ => None,
+            other => other.strip_prefix("port:")?.parse().ok().map(Purpose::Port),
         }
     }
 }
@@ -62,8 +65,8 @@ pub(super) async fn toward_user(
     loop {
         let frame = match frames.next().await {
             Some(Ok(frame)) => frame,
-            // A console that ends has ended. A log that does so without a word may be half of it.
-            None if purpose == Purpose::Console => return,
+            // What goes both ways has ended when it ends. A log that does so without a word may be half of it.
+            None if !matches!(purpose, Purpose::Log { .. }) => return,
             Some(Err(_)) | None => {
                 let _ = to_user.send(Err(lost.to_owned())).await;
                 return;
@@ -144,6 +147,7 @@ mod tests {
     fn what_is_asked_survives_the_way() {
         for purpose in [
             Purpose::Console,
+            Purpose::Port(2222),
             Purpose::Log { tail_lines: None, follow: true },
             Purpose::Log { tail_lines: Some(0), follow: false },
         ] {

@@ -1,6 +1,6 @@
 //! The same interface without its types: what the store, the front and the channel hold of a kind.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::marker::PhantomData;
 use std::sync::{Arc, OnceLock};
 
@@ -79,6 +79,8 @@ pub trait Kind: Send + Sync {
     fn show(&self, object: &Stored) -> Value;
     /// A secret for a field that was left out, if the kind makes one.
     fn make_secret(&self, path: &str, random: [u8; 32]) -> Option<secret::Made>;
+    /// Ids of the secrets whose markers stand in an order of it.
+    fn sealed_in(&self, body: &[u8]) -> BTreeSet<String>;
     /// What everybody may know of a secret.
     fn known_of(&self, path: &str, secret: &str) -> Option<String>;
 }
@@ -222,6 +224,10 @@ impl<R: Resource> Kind for Erased<R> {
 
     fn make_secret(&self, path: &str, random: [u8; 32]) -> Option<secret::Made> {
         R::make_secret(path, random)
+    }
+
+    fn sealed_in(&self, body: &[u8]) -> BTreeSet<String> {
+        R::sealed_in(body)
     }
 
     fn known_of(&self, path: &str, secret: &str) -> Option<String> {

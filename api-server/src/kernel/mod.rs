@@ -19,6 +19,7 @@ pub mod resource;
 pub mod role;
 pub mod schema;
 pub mod secret;
+pub mod ssh;
 pub mod totp;
 pub mod version;
 pub mod webhook;

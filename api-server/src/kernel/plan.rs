@@ -75,6 +75,15 @@ pub enum ClaimKind {
         /// What to say when another one has it.
         taken: String,
     },
+    /// That its tenant says whose key this is. Result: a host's certificate, for its id, these names and its addresses.
+    SshHost {
+        /// Its public key, as OpenSSH writes it.
+        public_key: String,
+        /// What it is called.
+        names: Vec<String>,
+    },
+    /// Who says which users it lets in. Result: the public key of its tenant's authority.
+    SshUsers,
     /// Room on a node. Result: the node's id; `placement_epoch` beside it.
     Placement(Needs),
 }

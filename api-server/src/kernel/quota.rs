@@ -58,7 +58,9 @@ pub fn amounts(meta: &Meta, plan: &Plan) -> Amounts {
             ClaimKind::Mac { .. }
             | ClaimKind::Prefix { .. }
             | ClaimKind::Exclusive { .. }
-            | ClaimKind::Port { .. } => {}
+            | ClaimKind::Port { .. }
+            | ClaimKind::SshHost { .. }
+            | ClaimKind::SshUsers => {}
         }
     }
     add("disk_bytes", plan.disk_bytes);

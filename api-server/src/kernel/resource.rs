@@ -3,14 +3,14 @@
 //! A kind says what it *is* and plans what is to be done; everything else (ids, names, pages, ETags,
 //! history, jobs, OpenAPI, CLI verbs) is done once, around it. All of it is pure: no I/O, no clock.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize as _, Serialize};
 use serde_json::Value;
 
 use super::adopt::Adopted;
-use super::secret::Made;
+use super::secret::{self, Made};
 use super::{Claims, Error, Facts, FieldError, Order, Plan, Ref, Stored, Timestamp};
 
 /// What every resource has, whatever its kind.
@@ -246,6 +246,12 @@ pub trait Resource: Sized + Send + Sync + 'static {
     /// `known_key` of its marker.
     fn known_of(_path: &str, _secret: &str) -> Option<String> {
         None
+    }
+
+    /// Ids of the secrets whose markers stand in an order of it. A kind that writes there what users say freely finds its
+    /// own ones only: what looks like a marker need not be one.
+    fn sealed_in(body: &[u8]) -> BTreeSet<String> {
+        secret::ids_within(body)
     }
 
     /// What a record of an object is that a node holds and nobody here knows, from what the node says of it (an encoded

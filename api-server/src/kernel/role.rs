@@ -5,8 +5,8 @@ use std::fmt;
 /// All kinds, or all verbs.
 pub const ANY: &str = "*";
 
-/// What is no kind of object, but can be looked at or asked for: jobs, events, the audit, quotas.
-pub const VIEWS: [&str; 4] = ["job", "event", "audit", "quota"];
+/// What is no kind of object, but can be looked at or asked for: jobs, events, the audit, quotas, who signs for SSH.
+pub const VIEWS: [&str; 5] = ["job", "event", "audit", "quota", "ssh-ca"];
 
 /// Kinds that say who may do what.
 pub const RIGHTS: [&str; 3] = ["member", "role", "binding"];

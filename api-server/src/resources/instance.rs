@@ -12,7 +12,7 @@ mod tests;
 mod validate;
 mod wire;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -20,9 +20,10 @@ use utoipa::ToSchema;
 
 use crate::kernel::adopt::Adopted;
 use crate::kernel::resource::Call;
+use crate::kernel::secret::Made;
 use crate::kernel::{
     Action, Change, Error, Fact, Facts, FieldError, Held, Meta, NameRule, Object, Order, Plan, Ref, Resource,
-    Scope, Timestamp,
+    Scope, Timestamp, ssh,
 };
 
 /// An instance.
@@ -62,6 +63,11 @@ pub struct InstanceSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schema(max_items = 64)]
     pub ssh_keys: Vec<String>,
+    /// The private key of its SSH server, for its first boot: Ed25519, without a passphrase, as OpenSSH writes it.
+    /// Without it: one is made, which nobody sees.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(write_only, max_length = 4096)]
+    pub ssh_host_key: Option<String>,
     /// What its first boot runs or reads: a script (`#!...`) or `#cloud-config`, at most 64 KiB.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(max_length = 65536)]
@@ -219,6 +225,12 @@ pub struct InstanceStatus {
     /// Id of the node that it is on.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub node: Option<String>,
+    /// The public key of its SSH server.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ssh_host_key: Option<String>,
+    /// What its tenant's SSH authority says of that key: a certificate, as OpenSSH reads it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ssh_host_certificate: Option<String>,
     /// Id of its root disk.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub root_disk: Option<String>,
@@ -258,6 +270,7 @@ impl Resource for Instance {
             ("image", Change::Immutable),
             ("root", Change::Immutable),
             ("ssh_keys", Change::Immutable),
+            ("ssh_host_key", Change::Immutable),
             ("user_data", Change::Immutable),
             ("node", Change::Immutable),
             ("placement", Change::Immutable),
@@ -343,6 +356,20 @@ impl Resource for Instance {
         wire::observe(object, report);
     }
 
+    fn sealed_in(body: &[u8]) -> BTreeSet<String> {
+        wire::sealed_in(body)
+    }
+
+    // === secrets ===
+
+    fn make_secret(path: &str, random: [u8; 32]) -> Option<Made> {
+        if path == "ssh_host_key" { ssh::private_key(random).map(Made::Kept) } else { None }
+    }
+
+    fn known_of(path: &str, secret: &str) -> Option<String> {
+        if path == "ssh_host_key" { ssh::public_key(secret) } else { None }
+    }
+
     // === adopted ===
 
     fn adopted(id: &str, found: &[u8]) -> Result<Adopted, String> {
@@ -372,7 +399,14 @@ impl Resource for Instance {
         object.status.nics = nics.collect();
         object.status.node = text("node");
         object.status.root_disk = text("root");
+        object.status.ssh_host_certificate = text(ssh::HOST_CERTIFICATE);
+        object.status.ssh_host_key = ssh_host_key(object).map(str::to_owned);
     }
+}
+
+/// The public half of the key of its SSH server.
+fn ssh_host_key(object: &Object<Instance>) -> Option<&str> {
+    object.claims.known(object.spec.ssh_host_key.as_deref()?)
 }
 
 fn nic_field(name: &str) -> String {

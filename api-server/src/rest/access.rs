@@ -146,7 +146,7 @@ fn entry(who: &str, may: Vec<String>, why: &str) -> Value {
 
 /// All that can be done with objects of a kind.
 fn verbs(kind: &dyn Kind) -> impl Iterator<Item = &'static str> {
-    let guest: &[&str] = if kind.meta().kind == "instance" { &["console", "log"] } else { &[] };
+    let guest: &[&str] = if kind.meta().kind == "instance" { &["console", "log", "ssh"] } else { &[] };
     ["get", "list", "create", "update", "delete"]
         .into_iter()
         .chain(kind.meta().actions.iter().map(|a| a.verb))

@@ -10,24 +10,29 @@ use super::extract::Ask;
 use super::problem::{Answer, Problem};
 use super::standing::Standing;
 use super::{ConsoleEnds, Wanted};
-use crate::kernel::{Clash, Error, Kind};
+use crate::kernel::{Clash, Error, Kind, Right};
 
 /// The largest message of a client.
 const MOST_AT_ONCE: usize = 64 << 10;
 /// Bytes of a reason that fit into a frame that closes.
 const LONGEST_REASON: usize = 120;
 
-/// Upgrades, once the node has lent the console.
-pub async fn console(mut ask: Ask, kind: &'static dyn Kind) -> Answer {
+/// The console.
+pub async fn console(ask: Ask, kind: &'static dyn Kind) -> Answer {
     let right = ask.right("console", kind.meta().kind)?;
     ask.no_query()?;
-    let object = ask.ctx.store.get(&right, kind, ask.id()?).await?;
+    lend(ask, kind, &right, Wanted::Console).await
+}
+
+/// Upgrades, once the node has lent what is wanted.
+pub async fn lend(mut ask: Ask, kind: &'static dyn Kind, right: &Right, wanted: Wanted) -> Answer {
+    let object = ask.ctx.store.get(right, kind, ask.id()?).await?;
     let upgrade = WebSocketUpgrade::from_request_parts(&mut ask.parts, &())
         .await
         .map_err(|_| Problem::new("upgrade-required", "connect with a websocket client"))?;
-    let node = ask.ctx.store.assigned_node(&right, kind, &object.core.id).await?;
+    let node = ask.ctx.store.assigned_node(right, kind, &object.core.id).await?;
     let node = node.ok_or_else(|| Error::from(Clash::WrongState("no node holds it yet".into())))?;
-    let ends = ask.ctx.consoles.open(&node, &object.core.id, Wanted::Console).await?;
+    let ends = ask.ctx.consoles.open(&node, &object.core.id, wanted).await?;
     let upgrade = upgrade.max_message_size(MOST_AT_ONCE).max_frame_size(MOST_AT_ONCE);
     let (over, standing) = (ask.over(), Standing::of(&ask));
     let ended = async move {
@@ -56,7 +61,7 @@ async fn carry(
                     }
                 }
                 Some(Err(why)) => return hang_up(write, close_code::ERROR, &why).await,
-                None => return hang_up(write, close_code::AWAY, "the console has ended").await,
+                None => return hang_up(write, close_code::AWAY, "it has ended").await,
             },
             message = read.next() => {
                 let bytes = match message {

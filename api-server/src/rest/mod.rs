@@ -35,6 +35,7 @@ mod schemas;
 mod second_factor;
 mod shape;
 mod shown;
+mod ssh;
 mod standing;
 mod wait;
 mod webhook;
@@ -59,7 +60,7 @@ pub use metrics::metrics_router;
 pub use problem::TYPES;
 pub use shown::{Showing, Shown};
 
-/// Both ends of a console or a log, as this side holds them: what is sent goes to the guest. It ends when either is
+/// Both ends of a console, a port or a log, as this side holds them: what is sent goes to the guest. It ends when either is
 /// dropped; an error is the last that is received, and says why there is no more.
 pub type ConsoleEnds = (mpsc::Sender<Bytes>, mpsc::Receiver<Result<Bytes, String>>);
 
@@ -68,6 +69,8 @@ pub type ConsoleEnds = (mpsc::Sender<Bytes>, mpsc::Receiver<Result<Bytes, String
 pub enum Wanted {
     /// Its serial console, both ways.
     Console,
+    /// A TCP port of it, both ways.
+    Port(u16),
     /// What it has printed there.
     Log {
         /// The last lines only, so many.
@@ -77,7 +80,7 @@ pub enum Wanted {
     },
 }
 
-/// Opens a guest's console, or its log, on the node that holds it. The App connects it to the channel.
+/// Opens a guest's console, a port of it, or its log, on the node that holds it. The App connects it to the channel.
 pub trait ConsoleHub: Send + Sync {
     /// That of this object on this node.
     fn open<'a>(

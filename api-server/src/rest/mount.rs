@@ -301,6 +301,7 @@ impl Mount {
                 let op = Operation::new("tenant_quota", place.tag, "What a tenant uses, and what it may use")
                     .answers(200, "By quantity.", reference("Quota"));
                 self.route(Method::GET, "/v1/tenants/{tenant}/quota", op, quota::quota);
+                self.ssh_authorities(place.tag);
             }
             "node" => self.node(kind, place),
             "webhook" => self.webhook(kind, place),

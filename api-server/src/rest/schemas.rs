@@ -250,6 +250,7 @@ pub fn shared() -> Map<String, Value> {
     });
     let mut all = schemas.as_object().cloned().unwrap_or_default();
     all.extend(super::quota::schemas().map(|(name, schema)| (name.to_owned(), schema)));
+    all.extend(super::ssh::schemas().map(|(name, schema)| (name.to_owned(), schema)));
     all.extend(super::node::schemas().map(|(name, schema)| (name.to_owned(), schema)));
     all.extend(super::bulk::schemas().map(|(name, schema)| (name.to_owned(), schema)));
     all

@@ -9,6 +9,7 @@ use super::db::values;
 use super::jobs::Intent;
 use super::plan::differing;
 use super::request::Write;
+use super::secrets::Stage;
 use super::tx::Tx;
 use super::{Context, Store, claims, drain, facts, nodes, objects, quota, secrets};
 use crate::kernel::quota::amounts;
@@ -228,7 +229,7 @@ async fn apply(
     if meta.name == crate::kernel::NameRule::Alphanumeric && new.core.name != old.core.name {
         errors.push(FieldError::new("name", "never changes for this kind"));
     }
-    let draft = drafted(tx, context, maker, kind, new, &document["spec"], false).await?;
+    let draft = drafted(tx, context, maker, kind, new, &document["spec"], Stage::Changed).await?;
     let mut new = draft.object;
     errors.extend(draft.errors);
     let spec_changed = new.spec != old.spec;

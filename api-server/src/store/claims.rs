@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 
 use super::db::values;
 use super::tx::{Tx, list};
-use super::{Context, placement, ports, prefixes, quota};
+use super::{Context, placement, ports, prefixes, quota, ssh};
 use crate::kernel::{Claim, ClaimKind, Clash, Error, FieldError, Stored};
 
 /// How many random addresses are tried before the free ones are counted.
@@ -48,6 +48,12 @@ pub(super) async fn resolve(
                 let got = take(tx, &object.core.id, scope, value, &claim.key).await?;
                 if got { Ok(value.clone()) } else { Err(taken.clone()) }
             }
+            // Nothing that exists once, so no lease; and what the guest was given at its first boot stays.
+            ClaimKind::SshHost { .. } | ClaimKind::SshUsers if held.is_some() => Ok(held.unwrap_or_default()),
+            ClaimKind::SshHost { public_key, names } => {
+                Ok(ssh::certify_host(tx, context, object, public_key, names).await?)
+            }
+            ClaimKind::SshUsers => Ok(ssh::users_of(tx, context, &object.core.tenant).await?),
             ClaimKind::Placement(needs) => placement::take(tx, context, object, needs).await.map(Ok)?,
         };
         match taken {

@@ -10,7 +10,7 @@ use super::jobs::{self, Intent};
 use super::objects::Reference;
 use super::phases::{self, Last};
 use super::request::Write;
-use super::secrets::{self, Fresh};
+use super::secrets::{self, Fresh, Stage};
 use super::tx::Tx;
 use super::{Context, Store, claims, facts, grants, history, nodes, objects, quota, users, webhooks};
 use crate::kernel::adopt::Adopted;
@@ -85,7 +85,8 @@ pub(super) async fn create_as(
         as_it_is(&mut object, there);
     }
     let spec = std::mem::replace(&mut object.spec, objects::empty());
-    let mut draft = drafted(tx, context, maker, kind, object, &spec, true).await?;
+    let stage = if there.is_some() { Stage::Found } else { Stage::New };
+    let mut draft = drafted(tx, context, maker, kind, object, &spec, stage).await?;
     errors.append(&mut draft.errors);
     object = draft.object;
     let mut plan = kind.create(&object, &draft.facts)?;
@@ -221,11 +222,11 @@ pub(super) async fn drafted(
     kind: &'static dyn Kind,
     mut object: Stored,
     spec: &Value,
-    creating: bool,
+    stage: Stage,
 ) -> Result<Draft, Error> {
     let mut errors = context.registry.check_spec(kind.meta().kind, spec);
     let mut readable = if errors.is_empty() { spec.clone() } else { without(spec, &errors) };
-    let fresh = secrets::take(tx, context, kind, &object.core.id, &mut readable, &mut errors).await?;
+    let fresh = secrets::take(tx, context, kind, &object.core.id, &mut readable, stage, &mut errors).await?;
     let complete = match kind.complete(&readable) {
         Ok(complete) => complete,
         Err(error) => {
@@ -243,7 +244,7 @@ pub(super) async fn drafted(
     errors.extend(found.errors);
     // A kind judges a secret as it was given; what it answers is about fields, and never holds their values.
     let given = secrets::given(&object, &fresh);
-    errors.extend(kind.validate(given.as_ref().unwrap_or(&object), &found.facts, creating));
+    errors.extend(kind.validate(given.as_ref().unwrap_or(&object), &found.facts, stage != Stage::Changed));
     if errors.is_empty() {
         errors.extend(webhooks::judged(context, &object));
     }

@@ -6,7 +6,6 @@
 //! that was done, its present revision, and that which an undo of a job to come would go back to.
 
 use super::db::{Value, values};
-use super::secrets::SECOND_FACTOR;
 use super::tx::{Tx, list};
 use super::{Context, Store};
 use crate::kernel::Error;
@@ -187,10 +186,10 @@ async fn forget_revisions(tx: &mut Tx, id: &str, here: &[Value], most: i64) -> R
     );
     let gone = tx.run(&sql, &[here, &[most.into()]].concat()).await?;
     if gone > 0 {
-        // A secret that no revision names can never be asked for again.
-        let sql = "DELETE FROM secret WHERE holder = $1 AND field <> $2 AND NOT EXISTS (SELECT 1 FROM revision v \
+        // A secret of a spec that no revision names can never be asked for again.
+        let sql = "DELETE FROM secret WHERE holder = $1 AND field LIKE 'spec.%' AND NOT EXISTS (SELECT 1 FROM revision v \
                    WHERE v.resource = $1 AND v.spec LIKE '%' || secret.id || '%')";
-        tx.run(sql, values![id, SECOND_FACTOR]).await?;
+        tx.run(sql, values![id]).await?;
     }
     Ok(counted(gone))
 }

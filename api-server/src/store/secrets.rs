@@ -13,7 +13,7 @@ use super::report::AssignmentRow;
 use super::tx::{Tx, list};
 use super::{Context, Store};
 use crate::kernel::secret::{self, Made, Plain};
-use crate::kernel::{Error, FieldError, Kind, Stored};
+use crate::kernel::{Change, Error, FieldError, Kind, Stored};
 
 /// The field of what an app makes codes with. No spec holds it, and it is taken away by its owner only.
 pub(super) const SECOND_FACTOR: &str = "second-factor";
@@ -49,6 +49,25 @@ pub(super) struct Fresh {
     plain: Plain,
     /// Nobody gave it, and whoever asks has to be told.
     made: bool,
+}
+
+/// What is done with the object that a spec is of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// It is made.
+    New,
+    /// It is there already, on a node: its record is made.
+    Found,
+    /// It is changed.
+    Changed,
+}
+
+impl Stage {
+    /// Whether a secret that was left out is made now. What was made without one that never changes stays without it.
+    fn makes(self, kind: &dyn Kind, path: &str) -> bool {
+        let never_changes = || kind.meta().fields.contains(&(path, Change::Immutable));
+        self == Stage::New || (self == Stage::Changed && !never_changes())
+    }
 }
 
 impl Store {
@@ -99,6 +118,7 @@ pub(super) async fn take(
     kind: &'static dyn Kind,
     holder: &str,
     spec: &mut Value,
+    stage: Stage,
     errors: &mut Vec<FieldError>,
 ) -> Result<Vec<Fresh>, Error> {
     let (mut fresh, mut markers) = (Vec::new(), Vec::new());
@@ -114,6 +134,7 @@ pub(super) async fn take(
         }
         if let Some(map) = spec.as_object_mut()
             && map.get(path).is_none_or(Value::is_null)
+            && stage.makes(kind, path)
             && let Some(made) = kind.make_secret(path, context.env.bytes())
         {
             let id = context.env.id(secret::PREFIX);
@@ -211,8 +232,9 @@ pub(super) async fn open_for(
 ) -> Result<(), Error> {
     let mut within: Vec<(usize, String)> = Vec::new();
     for (place, order) in orders.iter().enumerate().filter(|(_, order)| !order.remove) {
-        if !context.registry.secrets(context.registry.get(&order.kind)?).is_empty() {
-            within.extend(secret::ids_within(&order.body).into_iter().map(|id| (place, id)));
+        let kind = context.registry.get(&order.kind)?;
+        if !context.registry.secrets(kind).is_empty() {
+            within.extend(kind.sealed_in(&order.body).into_iter().map(|id| (place, id)));
         }
     }
     if within.is_empty() {
@@ -240,7 +262,8 @@ pub(super) async fn open_for(
     Ok(())
 }
 
-fn opened(context: &Context, row: &Row) -> Result<Plain, Error> {
+/// What a row of `secret` (all but the time of it) holds.
+pub(super) fn opened(context: &Context, row: &Row) -> Result<Plain, Error> {
     let bound_to = bound_to(&row.text("id")?, &row.text("holder")?, &row.text("field")?);
     context.vault()?.open(&row.text("key")?, &bound_to, &row.bytes("sealed")?)
 }

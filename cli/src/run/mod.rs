@@ -11,6 +11,7 @@ mod jobs;
 mod login;
 mod node;
 mod quota;
+mod ssh;
 mod totp;
 mod webhook;
 mod wireguard;
@@ -58,6 +59,7 @@ pub async fn run(kinds: &Kinds, matches: &ArgMatches, around: &Surroundings) -> 
     match noun {
         "login" => return login::login(leaf, around).await,
         "logout" => return login::logout(leaf, around).await,
+        crate::command::JOIN => return ssh::join(leaf).await,
         _ => {}
     }
     let chosen = settings::settings(leaf, around)?;
@@ -76,6 +78,8 @@ pub async fn run(kinds: &Kinds, matches: &ArgMatches, around: &Surroundings) -> 
     match (noun, verb) {
         ("whoami", _) => api::whoami(&context).await,
         ("api", _) => api::raw(&context, leaf).await,
+        ("ssh", _) => ssh::run(&context, kind(kinds, "instance")?, leaf).await,
+        ("instance", "tunnel") => ssh::tunnel(&context, kind(kinds, noun)?, leaf).await,
         ("totp", verb) => totp::run(&context, verb, leaf).await,
         ("events", _) => events::events(&context, leaf).await,
         ("audit", _) => events::audit(&context, leaf).await,

@@ -1,14 +1,15 @@
-//! Lends a stream: joins a unix socket on this node, or a log, to a stream that the server asked for.
+//! Lends a stream: joins a unix socket on this node, a port of a guest, or a log, to a stream that the server asked for.
 use super::{Lendable, Shared};
 use crate::console_log::{ConsoleLog, Piece};
+use crate::host::netns;
 use rhyzome_proto::v1::control_client::ControlClient;
 use rhyzome_proto::v1::{LogWindow, OpenStream, StreamFrame};
 use std::io;
+use std::net::TcpStream;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::UnixStream;
-use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
@@ -20,12 +21,17 @@ const FRAME_BYTES: usize = 16 * 1024;
 const BEFORE_BYTES: u64 = 64 * 1024;
 /// A log that is followed is looked at again after this.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
+/// For a guest to take a connection.
+const CONNECT: Duration = Duration::from_secs(3);
 /// For the server to take what was said last.
 const LAST: Duration = Duration::from_secs(5);
 
+/// What is read of a thing, and where it is written to.
+type Ends = (Box<dyn AsyncRead + Send + Unpin>, Box<dyn AsyncWrite + Send + Unpin>);
+
 /// What is joined to the stream.
 enum Source {
-    Console { socket: UnixStream, before: Vec<u8> },
+    Both { ends: Ends, before: Vec<u8> },
     Log { log: ConsoleLog, window: LogWindow },
 }
 
@@ -63,6 +69,16 @@ pub(super) async fn lend(shared: Arc<Shared>, wanted: OpenStream) {
 async fn find(shared: &Shared, wanted: &OpenStream) -> Result<Source, String> {
     match (shared.config.socket_of)(&wanted.object_id, &wanted.purpose)? {
         Lendable::Log(log) => Ok(Source::Log { log, window: wanted.log.unwrap_or_default() }),
+        Lendable::Port { namespace, address } => {
+            let work = move || netns::run_in(&namespace, || TcpStream::connect_timeout(&address, CONNECT));
+            let connected = look(shared, work).await.and_then(|stream| {
+                stream.set_nonblocking(true).map_err(|error| error.to_string())?;
+                tokio::net::TcpStream::from_std(stream).map_err(|error| error.to_string())
+            });
+            let what = |error| format!("{} at {address} does not answer: {error}", wanted.object_id);
+            let (reading, writing) = connected.map_err(what)?.into_split();
+            Ok(Source::Both { ends: (Box::new(reading), Box::new(writing)), before: Vec::new() })
+        }
         Lendable::Socket { socket, log } => {
             let socket = UnixStream::connect(&socket).await.map_err(|error| {
                 format!("the {} of {} does not answer: {error}", wanted.purpose, wanted.object_id)
@@ -72,7 +88,8 @@ async fn find(shared: &Shared, wanted: &OpenStream) -> Result<Source, String> {
                 Some(log) => look(shared, move || end_of(&log)).await.unwrap_or_default(),
                 None => Vec::new(),
             };
-            Ok(Source::Console { socket, before })
+            let (reading, writing) = socket.into_split();
+            Ok(Source::Both { ends: (Box::new(reading), Box::new(writing)), before })
         }
     }
 }
@@ -80,13 +97,10 @@ async fn find(shared: &Shared, wanted: &OpenStream) -> Result<Source, String> {
 /// Both ways, until one end is done; what ends on this side is said to have ended.
 async fn carry(shared: &Shared, source: Source, frames: Frames, mut from_server: Streaming<StreamFrame>) {
     let ended = match source {
-        Source::Console { socket, before } => {
-            let (reading, writing) = socket.into_split();
-            tokio::select! {
-                ended = upward(before, reading, &frames) => ended,
-                () = downward(&mut from_server, writing) => return,
-            }
-        }
+        Source::Both { ends: (reading, writing), before } => tokio::select! {
+            ended = upward(before, reading, &frames) => ended,
+            () = downward(&mut from_server, writing) => return,
+        },
         Source::Log { log, window } => tokio::select! {
             ended = tell(shared, log, window, &frames) => ended,
             () = hung_up(&mut from_server) => return,
@@ -100,16 +114,20 @@ async fn carry(shared: &Shared, source: Source, frames: Frames, mut from_server:
     }
 }
 
-/// Something about files, in its own time.
+/// Something that blocks, in its own time.
 async fn look<T: Send + 'static>(
     shared: &Shared,
     work: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> Result<T, String> {
     match shared.config.env.blocking(work).await {
         Ok(Ok(seen)) => Ok(seen),
-        Ok(Err(error)) => Err(format!("the log cannot be read: {error}")),
-        Err(error) => Err(format!("the log cannot be read: {error}")),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(error) => Err(error.to_string()),
     }
+}
+
+fn unread(why: String) -> String {
+    format!("the log cannot be read: {why}")
 }
 
 /// The last bytes of a log.
@@ -133,10 +151,10 @@ async fn send(frames: &Frames, data: Vec<u8>) -> End {
 /// A log, and what comes behind it if that is wanted.
 async fn tell(shared: &Shared, log: ConsoleLog, window: LogWindow, frames: &Frames) -> End {
     let (whole, lines) = (log.clone(), window.tail_lines);
-    let (mut at, end) = look(shared, move || whole.window(lines)).await?;
+    let (mut at, end) = look(shared, move || whole.window(lines)).await.map_err(unread)?;
     while window.follow || at < end {
         let reading = log.clone();
-        match look(shared, move || reading.read(at)).await? {
+        match look(shared, move || reading.read(at)).await.map_err(unread)? {
             Piece::Bytes(mut bytes) => {
                 if !window.follow {
                     bytes.truncate(usize::try_from(end - at).unwrap_or(usize::MAX));
@@ -156,7 +174,7 @@ async fn tell(shared: &Shared, log: ConsoleLog, window: LogWindow, frames: &Fram
     Ok(())
 }
 
-async fn upward(before: Vec<u8>, mut socket: OwnedReadHalf, frames: &Frames) -> End {
+async fn upward(before: Vec<u8>, mut socket: impl AsyncRead + Unpin, frames: &Frames) -> End {
     for piece in before.chunks(FRAME_BYTES) {
         send(frames, piece.to_vec()).await?;
     }
@@ -167,7 +185,7 @@ async fn upward(before: Vec<u8>, mut socket: OwnedReadHalf, frames: &Frames) -> 
     }
 }
 
-async fn downward(frames: &mut Streaming<StreamFrame>, mut socket: OwnedWriteHalf) {
+async fn downward(frames: &mut Streaming<StreamFrame>, mut socket: impl AsyncWrite + Unpin) {
     while let Ok(Some(frame)) = frames.message().await {
         if socket.write_all(&frame.data).await.is_err() {
             return;

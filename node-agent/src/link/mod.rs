@@ -15,7 +15,7 @@
 //!   `db_epoch` it has seen. A server whose epoch is lower, or that is of another cluster, is refused.
 //!
 //! Beside that [`LinkHandle::fetch_blob`] gets an image's bytes, and a stream that the server wants lent is joined
-//! to what [`LinkConfig::socket_of`] names: a unix socket, or a log. Both use connections of their own, so that no byte of
+//! to what [`LinkConfig::socket_of`] names: a unix socket, a port of a guest, or a log. Both use connections of their own, so that no byte of
 //! them ever stands before an order.
 //!
 //! # What it promises
@@ -44,6 +44,7 @@ use outbox::Outbox;
 use reach::Network;
 pub use reach::{Begin, FromServer, Reach, Reached, ToReturning};
 use rhyzome_proto::v1::{Decision, Findings, NodeStatus, Order, Report};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -51,7 +52,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
-/// Names what is behind a stream: called with the object's id and the purpose (`console`, `log`). The error is told to
+/// Names what is behind a stream: called with the object's id and the purpose (`console`, `log`, `port:22`). The error is told to
 /// whoever asked for the stream.
 pub type SocketOf = Arc<dyn Fn(&str, &str) -> Result<Lendable, String> + Send + Sync>;
 
@@ -64,6 +65,13 @@ pub enum Lendable {
         socket: PathBuf,
         /// Keeps what was said on it before; its end is sent first, so that whoever comes late sees it.
         log: Option<ConsoleLog>,
+    },
+    /// A TCP port of a guest: both directions are joined to it.
+    Port {
+        /// The namespace of its network.
+        namespace: String,
+        /// Where it listens.
+        address: SocketAddr,
     },
     /// A log: it is sent, and nothing is taken.
     Log(ConsoleLog),

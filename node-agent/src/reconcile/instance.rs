@@ -134,6 +134,7 @@ fn start(view: View<'_>, order: &Order, instance: &InstanceOrder, boot: Option<&
         view.now_ms,
     );
     (next.db_epoch, next.placement_epoch) = (order.db_epoch, order.placement_epoch);
+    next.secrets.clone_from(&order.secrets);
     if let Some(died) = boot.filter(|boot| has_died(view, instance, boot)) {
         let is_calm = view.now_ms.saturating_sub(died.started_at_ms) > CALM_MS;
         next.restarts = died.restarts.saturating_add(1);

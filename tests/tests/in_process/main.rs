@@ -33,6 +33,7 @@ mod second_factor;
 mod secrets;
 mod sessions;
 mod sim;
+mod ssh;
 mod states;
 mod store;
 mod stories;

@@ -310,7 +310,9 @@ async fn nobody_gets_what_is_not_theirs(world: World) {
                     hidden(&reply, &ask(&face, (*relation, who), operation, (&not_here, name)).await)
                 }
                 Relation::Viewer
-                    if operation.id.ends_with("_console") || operation.id.ends_with("instance_log") =>
+                    if ["_console", "instance_log", "_tunnel"]
+                        .iter()
+                        .any(|one| operation.id.ends_with(one)) =>
                 {
                     reply.status == 403
                 }

@@ -7,6 +7,7 @@ use rhyzome_proto::v1::{DiskOrder, InstanceOrder, Orphan, Power};
 use serde_json::{Map, Value, json};
 
 use crate::kernel::adopt::Adopted;
+use crate::kernel::ssh::{HOST_CERTIFICATE, USER_AUTHORITY};
 
 /// From an encoded `rhyzome.v1.Orphan`; or why no record can be made.
 pub fn adopted(id: &str, found: &[u8]) -> Result<Adopted, String> {
@@ -73,6 +74,11 @@ fn claims(order: &InstanceOrder) -> Map<String, Value> {
         let address = nic.address.split('/').next().unwrap_or_default();
         claims.insert(format!("nics.{}.address", nic.name), json!(address));
         claims.insert(format!("nics.{}.mac", nic.name), json!(nic.mac));
+    }
+    // Its SSH key is in the guest, and nowhere here; what was said of it stays true.
+    if let Some(ssh) = &order.ssh {
+        claims.insert(HOST_CERTIFICATE.into(), json!(ssh.host_certificate));
+        claims.insert(USER_AUTHORITY.into(), json!(ssh.user_authority));
     }
     claims
 }

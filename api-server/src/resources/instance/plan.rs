@@ -7,10 +7,11 @@ use serde_json::{Map, Value, json};
 use super::validate::range;
 use super::{
     Instance, InstanceHa, InstancePower, disk_field, group_field, home, image_field, nic_field, root_size,
-    size,
+    size, ssh_host_key,
 };
 use crate::kernel::place::{Group, Needs};
 use crate::kernel::resource::Call;
+use crate::kernel::ssh::{HOST_CERTIFICATE, USER_AUTHORITY};
 use crate::kernel::{
     Child, Claim, ClaimKind, Clash, Error, Fact, Facts, FieldError, Object, Plan, Step, Who,
 };
@@ -217,8 +218,27 @@ fn claims(object: &This, facts: &Facts) -> Vec<Claim> {
         };
         claims.push(Claim::new(format!("disks.{name}"), field, attached));
     }
+    // Behind the addresses, for which it is good too.
+    if let Some(key) = ssh_host_key(object) {
+        let host = ClaimKind::SshHost { public_key: key.to_owned(), names: names(object, facts) };
+        claims.push(Claim::new(HOST_CERTIFICATE, "spec.ssh_host_key", host));
+        claims.push(Claim::new(USER_AUTHORITY, "spec.ssh_host_key", ClaimKind::SshUsers));
+    }
     claims.push(Claim::new("node", "spec.node", ClaimKind::Placement(needs(object, facts))));
     claims
+}
+
+/// What it is called, in its tenant and in its networks.
+fn names(object: &This, facts: &Facts) -> Vec<String> {
+    let name = &object.core.name;
+    let within = |nic: &String| {
+        let domain = facts.get(&nic_field(nic))?.claims.get("domain")?.as_str()?;
+        Some(format!("{name}.{domain}"))
+    };
+    let mut names: Vec<String> = object.spec.nics.keys().filter_map(within).collect();
+    names.dedup();
+    names.insert(0, name.clone());
+    names
 }
 
 fn needs(object: &This, facts: &Facts) -> Needs {

@@ -8,7 +8,7 @@ use ipnet::Ipv4Net;
 use super::{
     Instance, InstanceHa, InstancePower, disk_field, group_field, home, image_field, is_shared, nic_field,
 };
-use crate::kernel::{Facts, FieldError, NameRule, Object, name};
+use crate::kernel::{Facts, FieldError, NameRule, Object, name, secret, ssh};
 
 const MIB: u64 = 1 << 20;
 const MOST_NICS: usize = 8;
@@ -157,6 +157,11 @@ fn first_boot(object: &Object<Instance>, errors: &mut Errors) {
     let spec = &object.spec;
     if spec.ssh_keys.len() > MOST_KEYS {
         errors.push(FieldError::new("spec.ssh_keys", format!("at most {MOST_KEYS}")));
+    }
+    // A marker is of one that was judged when it came.
+    let key = spec.ssh_host_key.as_deref().filter(|key| secret::id_of(key).is_none());
+    if let Some(reason) = key.and_then(ssh::refuse_private) {
+        errors.push(FieldError::new("spec.ssh_host_key", reason));
     }
     let length = spec.user_data.as_ref().map_or(0, String::len);
     if length > MOST_USER_DATA {

@@ -1,15 +1,18 @@
 //! An instance as its node hears of it, and what the node says of it.
 
+use std::collections::BTreeSet;
+
 use prost::Message as _;
 use rhyzome_proto::v1::{
-    self, InstanceDisk, InstanceNic, InstanceOrder, OrderBody, Power, StopMode, StoragePool,
+    self, InstanceDisk, InstanceNic, InstanceOrder, InstanceSsh, OrderBody, Power, StopMode, StoragePool,
     order_body::Body, report,
 };
 use serde_json::Value;
 
 use super::validate::range;
 use super::{Instance, InstanceHa, InstancePower, disk_field, nic_field, size};
-use crate::kernel::{Fact, Facts, Object, Order, Timestamp};
+use crate::kernel::ssh::{HOST_CERTIFICATE, USER_AUTHORITY};
+use crate::kernel::{Fact, Facts, Object, Order, Timestamp, secret};
 
 pub fn order(object: &Object<Instance>, facts: &Facts) -> Order {
     let (spec, claims) = (&object.spec, &object.claims);
@@ -38,8 +41,20 @@ pub fn order(object: &Object<Instance>, facts: &Facts) -> Order {
         stop_mode: (if hard { StopMode::Hard } else { StopMode::Graceful }).into(),
         stop_deadline_seconds: if deadline == 0 { spec.stop_deadline_seconds } else { deadline },
         ha_restart: spec.ha == InstanceHa::Restart,
+        ssh: claims.text(HOST_CERTIFICATE).map(|certificate| InstanceSsh {
+            host_key: spec.ssh_host_key.clone().unwrap_or_default(),
+            host_certificate: certificate.to_owned(),
+            user_authority: claims.text(USER_AUTHORITY).unwrap_or_default().to_owned(),
+        }),
     };
     Order { body: OrderBody { body: Some(Body::Instance(body)) }.encode_to_vec(), needs }
+}
+
+/// The only secret that it can hold; what users have written may look like one.
+pub fn sealed_in(body: &[u8]) -> BTreeSet<String> {
+    let order = OrderBody::decode(body).ok().and_then(|order| order.body);
+    let Some(Body::Instance(InstanceOrder { ssh: Some(ssh), .. })) = order else { return BTreeSet::new() };
+    secret::id_of(&ssh.host_key).map(str::to_owned).into_iter().collect()
 }
 
 fn architecture(facts: &Facts) -> String {

@@ -1,11 +1,13 @@
-//! What only a guest has: its console, and what it printed there.
+//! What only a guest has: its console, what it printed there, and ways to log in.
 
 use axum::http::Method;
 use serde_json::json;
 
 use super::{Mount, Place};
 use crate::kernel::Kind;
-use crate::rest::{console, console_log};
+use crate::rest::operation::Operation;
+use crate::rest::schemas::reference;
+use crate::rest::{console, console_log, ssh};
 
 impl Mount {
     pub(super) fn guest(&mut self, kind: &'static dyn Kind, place: &Place) {
@@ -29,5 +31,43 @@ impl Mount {
             .answers_as(200, "What it printed.", "text/plain", json!({ "type": "string" }), &[]);
         let path = format!("{}/log", place.one());
         self.route(Method::GET, &path, op, move |ask| console_log::log(ask, kind));
+        self.ssh(kind, place);
+    }
+
+    fn ssh(&mut self, kind: &'static dyn Kind, place: &Place) {
+        let op = place
+            .op("ssh_certificate", "A short certificate for your key, which this instance lets in")
+            .about("As any of its users. It says itself until when; `rhyzome ssh` asks for one each time.")
+            .problems(&[409])
+            .body(&["application/json"], true, ssh::body(), None)
+            .answers(
+                201,
+                "The certificate, and what to believe of the instance.",
+                reference("SshCertificate"),
+            );
+        let path = format!("{}/ssh-certificate", place.one());
+        self.route(Method::POST, &path, op, move |ask| ssh::certificate(ask, kind));
+
+        let port =
+            json!({ "type": "integer", "format": "int32", "minimum": 1, "maximum": 65535, "default": 22 });
+        let op = place
+            .op("tunnel", "A TCP port of it, from wherever you are: a websocket, bytes both ways")
+            .about("Its node connects to the address of its first network interface. For whoever may log in there.")
+            .query("port", port, "Which one.")
+            .problems(&[409, 426])
+            .answers_nothing(101, "The websocket is open.");
+        let path = format!("{}/tunnel", place.one());
+        self.route(Method::GET, &path, op, move |ask| ssh::tunnel(ask, kind));
+    }
+
+    /// Who signs for a tenant.
+    pub(super) fn ssh_authorities(&mut self, tag: &str) {
+        let op = Operation::new(
+            "tenant_ssh_ca",
+            tag,
+            "Who signs for SSH in a tenant: for its instances, for its users",
+        )
+        .answers(200, "Public keys.", reference("SshAuthorities"));
+        self.route(Method::GET, "/v1/tenants/{tenant}/ssh-ca", op, ssh::authorities);
     }
 }

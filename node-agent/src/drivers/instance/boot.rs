@@ -2,7 +2,7 @@
 //! a change that waits for the next boot from one that is in force.
 
 use crate::files;
-use rhyzome_proto::v1::InstanceOrder;
+use rhyzome_proto::v1::{InstanceOrder, OrderSecret};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::io;
@@ -39,6 +39,9 @@ pub struct BootRecord {
     pub placement_epoch: u64,
     /// What it was started as.
     pub order: InstanceOrder,
+    /// What the markers in it stand for.
+    #[serde(default)]
+    pub secrets: Vec<OrderSecret>,
     /// Digests of the files that were written for it, by name.
     #[serde(default)]
     pub files: BTreeMap<String, String>,
@@ -66,6 +69,7 @@ impl BootRecord {
             db_epoch: 0,
             placement_epoch: 0,
             order: order.clone(),
+            secrets: Vec::new(),
             files: BTreeMap::new(),
         }
     }

@@ -52,7 +52,8 @@ impl InstanceDriver {
         let folder = self.folder(id);
         let failed = |error: io::Error| DriverError::io(format!("write {}", folder.display()), &error);
         let Some(mut boot) = BootRecord::read(&folder.join("boot.json")) else { return Ok(()) };
-        let image = seed::iso(&seed::texts(id, &boot.order)).map_err(DriverError::Permanent)?;
+        let image =
+            seed::iso(&seed::texts(id, &boot.order, &boot.secrets)).map_err(DriverError::Permanent)?;
         files::write_atomic(&folder.join("seed.iso"), &image).map_err(failed)?;
         let running =
             super::process::Identity::read(&folder.join("pid")).filter(|identity| identity.is_alive());

@@ -221,7 +221,7 @@ impl InstanceDriver {
             texts.insert("command".to_owned(), command);
         }
         if let Some(boot) = BootRecord::read(&folder.join("boot.json")) {
-            for (name, text) in seed::texts(id, &boot.order) {
+            for (name, text) in seed::texts(id, &boot.order, &[]) {
                 texts.insert(format!("seed/{name}"), text);
             }
         }

@@ -141,7 +141,8 @@ fn run(state: &Path, agent: &str, start: &Start) -> Result<Identity, DriverError
         files::remove_if_there(&argv::socket(state, &start.id, socket)).map_err(failed)?;
     }
     fs::create_dir_all(names::run_folder(state, &start.id)).map_err(failed)?;
-    let image = seed::iso(&seed::texts(&start.id, &start.boot.order)).map_err(DriverError::Permanent)?;
+    let image = seed::iso(&seed::texts(&start.id, &start.boot.order, &start.boot.secrets))
+        .map_err(DriverError::Permanent)?;
     files::write_atomic(&folder.join("seed.iso"), &image).map_err(failed)?;
     let not_after = if start.boot.order.ha_restart {
         guarded::mark(state, &folder, agent)?;
