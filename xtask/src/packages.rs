@@ -65,6 +65,9 @@ pub const KEYCLOAK: Set = Set { name: "keycloak", packages: &["maven", "openjdk-
 /// What a real directory needs. It is started by tests, each with a configuration of its own.
 pub const LDAP: Set = Set { name: "ldap", packages: &["slapd", "util-linux"] };
 
+/// The other ends of logins: somebody else. Tests start sshd themselves, each with a configuration of its own.
+pub const SSH: Set = Set { name: "ssh", packages: &["openssh-client", "openssh-server", "util-linux"] };
+
 /// What asking the API at random needs.
 pub const FUZZ: Set = Set { name: "fuzz", packages: &["python3", "python3-venv"] };
 

@@ -85,6 +85,7 @@ pub fn main(arguments: &Arguments) -> Result<()> {
         packages::FUZZ,
         packages::KEYCLOAK,
         packages::LDAP,
+        packages::SSH,
     ];
     packages::ensure(&wanted, !arguments.no_install)?;
     let chosen: Vec<&Part> =

@@ -21,6 +21,7 @@ mod refuse;
 mod servers;
 mod simulated;
 mod split;
+mod ssh;
 mod totp;
 mod wireguard;
 mod words;
