@@ -7,7 +7,7 @@ mod totp;
 mod wireguard;
 
 use clap::{Arg, ArgAction, Command};
-use rhyzome_client::{Kind, Kinds};
+use rhyzome_client::{Choice, Kind, Kinds};
 
 pub use self::ssh::JOIN;
 use crate::fields::{Field, Form, fields};
@@ -164,10 +164,20 @@ fn of_kind(kinds: &Kinds, kind: &Kind) -> Command {
                         .value_parser(crate::units::seconds),
                 )
                 .arg(switch("supersede", "Cancel what waits to be done with it"))
+                .args(action.choices.iter().map(choice))
                 .args(waiting()),
         );
     }
     command.subcommands(special)
+}
+
+fn choice(choice: &Choice) -> Arg {
+    Arg::new(choice.field.clone())
+        .long(choice.field.replace('_', "-"))
+        .value_name("WORD")
+        .help(choice.about.clone())
+        .value_parser(clap::builder::PossibleValuesParser::new(choice.words.clone()))
+        .default_value(choice.words.first().cloned().unwrap_or_default())
 }
 
 /// What only some kinds have.

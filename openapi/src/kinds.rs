@@ -42,6 +42,19 @@ pub struct Verb {
     pub verb: String,
     /// One line about it.
     pub about: String,
+    /// What it leaves to whoever says it.
+    pub choices: Vec<Choice>,
+}
+
+/// Something that can be chosen with an action.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Choice {
+    /// The field of the body: `instances`.
+    pub field: String,
+    /// One line about it.
+    pub about: String,
+    /// What it may be; the first if nothing is said.
+    pub words: Vec<String>,
 }
 
 // === impl Kinds ===
@@ -124,10 +137,14 @@ fn add_path(kind: &mut Kind, document: &Value, rest: &str, item: &Value) {
             let words =
                 parameters.filter_map(|p| resolve(document, &p["schema"], 0)["enum"].as_array()).flatten();
             for verb in words.filter_map(Value::as_str) {
-                add_verb(kind, verb, "");
+                add_verb(kind, verb, "", Vec::new());
             }
         }
-        Some(verb) => add_verb(kind, verb, item["post"]["summary"].as_str().unwrap_or_default()),
+        Some(verb) => {
+            let body = &item["post"]["requestBody"]["content"]["application/json"]["schema"];
+            let about = item["post"]["summary"].as_str().unwrap_or_default();
+            add_verb(kind, verb, about, choices(resolve(document, body, 0)));
+        }
         None if !rest.is_empty() && !kind.more.iter().any(|known| known == rest) => {
             kind.more.push(rest.to_owned());
         }
@@ -135,10 +152,21 @@ fn add_path(kind: &mut Kind, document: &Value, rest: &str, item: &Value) {
     }
 }
 
-fn add_verb(kind: &mut Kind, verb: &str, about: &str) {
+fn add_verb(kind: &mut Kind, verb: &str, about: &str, choices: Vec<Choice>) {
     if !kind.actions.iter().any(|known| known.verb == verb) {
-        kind.actions.push(Verb { verb: verb.to_owned(), about: about.to_owned() });
+        kind.actions.push(Verb { verb: verb.to_owned(), about: about.to_owned(), choices });
     }
+}
+
+/// The fields of an action's body that are one of a few words, but for that which all actions have.
+fn choices(body: &Value) -> Vec<Choice> {
+    let fields = body["properties"].as_object().into_iter().flatten();
+    let one = |(field, schema): (&String, &Value)| {
+        let words = schema["enum"].as_array()?.iter().filter_map(Value::as_str).map(str::to_owned).collect();
+        let about = schema["description"].as_str().unwrap_or_default().trim_end_matches('.').to_owned();
+        (field != "mode").then(|| Choice { field: field.clone(), about, words })
+    };
+    fields.filter_map(one).collect()
 }
 
 /// The plural of a path that lists a kind, and whether tenants own it.
@@ -210,6 +238,9 @@ mod tests {
         let instance = kinds.get("instance").unwrap();
         assert!(instance.of_tenants && !instance.of_operators);
         assert!(instance.actions.iter().any(|action| action.verb == "stop"));
+        let suspend = kinds.get("tenant").unwrap().actions.iter().find(|one| one.verb == "suspend").unwrap();
+        assert_eq!(suspend.choices[0].field, "instances");
+        assert_eq!(suspend.choices[0].words, ["stop", "keep"]);
         assert!(kinds.resolve(&instance.spec)["properties"]["image"].is_object());
         let image = kinds.get("image").unwrap();
         assert!(image.of_tenants && image.of_operators);

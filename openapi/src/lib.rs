@@ -16,7 +16,7 @@ pub use client::{Answer, Client, Login, Pieces, Settings};
 pub use console::Console;
 pub use error::{Error, FieldError, Problem};
 pub use events::{Event, Events};
-pub use kinds::{Kind, Kinds, Verb};
+pub use kinds::{Choice, Kind, Kinds, Verb};
 pub use types::{Job, JobStep, Outcome, Page, Resource, Written};
 
 /// The OpenAPI 3.1 document of the API, as it is locked in the repository.

@@ -80,6 +80,9 @@ impl Caller {
     ///
     /// Who may not even see it gets `Hidden`, which is told the same as what does not exist.
     pub fn may(&self, verb: &str, kind: &str, tenant: &str) -> Result<Right, Error> {
+        if self.stands_still(verb, kind, tenant) {
+            return Err(Error::Suspended(tenant.to_owned()));
+        }
         match self.entry(verb, kind, tenant) {
             Entry::Open => Ok(self.right(verb, kind, tenant, false)),
             Entry::Refused => Err(Error::Denied(format!("your rights do not include `{kind}:{verb}` here"))),
@@ -105,6 +108,12 @@ impl Caller {
             Some(access) => access.entry(verb, kind, tenant),
             None => Entry::Hidden,
         }
+    }
+
+    /// Whether it is only because the tenant is suspended that they may not do this there.
+    fn stands_still(&self, verb: &str, kind: &str, tenant: &str) -> bool {
+        let asked = |access: &Arc<Access>| access.stands_still(verb, kind, tenant);
+        !self.operator && self.access.as_ref().is_some_and(asked)
     }
 
     /// Whether they may do this with this object, which they came upon in a tenant.

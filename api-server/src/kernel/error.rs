@@ -39,6 +39,11 @@ pub enum Error {
     /// The caller may see it, but not do this.
     #[error("{0}")]
     Denied(String),
+    /// The tenant stands still: it may be looked at, and nothing is changed in it but by operators. Its name.
+    #[error(
+        "the tenant `{0}` is suspended: you may look at what it has, and only operators change anything; ask them"
+    )]
+    Suspended(String),
     /// Something is in the way.
     #[error("{0}")]
     Clash(#[from] Clash),

@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use utoipa::openapi::{RefOr, Schema};
 
 use super::adopt::Adopted;
-use super::resource::{Call, Meta, Object, Resource, ResourceCore};
+use super::resource::{Call, Choice, Meta, Object, Resource, ResourceCore};
 use super::schema::Checks;
 use super::secret;
 use super::{Error, Facts, FieldError, Order, Plan, Ref};
@@ -47,6 +47,8 @@ pub struct Schemas {
 pub trait Kind: Send + Sync {
     /// What it says of itself.
     fn meta(&self) -> &'static Meta;
+    /// What its verbs leave to whoever says them.
+    fn choices(&self) -> &'static [Choice];
     /// Its schemas.
     fn schemas(&self) -> Schemas;
     /// The spec with its defaults filled in, or why it cannot be read.
@@ -143,6 +145,10 @@ impl Registry {
 impl<R: Resource> Kind for Erased<R> {
     fn meta(&self) -> &'static Meta {
         &R::META
+    }
+
+    fn choices(&self) -> &'static [Choice] {
+        R::CHOICES
     }
 
     fn schemas(&self) -> Schemas {

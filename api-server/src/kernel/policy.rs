@@ -36,7 +36,12 @@ pub struct Grant {
     pub except: Vec<Permission>,
     /// With which things.
     pub area: Area,
+    /// Its tenant is suspended: it lets one look, and do nothing.
+    pub suspended: bool,
 }
+
+/// What is done by who only looks.
+const LOOKING: [&str; 3] = ["get", "list", "watch"];
 
 /// A thing that is asked about.
 #[derive(Clone, Copy, Debug)]
@@ -167,6 +172,11 @@ impl Area {
 impl Grant {
     /// Whether it is about this verb with this kind.
     fn is_about(&self, kind: &str, verb: &str) -> bool {
+        self.says(kind, verb) && (!self.suspended || LOOKING.contains(&verb))
+    }
+
+    /// The same, whether its tenant is suspended or not.
+    fn says(&self, kind: &str, verb: &str) -> bool {
         self.scopes.iter().any(|one| one.matches(kind, verb))
             && !self.except.iter().any(|one| one.matches(kind, verb))
     }
@@ -182,7 +192,7 @@ impl Grant {
             self.scopes.iter().any(|own| own.covers(wanted))
                 && self.except.iter().filter(|except| except.meets(wanted)).all(left_out)
         };
-        self.area.covers(&other.area) && other.scopes.iter().all(kept)
+        !self.suspended && self.area.covers(&other.area) && other.scopes.iter().all(kept)
     }
 
     /// Whether there is something that both are about.
@@ -231,6 +241,9 @@ impl Access {
         match self.judge(kind, verb, thing) {
             Ok(grant) => Decision::Allowed(grant.why.clone()),
             Err(Some(grant)) => Decision::Denied(grant.why.clone()),
+            Err(None) if self.stands_still(verb, kind, thing.tenant) => {
+                Decision::Denied(format!("`{}` is suspended", thing.tenant))
+            }
             Err(None) => Decision::Denied(format!("nothing gives you `{kind}:{verb}` there")),
         }
     }
@@ -273,11 +286,14 @@ impl Access {
 
     /// Whether there may be a thing in the tenant with which this may be done.
     pub fn touches(&self, verb: &str, kind: &str, tenant: &str) -> bool {
+        self.given().any(|grant| grant.touches(kind, verb, tenant)) && self.leaves(verb, kind, tenant)
+    }
+
+    /// Whether there may be a thing in the tenant with which this is not denied.
+    fn leaves(&self, verb: &str, kind: &str, tenant: &str) -> bool {
         let limited = self.limit.as_ref().is_some_and(|limit| !limit.touches(kind, verb, tenant));
         let shut = |grant: &Grant| grant.deny && grant.area.is_whole() && grant.touches(kind, verb, tenant);
-        !limited
-            && self.given().any(|grant| grant.touches(kind, verb, tenant))
-            && !self.grants.iter().any(shut)
+        !limited && !self.grants.iter().any(shut)
     }
 
     /// Whether a caller knows that the tenant is there: something is granted to them in it.
@@ -322,6 +338,33 @@ impl Access {
             of_all.dedup();
         }
         if of_all.is_empty() { Narrow::Each } else { Narrow::Labels(of_all) }
+    }
+
+    /// Whether it is only because the tenant is suspended that this cannot be done there.
+    pub fn stands_still(&self, verb: &str, kind: &str, tenant: &str) -> bool {
+        let gave =
+            |grant: &Grant| grant.suspended && grant.says(kind, verb) && grant.area.touches(kind, tenant);
+        self.given().any(gave) && self.leaves(verb, kind, tenant) && !self.touches(verb, kind, tenant)
+    }
+
+    /// Those of the tenants that are suspended.
+    pub fn suspended(&self) -> Vec<&str> {
+        let mut all: Vec<&str> = self
+            .given()
+            .filter(|grant| grant.suspended)
+            .filter_map(|grant| grant.area.tenant.as_deref())
+            .collect();
+        all.retain(|tenant| self.knows(tenant));
+        all.sort_unstable();
+        all.dedup();
+        all
+    }
+
+    /// All grants of these tenants let one look from now on, and do nothing.
+    pub fn suspend(&mut self, tenants: &[String]) {
+        for grant in self.grants.iter_mut().filter(|grant| !grant.deny) {
+            grant.suspended = grant.area.tenant.as_ref().is_some_and(|tenant| tenants.contains(tenant));
+        }
     }
 
     /// True if the tenant has nothing that is hidden from them.

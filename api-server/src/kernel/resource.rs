@@ -161,12 +161,29 @@ pub struct Call {
     pub hard: bool,
     /// How long the graceful way may take.
     pub deadline_seconds: Option<u32>,
+    /// What was chosen beside that, by field; the first word of a `Choice` is chosen by saying nothing.
+    pub choices: BTreeMap<String, String>,
+}
+
+/// What one of a kind's verbs leaves to whoever says it.
+#[derive(Clone, Copy, Debug)]
+pub struct Choice {
+    /// The verb.
+    pub verb: &'static str,
+    /// The field of the body.
+    pub field: &'static str,
+    /// One line for help texts and OpenAPI.
+    pub about: &'static str,
+    /// What it may be; the first is what it is if nothing is said.
+    pub words: &'static [&'static str],
 }
 
 /// A kind of resource.
 pub trait Resource: Sized + Send + Sync + 'static {
     /// What it says of itself.
     const META: Meta;
+    /// What its verbs leave to whoever says them.
+    const CHOICES: &'static [Choice] = &[];
     /// What is wanted. `#[serde(deny_unknown_fields)]`: a field is accepted and applied, or refused.
     type Spec: Serialize + DeserializeOwned + utoipa::ToSchema + Clone + Send + Sync;
     /// What is reported, and what was claimed, as users see it.

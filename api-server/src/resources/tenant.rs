@@ -1,18 +1,27 @@
 //! A tenant: a customer, who owns instances, networks and disks, and sees nobody else's.
 //!
-//! Its life: there at once; cannot be deleted while it owns anything; its id is its name and never changes.
+//! Its life: there at once; suspended and resumed as often as an operator likes; cannot be deleted while it owns
+//! anything; its id is its name and never changes. What a suspension does to others the store does (`suspend.rs`).
+
+use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Value, json};
 use utoipa::ToSchema;
 
-use crate::kernel::{Facts, FieldError, Held, Meta, NameRule, Object, Plan, Resource, Scope};
+use crate::kernel::resource::{Call, Choice};
+use crate::kernel::{
+    Action, Claim, ClaimKind, Clash, Error, Facts, FieldError, Held, Meta, NameRule, Object, Plan, Resource,
+    Scope, Timestamp,
+};
 
 /// A tenant.
 pub struct Tenant;
 
 /// The greatest limit: what the databases can count.
 const MOST: u64 = i64::MAX as u64;
+/// More domains than these nobody has.
+const MOST_DOMAINS: usize = 100;
 
 // === spec ===
 
@@ -29,6 +38,14 @@ pub struct TenantSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(max_length = 200)]
     pub billing_reference: Option<String>,
+    /// Name of its realm at the identity provider. One tenant's only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(max_length = 63, pattern = "^[A-Za-z0-9_-]{1,63}$")]
+    pub realm: Option<String>,
+    /// Names in the DNS that are its own: each is one tenant's only.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(max_items = 100)]
+    pub domains: Vec<String>,
     /// What it may use at most. What is not said has the default. Less than is used already refuses only what
     /// is new.
     #[serde(default)]
@@ -94,9 +111,28 @@ pub struct TenantQuota {
 
 // === status ===
 
-/// Nothing is reported of a tenant.
+/// How a tenant stands.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
-pub struct TenantStatus {}
+#[serde(default)]
+pub struct TenantStatus {
+    /// There while it is suspended.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub suspended: Option<TenantSuspension>,
+}
+
+/// That a tenant is suspended.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+#[serde(default)]
+pub struct TenantSuspension {
+    /// Since when.
+    #[schema(value_type = String, format = DateTime)]
+    pub since: Timestamp,
+    /// `stop`: its instances were stopped, and those that ran start again when it is resumed. `keep`: they go on.
+    pub instances: String,
+}
+
+/// Where the store keeps that a tenant is suspended, and since when.
+const SUSPENDED: &str = "suspended";
 
 impl Resource for Tenant {
     const META: Meta = Meta {
@@ -106,11 +142,28 @@ impl Resource for Tenant {
         scope: Scope::Operator,
         name: NameRule::Alphanumeric,
         about: "A customer, who owns instances, networks and disks",
-        actions: &[],
+        actions: &[
+            Action {
+                verb: "suspend",
+                doing: "suspending",
+                about: "Its people may only look, and its instances stop; nothing is lost",
+            },
+            Action {
+                verb: "resume",
+                doing: "resuming",
+                about: "Its people may do again what they could, and the instances that ran start",
+            },
+        ],
         fields: &[],
         held: Held::Never,
         private: &[],
     };
+    const CHOICES: &'static [Choice] = &[Choice {
+        verb: "suspend",
+        field: "instances",
+        about: "Whether its instances stop, or go on as they are.",
+        words: &["stop", "keep"],
+    }];
     type Spec = TenantSpec;
     type Status = TenantStatus;
 
@@ -138,22 +191,108 @@ impl Resource for Tenant {
                 errors.push(FieldError::new(field, format!("is {length} letters long; at most {most}")));
             }
         }
+        if object.spec.realm.as_deref().is_some_and(|realm| !is_realm(realm)) {
+            errors.push(FieldError::new("spec.realm", "must be 1 to 63 of letters, digits, `-` and `_`"));
+        }
+        errors.extend(domain_errors(&object.spec.domains));
         errors
     }
 
     // === create, update, remove ===
 
-    fn create(_object: &Object<Self>, _facts: &Facts) -> Plan {
-        Plan::default()
+    fn create(object: &Object<Self>, _facts: &Facts) -> Plan {
+        Plan { claims: claims(&object.spec), ..Plan::default() }
     }
 
-    fn update(_old: &Object<Self>, _new: &Object<Self>, _facts: &Facts) -> Plan {
-        Plan::default()
+    fn update(_old: &Object<Self>, new: &Object<Self>, _facts: &Facts) -> Plan {
+        Plan { claims: claims(&new.spec), ..Plan::default() }
     }
 
     fn remove(_object: &Object<Self>) -> Plan {
         Plan::release()
     }
+
+    fn act(object: &Object<Self>, call: &Call) -> Result<Plan, Error> {
+        let mut plan = Plan::default();
+        match (call.verb.as_str(), suspension(object)) {
+            ("suspend", before) => {
+                let instances = call.choices.get("instances").map_or("stop", String::as_str);
+                // The store says since when, and what follows for all that the tenant has.
+                let since = before.map(|before| before.since);
+                plan.values.insert(SUSPENDED.into(), json!({ "since": since, "instances": instances }));
+            }
+            ("resume", None) => return Err(Clash::WrongState("it is not suspended".to_owned()).into()),
+            ("resume", Some(_)) => drop(plan.values.insert(SUSPENDED.into(), Value::Null)),
+            (verb, _) => return Err(Error::field("action", format!("a tenant has no action `{verb}`"))),
+        }
+        Ok(plan)
+    }
+
+    // === settled and show ===
+
+    fn settled(object: &Object<Self>) -> &'static str {
+        if suspension(object).is_some() { "suspended" } else { "ready" }
+    }
+
+    fn show(object: &mut Object<Self>) {
+        object.status.suspended = suspension(object);
+    }
+}
+
+fn suspension(object: &Object<Tenant>) -> Option<TenantSuspension> {
+    let kept = object.claims.0.get(SUSPENDED).filter(|kept| !kept.is_null())?;
+    TenantSuspension::deserialize(kept).ok()
+}
+
+fn is_realm(realm: &str) -> bool {
+    (1..=63).contains(&realm.len())
+        && realm.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
+}
+
+/// A name in the DNS as it is written there, in small letters, with a dot in it.
+fn is_domain(name: &str) -> bool {
+    let label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && label.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    let letters = |last: &str| last.bytes().any(|byte| byte.is_ascii_lowercase());
+    name.len() <= 253
+        && name.split('.').all(label)
+        && name.rsplit_once('.').is_some_and(|(_, last)| letters(last))
+}
+
+fn domain_errors(domains: &[String]) -> Vec<FieldError> {
+    let (mut errors, mut seen) = (Vec::new(), BTreeSet::new());
+    if domains.len() > MOST_DOMAINS {
+        errors
+            .push(FieldError::new("spec.domains", format!("are {}; at most {MOST_DOMAINS}", domains.len())));
+    }
+    for (at, domain) in domains.iter().enumerate() {
+        let reason = match (is_domain(domain), seen.insert(domain)) {
+            (false, _) => "must be a name such as `acme.example`, in small letters (xn-- for others)",
+            (true, false) => "stands here twice",
+            (true, true) => continue,
+        };
+        errors.push(FieldError::new(format!("spec.domains.{at}"), reason));
+    }
+    errors
+}
+
+/// What only one tenant can have.
+fn claims(spec: &TenantSpec) -> Vec<Claim> {
+    let own = |scope: &str, value: &str, field: String| {
+        let taken = "belongs to another tenant".to_owned();
+        let what = ClaimKind::Exclusive { scope: format!("tenant-{scope}"), value: value.to_owned(), taken };
+        Claim::new(format!("{scope}.{value}"), field, what)
+    };
+    let mut seen = BTreeSet::new();
+    let domains = spec.domains.iter().enumerate().filter(|(_, domain)| seen.insert(domain.as_str()));
+    let mut all: Vec<Claim> =
+        domains.map(|(at, domain)| own("domain", domain, format!("spec.domains.{at}"))).collect();
+    all.extend(spec.realm.as_deref().map(|realm| own("realm", realm, "spec.realm".to_owned())));
+    all
 }
 
 #[cfg(test)]
@@ -161,7 +300,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::resources::testing::{complaints, fields, object};
+    use crate::resources::testing::{complaints, fields, keys, object, stored_as};
 
     #[test]
     fn texts_have_an_end() {
@@ -177,6 +316,43 @@ mod tests {
         assert_eq!(complaints::<Tenant>(most, &Facts::default()), []);
         let beyond = json!({"quota": {"vcpus": MOST + 1}});
         assert_eq!(fields(&complaints::<Tenant>(beyond, &Facts::default())), ["spec.quota.vcpus"]);
+    }
+
+    #[test]
+    fn domains_and_realms_are_names() {
+        let good = json!({"domains": ["acme.example", "a.b-1.acme.example"], "realm": "Acme_1"});
+        assert_eq!(complaints::<Tenant>(good, &Facts::default()), []);
+        let bad =
+            ["acme", "Acme.example", "-a.example", "a..example", "a.example.", "10.0.0.1", "*.a.example"];
+        for bad in bad {
+            let said = complaints::<Tenant>(json!({"domains": [bad]}), &Facts::default());
+            assert_eq!(fields(&said), ["spec.domains.0"], "{bad}");
+        }
+        let twice = json!({"domains": ["a.example", "a.example"], "realm": "a/b"});
+        assert_eq!(fields(&complaints::<Tenant>(twice, &Facts::default())), ["spec.realm", "spec.domains.1"]);
+    }
+
+    #[test]
+    fn what_one_tenant_has_no_other_has() {
+        let tenant = object::<Tenant>(json!({"domains": ["a.example"], "realm": "a"}));
+        let plan = Tenant::create(&tenant, &Facts::default());
+        assert_eq!(keys(&plan.claims), ["domain.a.example", "realm.a"]);
+        assert_eq!(Tenant::update(&tenant, &tenant, &Facts::default()).claims, plan.claims);
+    }
+
+    #[test]
+    fn suspended_and_resumed() {
+        let call = |verb: &str| Call { verb: verb.into(), ..Call::default() };
+        let tenant = object::<Tenant>(json!({}));
+        assert!(Tenant::act(&tenant, &call("resume")).is_err());
+        let plan = Tenant::act(&tenant, &call("suspend")).unwrap();
+        assert_eq!(plan.values["suspended"]["instances"], "stop");
+        let kept = json!({"suspended": {"since": "2026-11-22T10:00:00Z", "instances": "keep"}});
+        let mut tenant = stored_as::<Tenant>(json!({}), kept, json!(null));
+        assert_eq!(Tenant::settled(&tenant), "suspended");
+        Tenant::show(&mut tenant);
+        assert_eq!(tenant.status.suspended.as_ref().unwrap().instances, "keep");
+        assert_eq!(Tenant::act(&tenant, &call("resume")).unwrap().values["suspended"], json!(null));
     }
 
     #[test]

@@ -36,10 +36,11 @@ pub async fn whoami(ask: Ask) -> Answer {
     };
     let limit = caller.access.as_ref().and_then(|access| access.limit.as_ref());
     let tenants = caller.access.as_ref().map(|access| access.tenants()).unwrap_or_default();
+    let suspended = caller.access.as_ref().map(|access| access.suspended()).unwrap_or_default();
     let user = Some(&caller.user).filter(|user| !user.is_empty());
     let body = json!({
         "name": caller.name, "credential": caller.credential, "user": user, "operator": caller.operator,
-        "tenants": tenants, "may": may, "limit": limit.map(one),
+        "tenants": tenants, "suspended": suspended, "may": may, "limit": limit.map(one),
     });
     Ok(Json(body).into_response())
 }

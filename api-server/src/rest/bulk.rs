@@ -36,7 +36,7 @@ pub async fn act(mut ask: Ask, kind: &'static dyn Kind, action: &'static Action)
     let right = ask.right(action.verb, kind.meta().kind)?;
     let query = filter(&ask)?;
     let body = ask.json(true).await?;
-    let (call, supersede) = read(action.verb, &body)?;
+    let (call, supersede) = read(kind, action.verb, &body)?;
     let write = move |id| Write::Act { kind, id, call: call.clone(), supersede, if_match: None };
     all(&ask, &right, &query, Manner::of(&ask, kind, How::Change), write).await
 }

@@ -12,6 +12,7 @@ use axum::http::Method;
 use axum::routing::{MethodFilter, get, on};
 use serde_json::{Value, json};
 
+use super::action::call_schema;
 use super::denial::Who;
 use super::document::Document;
 use super::extract::Ask;
@@ -229,7 +230,7 @@ impl Mount {
         for one in kind.meta().actions {
             let verb = one.verb.replace('-', "_");
             let act = op(&verb, format!("{}: all {many} that match", one.about));
-            let act = act.body(&["application/json"], false, call_schema(), None);
+            let act = act.body(&["application/json"], false, call_schema(kind, one.verb), None);
             let path = format!("{}/actions/{}", place.base, one.verb);
             self.route(Method::POST, &path, act, move |ask| bulk::act(ask, kind, one));
         }
@@ -289,7 +290,7 @@ impl Mount {
                 .waits()
                 .plans()
                 .conditional()
-                .body(&["application/json"], false, call_schema(), None)
+                .body(&["application/json"], false, call_schema(kind, one.verb), None)
                 .answers_object(200, "It is done.", place.schema())
                 .answers_object(202, "Its job is at work.", place.schema());
             let path = at(&format!("actions/{}", one.verb));
@@ -469,25 +470,6 @@ fn paged(op: Operation) -> Operation {
         json!({ "type": "string" }),
         "The `next` of the page before; opaque.",
     )
-}
-
-fn call_schema() -> Value {
-    json!({
-        "type": "object",
-        "additionalProperties": false,
-        "properties": {
-            "mode": { "type": "string", "enum": ["graceful", "hard"], "default": "graceful" },
-            "deadline_seconds": {
-                "type": "integer", "format": "int32", "minimum": 1, "maximum": action::LONGEST_DEADLINE,
-                "description": "How long the graceful way may take.",
-            },
-            "supersede": { "type": "boolean", "default": false, "description": "Cancels the jobs that wait." },
-        },
-        "not": {
-            "required": ["mode", "deadline_seconds"],
-            "properties": { "mode": { "const": "hard" } },
-        },
-    })
 }
 
 /// `machine-types` as `machine types`.

@@ -18,6 +18,7 @@ pub const TYPES: &[(&str, u16, &str)] = &[
     ("unauthenticated", 401, "Who are you?"),
     ("second-factor", 401, "A password is not enough"),
     ("denied", 403, "You may not do this"),
+    ("tenant-suspended", 403, "The tenant is suspended"),
     ("not-found", 404, "There is no such thing"),
     ("gone", 410, "It is not kept any more"),
     ("method-not-allowed", 405, "This path does not take this method"),
@@ -224,6 +225,9 @@ impl From<Error> for Problem {
                 Problem::new("unauthenticated", text).header(WWW_AUTHENTICATE, "Bearer realm=\"rhyzome\"")
             }
             Error::Denied(_) => Problem::new("denied", text).denying("", ""),
+            Error::Suspended(tenant) => {
+                Problem::new("tenant-suspended", text).with("tenant", json!(tenant)).denying("", "")
+            }
             Error::Clash(clash) => of_clash(clash, text),
             Error::Stale { current, .. } => Problem::new("stale", text).with("version", json!(current)),
             Error::KeyReused => Problem::new("key-reused", text),

@@ -11,7 +11,7 @@ use super::plan::differing;
 use super::request::Write;
 use super::secrets::Stage;
 use super::tx::Tx;
-use super::{Context, Store, claims, drain, facts, nodes, objects, quota, secrets};
+use super::{Context, Store, claims, drain, facts, nodes, objects, quota, secrets, suspend};
 use crate::kernel::quota::amounts;
 use crate::kernel::resource::Call;
 use crate::kernel::secret::Plain;
@@ -154,6 +154,20 @@ pub(super) async fn act(
     call: &Call,
     supersede: bool,
 ) -> Result<Written, Error> {
+    suspend::touched(maker, &mut object)?;
+    do_act(tx, context, maker, kind, object, call, supersede).await
+}
+
+/// As `act`, whoever may.
+pub(super) async fn do_act(
+    tx: &mut Tx,
+    context: &Context,
+    maker: &Maker<'_>,
+    kind: &'static dyn Kind,
+    mut object: Stored,
+    call: &Call,
+    supersede: bool,
+) -> Result<Written, Error> {
     refuse_unmade(&object)?;
     let plan = kind.act(&object, call)?;
     let mut intent = Intent::new(Verb::Act(call.verb.clone()), plan.steps);
@@ -167,6 +181,9 @@ pub(super) async fn act(
     object.core.updated_at = context.env.now();
     if object.core.kind == nodes::KIND && call.verb == drain::VERB {
         intent.steps = drain::begin(tx, context, maker, &object, call).await?;
+    }
+    if object.core.kind == objects::TENANT {
+        intent.steps = suspend::act(tx, context, maker, &mut object, call).await?;
     }
     let facts = facts::known(tx, context, kind, &object.spec).await?;
     finish(tx, context, maker, object, intent, &facts).await
@@ -236,13 +253,14 @@ async fn apply(
     let (mut plan, mut doing, mut exceeded) = (Plan::default(), Verb::Update, Ok(()));
     if spec_changed {
         refuse_unmade(&old)?;
+        suspend::touched(maker, &mut new)?;
         errors.extend(immutable_changes(meta.fields, &old.spec, &new.spec));
         new.core.generation += 1;
         plan = kind.update(&old, &new, &draft.facts)?;
         errors.append(&mut plan.errors);
         if !new.core.tenant.is_empty() {
             let wanted = amounts(meta, &plan);
-            exceeded = quota::retake(tx, context, &new.core.tenant, &new.core.id, &wanted).await;
+            exceeded = quota::retake(tx, context, maker.caller, &new, &wanted).await;
         }
         if let Some(verb) = kind.amounts_to(&old, &new)? {
             doing = Verb::Act(verb.to_owned());

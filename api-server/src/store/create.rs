@@ -99,7 +99,8 @@ pub(super) async fn create_as(
     let mut exceeded = Vec::new();
     if let Some(tenant) = &tenant {
         let wanted = amounts(meta, &plan);
-        gathered(quota::take(tx, context, &tenant.target, &object.core.id, &wanted).await, &mut exceeded)?;
+        let whose = (tenant.target.as_str(), &object);
+        gathered(quota::take(tx, context, maker.caller, whose, &wanted).await, &mut exceeded)?;
     }
     if free {
         draft.references.extend(tenant);
@@ -210,6 +211,10 @@ pub(super) async fn finish(
         Some(job)
     };
     objects::update(tx, &object).await?;
+    if object.core.kind == objects::TENANT && verb == Verb::Update {
+        // No job will do it.
+        claims::drop_stale(tx, std::slice::from_ref(&object.core.id)).await?;
+    }
     history::record(tx, context, maker, &object, &verb, job.as_deref());
     Ok(Written { object, job, changed: true, made: Vec::new() })
 }

@@ -184,7 +184,8 @@ async fn act(
     call: &Call,
 ) -> Result<(Stored, Option<String>), Error> {
     let kind = context.registry.get(&object.core.kind)?;
-    let call = Call { verb: verb.to_owned(), hard: false, deadline_seconds: call.deadline_seconds };
+    let deadline_seconds = call.deadline_seconds;
+    let call = Call { verb: verb.to_owned(), deadline_seconds, ..Call::default() };
     let done = Box::pin(change::act(tx, context, maker, kind, object, &call, false)).await?;
     Ok((done.object, done.job))
 }

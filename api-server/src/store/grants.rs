@@ -166,6 +166,7 @@ pub(super) async fn of(conn: &mut Conn, object: &Stored) -> Result<Vec<Grant>, E
         scopes,
         except,
         area: area(object),
+        suspended: false,
     };
     let mut grants = Vec::new();
     let verb = if deny { "denied" } else { "given" };

@@ -65,6 +65,7 @@ mod sessions;
 mod ssh;
 mod standing;
 mod steps;
+mod suspend;
 mod tail;
 mod tx;
 mod users;

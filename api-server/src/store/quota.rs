@@ -9,7 +9,7 @@ use super::db::{Conn, Value as Cell, int, row, values};
 use super::tx::{Table, Tx, list, padded, places};
 use super::{Context, Store, facts, objects};
 use crate::kernel::quota::{Amounts, Exceeded, amounts, quantities};
-use crate::kernel::{Clash, Error, Right};
+use crate::kernel::{Caller, Clash, Error, Right, Stored};
 
 /// What a tenant uses of a quantity.
 #[derive(Clone, Debug, PartialEq)]
@@ -58,7 +58,43 @@ async fn count(tx: &mut Tx, context: &Context, id: &str) -> Result<(), Error> {
     let known = facts::known(tx, context, kind, &object.spec).await?;
     let wanted = amounts(kind.meta(), &kind.create(&object, &known)?);
     let held = held(tx, id).await?;
-    change(tx, context, &tenant.core.id, id, held, &wanted, true).await
+    let who = Who { tenant: &tenant.core.id, object: &object, any_state: true, any_amount: true };
+    change(tx, context, who, held, &wanted).await
+}
+
+/// Whose quota is used, and for what.
+struct Who<'a> {
+    /// Id of the tenant.
+    tenant: &'a str,
+    object: &'a Stored,
+    /// Also while the tenant is suspended.
+    any_state: bool,
+    /// Whatever the limit.
+    any_amount: bool,
+}
+
+impl<'a> Who<'a> {
+    fn of(caller: &Caller, tenant: &'a str, object: &'a Stored) -> Who<'a> {
+        Who { tenant, object, any_state: caller.operator, any_amount: false }
+    }
+}
+
+/// A row among a tenant's quotas that says that it is suspended: whoever makes something in it locks all of them, and so
+/// sees it, whenever they began.
+const SUSPENDED: &str = "suspended";
+
+/// Nothing is made in this tenant from now on but by operators: what others have begun to make is there already.
+pub(super) async fn mark(tx: &mut Tx, context: &Context, tenant: &str) -> Result<(), Error> {
+    lock(tx, context, tenant, &[]).await?;
+    let sql = "INSERT INTO quota (tenant, quantity, used) VALUES ($1, $2, 0) ON CONFLICT DO NOTHING";
+    tx.run(sql, values![tenant, SUSPENDED]).await?;
+    Ok(())
+}
+
+/// The end of that.
+pub(super) async fn unmark(tx: &mut Tx, tenant: &str) -> Result<(), Error> {
+    tx.run("DELETE FROM quota WHERE tenant = $1 AND quantity = $2", values![tenant, SUSPENDED]).await?;
+    Ok(())
 }
 
 /// What a tenant (its id) uses and may use of every quantity.
@@ -78,6 +114,9 @@ pub(super) async fn usage(
     let sql = "SELECT quantity, used, most FROM quota WHERE tenant = $1";
     for row in conn.rows(sql, values![tenant]).await? {
         let (quantity, most) = (row.text("quantity")?, row.maybe_int("most")?.map(natural));
+        if quantity == SUSPENDED {
+            continue;
+        }
         let limit = most.or_else(|| default(&quantity));
         all.insert(quantity, Usage { used: natural(row.int("used")?), limit, own: most.is_some() });
     }
@@ -88,26 +127,27 @@ pub(super) async fn usage(
 pub(super) async fn take(
     tx: &mut Tx,
     context: &Context,
-    tenant: &str,
-    holder: &str,
+    caller: &Caller,
+    (tenant, holder): (&str, &Stored),
     wanted: &Amounts,
 ) -> Result<(), Error> {
-    change(tx, context, tenant, holder, Amounts::new(), wanted, false).await
+    change(tx, context, Who::of(caller, tenant, holder), Amounts::new(), wanted).await
 }
 
-/// What an object holds is changed to these amounts. Its tenant is known by its name.
+/// What an object holds is changed to these amounts.
 pub(super) async fn retake(
     tx: &mut Tx,
     context: &Context,
-    tenant: &str,
-    holder: &str,
+    caller: &Caller,
+    object: &Stored,
     wanted: &Amounts,
 ) -> Result<(), Error> {
+    let (tenant, holder) = (object.core.tenant.as_str(), object.core.id.as_str());
     let sql = "SELECT target FROM reference WHERE source = $1 AND field = 'tenant'";
     match tx.row(sql, values![holder]).await? {
         Some(row) => {
             let held = held(tx, holder).await?;
-            change(tx, context, &row.text("target")?, holder, held, wanted, false).await
+            change(tx, context, Who::of(caller, &row.text("target")?, object), held, wanted).await
         }
         None if tenant.is_empty() => Ok(()),
         None => Err(Error::Internal(format!("{holder} of tenant {tenant} does not refer to it"))),
@@ -117,12 +157,11 @@ pub(super) async fn retake(
 async fn change(
     tx: &mut Tx,
     context: &Context,
-    tenant: &str,
-    holder: &str,
+    who: Who<'_>,
     held: Amounts,
     wanted: &Amounts,
-    whatever_the_limit: bool,
 ) -> Result<(), Error> {
+    let (tenant, holder) = (who.tenant, who.object.core.id.as_str());
     let mut moves = Vec::new();
     for quantity in held.keys().chain(wanted.keys()).collect::<BTreeSet<_>>() {
         let before = held.get(quantity).copied().unwrap_or(0);
@@ -135,9 +174,12 @@ async fn change(
         return Ok(());
     }
     let there = lock(tx, context, tenant, &moves).await?;
+    if there.contains_key(SUSPENDED) && !who.any_state {
+        return Err(Error::Suspended(who.object.core.tenant.clone()));
+    }
     let exceeded: Vec<Exceeded> =
         moves.iter().filter_map(|one| one.exceeded(&there, &context.quota)).collect();
-    if !exceeded.is_empty() && !whatever_the_limit {
+    if !exceeded.is_empty() && !who.any_amount {
         return Err(Clash::QuotaExceeded(exceeded).into());
     }
     let rows: Vec<Vec<Cell>> =

@@ -14,7 +14,7 @@ use serde_json::json;
 use super::db::{Conn, values};
 use super::objects::{self, COLUMNS};
 use super::tx::list;
-use super::{Store, grants, second_factor};
+use super::{Store, grants, second_factor, suspend};
 use crate::kernel::policy::{Access, Area, Grant};
 use crate::kernel::role::{Permission, RIGHTS};
 use crate::kernel::{Caller, Error, Stored, Timestamp};
@@ -312,6 +312,7 @@ fn limit(token: &Stored) -> Grant {
         scopes: Permission::all(if scopes.is_empty() { vec!["*:*"] } else { scopes }),
         except: kept.filter_map(|text| Permission::parse(&text).ok()).collect(),
         area: Area { tenant, ..grants::area(token) },
+        suspended: false,
     }
 }
 
@@ -362,8 +363,32 @@ async fn granted(
     };
     let access = Access { grants: all, limit: None };
     let keys: Vec<Grant> = access.tenants().into_iter().map(|tenant| own(tenant, "ssh-key")).collect();
-    let mut all = access.grants;
-    all.extend(keys);
-    all.push(own("", "token"));
+    let suspended = if access.is_operator() { Vec::new() } else { suspended(conn, &access).await? };
+    let mut access = access;
+    access.grants.extend(keys);
+    access.grants.push(own("", "token"));
+    access.suspend(&suspended);
+    Ok(access.grants)
+}
+
+/// Which of the tenants that somebody has rights in are suspended.
+async fn suspended(conn: &mut Conn, access: &Access) -> Result<Vec<String>, Error> {
+    let tenants: Vec<String> = access.tenants().into_iter().map(str::to_owned).collect();
+    let (mut all, kind, none) = (Vec::new(), objects::TENANT, "");
+    for some in tenants.chunks(256) {
+        let (list, mut values) = list(some);
+        values.extend([kind.into(), none.into()]);
+        let sql = format!(
+            "SELECT {COLUMNS} FROM live l JOIN resource r ON r.id = l.id WHERE l.name IN {list} AND l.kind = ${} AND l.tenant = ${}",
+            values.len() - 1,
+            values.len()
+        );
+        for row in conn.rows(&sql, &values).await? {
+            let tenant = objects::stored(&row)?;
+            if suspend::is(&tenant) {
+                all.push(tenant.core.name);
+            }
+        }
+    }
     Ok(all)
 }

@@ -39,7 +39,7 @@ pub async fn run(context: &Context<'_>, kind: &Kind, verb: &str, leaf: &ArgMatch
         "rendered" => rendered(context, &format!("{path}/{}/rendered", name(leaf)?)).await,
         verb if !all::query(leaf)?.is_empty() => {
             let path = format!("{path}/actions/{verb}");
-            all::all(context, "POST", &path, &all::query(leaf)?, Some(call(leaf)), leaf).await
+            all::all(context, "POST", &path, &all::query(leaf)?, Some(call(kind, verb, leaf)), leaf).await
         }
         verb => each(leaf, async |name| act(context, kind, &path, &name, verb, leaf).await).await,
     }
@@ -127,12 +127,12 @@ async fn act(
     verb: &str,
     leaf: &ArgMatches,
 ) -> anyhow::Result<()> {
-    let acted = context.client.act(&format!("{path}/{name}"), verb, call(leaf)).await;
+    let acted = context.client.act(&format!("{path}/{name}"), verb, call(kind, verb, leaf)).await;
     context.settle(acted.map_err(|e| context.missing(kind, name, e))?, path, verb, leaf).await
 }
 
 /// The body of an action.
-fn call(leaf: &ArgMatches) -> Value {
+fn call(kind: &Kind, verb: &str, leaf: &ArgMatches) -> Value {
     let mut call = json!({});
     if switch(leaf, "hard") {
         call["mode"] = "hard".into();
@@ -142,6 +142,10 @@ fn call(leaf: &ArgMatches) -> Value {
     }
     if switch(leaf, "supersede") {
         call["supersede"] = true.into();
+    }
+    for choice in kind.actions.iter().filter(|action| action.verb == verb).flat_map(|action| &action.choices)
+    {
+        call[&choice.field] = text(leaf, &choice.field).into();
     }
     call
 }

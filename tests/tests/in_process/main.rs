@@ -37,4 +37,5 @@ mod ssh;
 mod states;
 mod store;
 mod stories;
+mod tenants;
 mod webhooks;

@@ -16,10 +16,13 @@ on_both!(nobody_gets_what_is_not_theirs, no_reference_leads_to_another_tenant);
 
 /// Operations that are not asked. May only shrink.
 const UNCOVERED: [&str; 0] = [];
-/// What somebody owns, and somebody else does.
-const TENANTS: [&str; 2] = ["default", "beta"];
-/// A public key for WireGuard.
-const KEY: &str = "CQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQk=";
+/// What somebody owns, somebody else does, and one that is suspended.
+const TENANTS: [&str; 3] = ["default", "beta", "halted"];
+/// Public keys for WireGuard, for those behind the first.
+const KEYS: [(&str, &str); 2] = [
+    ("beta", "CQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQk="),
+    ("halted", "CgoKCgoKCgoKCgoKCgoKCgoKCgoKCgoKCgoKCgoKCgo="),
+];
 /// What only ever says something of the caller, or nothing that is anybody's.
 const OF_EVERYBODY: [&str; 7] = [
     "root",
@@ -71,7 +74,9 @@ struct Furnished {
 
 impl Furnished {
     async fn new(world: &World) -> Furnished {
-        world.make("", "tenant", "beta", json!({})).await;
+        for tenant in &TENANTS[1..] {
+            world.make("", "tenant", tenant, json!({})).await;
+        }
         world.make_node("able", 1 << 44).await;
         let mut all = Furnished { ids: BTreeMap::new() };
         for kind in world.store.registry().all() {
@@ -79,7 +84,7 @@ impl Furnished {
             let tenants: &[&str] = match meta.scope {
                 Scope::Operator => &[""],
                 Scope::Tenant => &TENANTS,
-                Scope::Both | Scope::Apart => &["", "default", "beta"],
+                Scope::Both | Scope::Apart => &["", "default", "beta", "halted"],
             };
             for tenant in tenants {
                 // What is named by others is there under its own name already.
@@ -106,8 +111,10 @@ impl Furnished {
         }
         let mut spec = example(kind);
         // Each client has a key of its own.
-        if tenant == "beta" && spec["public_key"].as_str().is_some_and(|key| key.len() == KEY.len()) {
-            spec["public_key"] = json!(KEY);
+        if let Some((_, own)) = KEYS.iter().find(|(of, _)| *of == tenant)
+            && spec["public_key"].as_str().is_some_and(|key| key.len() == own.len())
+        {
+            spec["public_key"] = json!(own);
         }
         // One of each is enough, and of some there cannot be two.
         for reference in kind.refs(&kind.complete(&spec).unwrap()) {
@@ -139,6 +146,8 @@ enum Relation {
     Out,
     /// Knows nothing of it.
     Apart,
+    /// Owns one that is suspended.
+    Suspended,
     /// Sees it.
     Viewer,
     /// Owns it.
@@ -151,6 +160,8 @@ async fn people(face: &Face) -> Vec<(Relation, String)> {
     face.member("default", "otto", "owner").await;
     face.member("default", "vera", "viewer").await;
     face.member("beta", "bea", "owner").await;
+    face.member("halted", "sue", "owner").await;
+    face.call("POST", "/v1/tenants/halted/actions/suspend", json!({ "instances": "keep" })).await.is(200);
     face.member("default", "dora", "owner").await;
     let all = json!({ "subjects": { "dora": { "user": face.user("dora").await } }, "effect": "deny", "scopes": ["*:*"] });
     face.call("POST", "/v1/tenants/default/bindings", json!({ "spec": all })).await.is(201);
@@ -160,6 +171,7 @@ async fn people(face: &Face) -> Vec<(Relation, String)> {
         (Relation::Out, "rzt_bogus".to_owned()),
         (Relation::Apart, "stranger".to_owned()),
         (Relation::Apart, "bea".to_owned()),
+        (Relation::Suspended, "sue".to_owned()),
         (Relation::Viewer, "vera".to_owned()),
         (Relation::Owner, "otto".to_owned()),
         (Relation::Operator, "operator".to_owned()),
@@ -221,6 +233,11 @@ fn filled(
     path
 }
 
+/// True if it reads what a guest says.
+fn is_guests(operation: &Operation) -> bool {
+    operation.id.ends_with("_console") || operation.id.ends_with("instance_log")
+}
+
 fn is_write(operation: &Operation) -> bool {
     operation.method != "GET"
 }
@@ -273,11 +290,11 @@ async fn nobody_gets_what_is_not_theirs(world: World) {
     let people = people(&face).await;
     let document = face.get("/openapi.json").await.json;
     let (registry, operations) = (world.store.registry().clone(), operations(&document));
-    let job = world
-        .ask("SELECT id FROM job WHERE tenant = 'default' ORDER BY id LIMIT 1")
-        .await
-        .remove(0)
-        .remove(0);
+    let job_of = async |tenant: &str| {
+        let sql = format!("SELECT id FROM job WHERE tenant = '{tenant}' ORDER BY id LIMIT 1");
+        world.ask(&sql).await.remove(0).remove(0)
+    };
+    let (job, halted_job) = (job_of("default").await, job_of("halted").await);
     let (mut asked, mut wrong, mut covered) = (0, Vec::new(), BTreeSet::new());
     for operation in operations.iter().filter(|operation| !operation.open) {
         covered.insert(operation.id.as_str());
@@ -294,9 +311,15 @@ async fn nobody_gets_what_is_not_theirs(world: World) {
         let kinds = registry.all();
         let (here, not_here) =
             (filled(operation, kinds, "default", there), filled(operation, kinds, "gamma", nowhere));
+        let halted = |kind: &str| match kind {
+            "job" => halted_job.clone(),
+            kind => furnished.id(if tenants { "halted" } else { "" }, kind).to_owned(),
+        };
+        let halted = filled(operation, kinds, "halted", halted);
         let name = name_of(kind_of(operation, kinds));
         for (relation, who) in &people {
-            let reply = ask(&face, (*relation, who), operation, (&here, name)).await;
+            let here = if *relation == Relation::Suspended { &halted } else { &here };
+            let reply = ask(&face, (*relation, who), operation, (here, name)).await;
             asked += 1;
             let everybodys = OF_EVERYBODY.contains(&operation.id.as_str()) || operation.path == "/v1/tokens";
             let fine = match relation {
@@ -306,18 +329,15 @@ async fn nobody_gets_what_is_not_theirs(world: World) {
                 Relation::Apart => {
                     hidden(&reply, &ask(&face, (*relation, who), operation, (&not_here, name)).await)
                 }
+                Relation::Suspended if tenants && (is_write(operation) || is_guests(operation)) => {
+                    reply.status == 403 && reply.json["type"] == "/problems/tenant-suspended"
+                }
                 _ if !tenants => {
                     hidden(&reply, &ask(&face, (*relation, who), operation, (&not_here, name)).await)
                 }
-                Relation::Viewer
-                    if ["_console", "instance_log", "_tunnel"]
-                        .iter()
-                        .any(|one| operation.id.ends_with(one)) =>
-                {
-                    reply.status == 403
-                }
+                Relation::Viewer if is_guests(operation) => reply.status == 403,
                 Relation::Viewer if is_write(operation) => refused(operation, &reply),
-                Relation::Viewer | Relation::Owner => {
+                Relation::Suspended | Relation::Viewer | Relation::Owner => {
                     !matches!(reply.status, 401 | 403) && reply.status < 500
                 }
             };

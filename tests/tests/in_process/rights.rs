@@ -41,7 +41,13 @@ impl Authenticator for Known {
 fn role(name: &str, area: Area) -> Grant {
     let bundle = bundle(name).unwrap();
     let all = |texts: &[&str]| Permission::all(texts.iter().copied());
-    Grant { why: name.into(), scopes: all(bundle.scopes), except: all(bundle.except), area, deny: false }
+    Grant {
+        why: name.into(),
+        scopes: all(bundle.scopes),
+        except: all(bundle.except),
+        area,
+        ..Grant::default()
+    }
 }
 
 fn scopes(texts: &[&str], area: Area) -> Grant {

@@ -55,8 +55,22 @@ retry  | refused | refused
 cancel | refused | refused
 ";
 
+/// The same of a tenant with an instance; each cell: its phase when all is quiet, and how its instance is.
+///
+/// `suspending`: its instance has not stopped yet.
+const TENANT: &str = "
+        | ready             | suspending        | suspended
+suspend | suspended stopped | suspended stopped | suspended stopped
+resume  | refused           | ready running     | ready running
+patch   | ready running     | suspended stopped | suspended stopped
+delete  | refused           | refused           | refused
+retry   | refused           | refused           | refused
+cancel  | refused           | suspended stopped | refused
+";
+
 /// Kinds with actions, and their tables.
-const TABLES: [(&str, &str); 3] = [("instance", INSTANCE), ("node", NODE), ("mesh-member", MESH_MEMBER)];
+const TABLES: [(&str, &str); 4] =
+    [("instance", INSTANCE), ("node", NODE), ("mesh-member", MESH_MEMBER), ("tenant", TENANT)];
 
 /// Verbs that every kind has.
 const COMMON: [&str; 4] = ["patch", "delete", "retry", "cancel"];
@@ -404,4 +418,64 @@ async fn the_table_of_mesh_members_holds_on_sqlite() {
 #[tokio::test]
 async fn the_table_of_mesh_members_holds_on_postgres() {
     the_table_of_mesh_members_holds(Engine::Postgres).await;
+}
+
+/// What comes of a verb of a tenant in a state.
+async fn outcome_of_tenant(engine: Engine, state: &str, verb: &str) -> String {
+    let mut stage = Stage::new(engine).await;
+    let (store, right) = (stage.world.store.clone(), stage.world.right(""));
+    let (kind, asked) = (stage.world.kind("tenant"), Asked::default());
+    let id = stage.bring_to("running").await;
+    let act = async |verb: &str| {
+        let call = Call { verb: verb.into(), ..Call::default() };
+        store.act(&right, kind, "default", call, false, None, &asked).await.map(drop)
+    };
+    if state != "ready" {
+        act("suspend").await.unwrap();
+    }
+    if state == "suspended" {
+        stage.quiet().await;
+    }
+    let job = async || store.get(&right, kind, "default").await.unwrap().core.job;
+    let done = match verb {
+        "patch" => {
+            let patch = json!({"spec": {"billing_reference": "4711"}});
+            store.update(&right, kind, "default", patch, None, &asked).await.map(drop)
+        }
+        "delete" => store.remove(&right, kind, "default", None, &asked).await.map(drop),
+        "retry" | "cancel" => match job().await {
+            Some(job) if verb == "retry" => store.retry_job(&right, &job, &asked).await.map(drop),
+            Some(job) => store.cancel_job(&right, &job).await.map(drop),
+            None => return "refused".to_owned(),
+        },
+        verb => act(verb).await,
+    };
+    match done {
+        Err(Error::Clash(_) | Error::NotFound) => return "refused".to_owned(),
+        done => done.unwrap(),
+    }
+    stage.quiet().await;
+    let tenant = store.get(&right, kind, "default").await.unwrap();
+    format!("{} {}", tenant.core.phase, stage.phase(&id).await)
+}
+
+async fn the_table_of_tenants_holds(engine: Engine) {
+    let mut lines = TENANT.lines().filter(|line| !line.trim().is_empty()).map(cells);
+    let states = lines.next().unwrap();
+    for line in lines {
+        for (state, wanted) in states.iter().zip(&line).skip(1) {
+            let got = outcome_of_tenant(engine, state, &line[0]).await;
+            assert_eq!(got, *wanted, "{} of a tenant that is {state}", line[0]);
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_table_of_tenants_holds_on_sqlite() {
+    the_table_of_tenants_holds(Engine::Sqlite).await;
+}
+
+#[tokio::test]
+async fn the_table_of_tenants_holds_on_postgres() {
+    the_table_of_tenants_holds(Engine::Postgres).await;
 }

@@ -12,7 +12,7 @@ fn role(name: &str, area: Area) -> Grant {
         scopes: scopes(bundle.scopes),
         except: scopes(bundle.except),
         area,
-        deny: false,
+        ..Grant::default()
     }
 }
 
