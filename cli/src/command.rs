@@ -133,14 +133,7 @@ fn of_kind(kinds: &Kinds, kind: &Kind) -> Command {
         .subcommand(Command::new("show").about("Show one").visible_alias("get").arg(name()))
         .subcommand(create(kinds, kind))
         .subcommand(edit(kinds, kind))
-        .subcommand(
-            Command::new("delete")
-                .about("Delete some")
-                .visible_alias("rm")
-                .arg(names())
-                .args(filters())
-                .args(waiting()),
-        )
+        .subcommand(delete(kind))
         .subcommand(Command::new("revisions").about("Every version it had, by whom, when").arg(name()))
         .subcommand(restore())
         .subcommand(Command::new("access").about("Who may do what with it, and why").arg(name()));
@@ -178,6 +171,17 @@ fn choice(choice: &Choice) -> Arg {
         .help(choice.about.clone())
         .value_parser(clap::builder::PossibleValuesParser::new(choice.words.clone()))
         .default_value(choice.words.first().cloned().unwrap_or_default())
+}
+
+fn delete(kind: &Kind) -> Command {
+    let command =
+        Command::new("delete").about("Delete some").visible_alias("rm").arg(names()).args(filters());
+    let command = match kind.kind.as_str() {
+        "tenant" => command
+            .arg(switch("cascade", "And all that it has; this cannot be undone").conflicts_with_all(FILTERS)),
+        _ => command,
+    };
+    command.args(waiting())
 }
 
 /// What only some kinds have.

@@ -7,7 +7,7 @@ use rhyzome_api::kernel::env::{Faults, Moment};
 use rhyzome_api::kernel::resource::Call;
 use rhyzome_api::kernel::{Caller, Clash, Env, Error, Held, Kind, NameRule, Right, Scope, Target};
 use rhyzome_api::resources;
-use rhyzome_api::store::{Asked, ImageContent, NewObject, Store};
+use rhyzome_api::store::{Asked, ImageContent, NewObject, Store, Terms, Write};
 use serde_json::{Value, json};
 
 use crate::audit::{Finding, audit};
@@ -29,6 +29,8 @@ pub enum Ask {
     Act(&'static str, String, String),
     /// Take it away.
     Remove(&'static str, String),
+    /// Take a tenant away, with all that it has.
+    Empty(String),
 }
 
 /// A change of spec that has a job, for kinds that have such.
@@ -273,7 +275,7 @@ impl Run {
         loop {
             match self.once(ask).await {
                 Ok(()) | Err(Error::Clash(Clash::NameTaken(_) | Clash::WrongState(_))) => {}
-                Err(Error::NotFound) if matches!(ask, Ask::Remove(..)) => {}
+                Err(Error::NotFound) if matches!(ask, Ask::Remove(..) | Ask::Empty(_)) => {}
                 Err(Error::Unavailable(_)) => {
                     self.come_back().await;
                     // Whoever was not answered looks whether it was done.
@@ -325,6 +327,11 @@ impl Run {
             }
             Ask::Remove(kind, name) => {
                 store.remove(&self.right(kind), self.world.kind(kind), name, None, &asked).await?;
+            }
+            Ask::Empty(name) => {
+                let write =
+                    Write::Empty { kind: self.world.kind("tenant"), id: name.clone(), if_match: None };
+                store.perform(&self.right("tenant"), write, &asked, &Terms::default()).await?;
             }
         }
         Ok(())

@@ -81,6 +81,9 @@ pub enum Clash {
     /// `protected` is true.
     #[error("it is protected: PATCH `protected` to false first")]
     Protected,
+    /// It is true of something that would go along.
+    #[error("{} of what it has are protected: PATCH `protected` of each to false first", .0.len())]
+    ProtectedWithin(Vec<UsedBy>),
     /// No node has room. The table is for operators.
     #[error("no node has room for it")]
     NoCapacity(Vec<WhyNot>),

@@ -187,6 +187,8 @@ pub enum Step {
         /// Their ids.
         jobs: Vec<String>,
     },
+    /// Take away all that the job's object, a tenant, still has, and then its name.
+    Empty,
     /// Give back all claims; the object is gone.
     Release,
 }

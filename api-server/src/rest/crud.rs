@@ -100,9 +100,17 @@ pub async fn patch(mut ask: Ask, kind: &'static dyn Kind) -> Answer {
 /// `DELETE .../{id}`
 pub async fn delete(mut ask: Ask, kind: &'static dyn Kind) -> Answer {
     let right = ask.right("delete", kind.meta().kind)?;
-    ask.only_plan()?;
+    let known: &[&str] = if kind.meta().kind == "tenant" { &["plan", "cascade"] } else { &["plan"] };
+    ask.query(known)?;
+    let cascade = match ask.parameter("cascade") {
+        None | Some("false") => false,
+        Some("true") => true,
+        Some(_) => return Err(page::bad("cascade", "must be `true` or `false`")),
+    };
     ask.no_body().await?;
-    let asked = Write::Remove { kind, id: ask.id()?.to_owned(), if_match: ask.if_match()? };
+    let (id, if_match) = (ask.id()?.to_owned(), ask.if_match()?);
+    let asked =
+        if cascade { Write::Empty { kind, id, if_match } } else { Write::Remove { kind, id, if_match } };
     write(&ask, &right, asked, Manner::of(&ask, kind, How::TakeAway)).await
 }
 

@@ -208,6 +208,17 @@ impl Mount {
             .conditional()
             .answers_object(202, "Its job is at work.", place.schema())
             .answers_nothing(204, "It is gone.");
+        let delete = match kind.meta().kind {
+            "tenant" => {
+                let cascade = json!({ "type": "boolean", "default": false });
+                delete.query(
+                    "cascade",
+                    cascade,
+                    "All that it has goes too; its name is free when all is gone.",
+                )
+            }
+            _ => delete,
+        };
         self.route(Method::DELETE, &path, delete, move |ask| crud::delete(ask, kind));
     }
 

@@ -256,6 +256,7 @@ fn of_clash(clash: Clash, text: String) -> Problem {
         }
         Clash::InUse(users) => Problem::new("in-use", text).with("used_by", json!(users)),
         Clash::Protected => Problem::new("protected", text),
+        Clash::ProtectedWithin(list) => Problem::new("protected", text).with("protected", json!(list)),
         Clash::NoCapacity(table) => {
             let counts = json!(counts(&table));
             Problem::new("no-capacity", text)

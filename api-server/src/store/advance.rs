@@ -9,11 +9,11 @@ use super::objects::{self, seen};
 use super::run::{self, JobRow, Run};
 use super::standing::Standing;
 use super::tx::Tx;
-use super::{Context, Store, among, assign, claims, drain, jobs, letters, phases, quota, webhooks};
+use super::{Context, Store, among, assign, claims, drain, empty, jobs, letters, phases, quota, webhooks};
 use crate::kernel::{Error, Held, JobState, Step, Stored, Timestamp, Verb, Who};
 
 /// How long a job that waits for a bell sleeps before it looks by itself.
-const LOOK_AGAIN_SECONDS: i64 = 15;
+pub(super) const LOOK_AGAIN_SECONDS: i64 = 15;
 
 impl Store {
     /// Ids of jobs that are due since `from` or later, the longest waiting first, and since when each is. What ended
@@ -48,7 +48,7 @@ impl Store {
 }
 
 /// How a step stands.
-enum Outcome {
+pub(super) enum Outcome {
     /// Go on to the next. `made`: the step made what it ordered.
     Done { made: bool },
     /// Nothing to do before this object is reported, or this moment.
@@ -63,15 +63,15 @@ pub(super) async fn advance_all(tx: &mut Tx, context: &Context, ids: &[String]) 
     advance(tx, context, runs).await
 }
 
-/// A new job takes its first steps, unless it is `blocked`; how far it is then.
+/// A new job takes its first steps, unless it is to `wait` for so many seconds at most; how far it is then.
 pub(super) async fn begin(
     tx: &mut Tx,
     context: &Context,
     mut run: Run,
-    blocked: bool,
+    wait: Option<i64>,
 ) -> Result<JobState, Error> {
-    if blocked {
-        run.wait(context, None, context.env.now().plus_seconds(LOOK_AGAIN_SECONDS));
+    if let Some(seconds) = wait {
+        run.wait(context, None, context.env.now().plus_seconds(seconds));
     } else {
         start(context, &mut run);
         go(tx, context, &mut run).await?;
@@ -234,8 +234,7 @@ async fn carry_out(
             Ok(Outcome::Done { made: false })
         }
         Step::Tell { who } => {
-            among::tell_users(tx, context, id_of(job, who)).await?;
-            Ok(Outcome::Done { made: false })
+            among::tell_users(tx, context, id_of(job, who)).await.map(|()| Outcome::Done { made: false })
         }
         Step::AwaitApplied { who, deadline_seconds } => {
             let deadline = started.plus_seconds(i64::from(*deadline_seconds));
@@ -258,6 +257,7 @@ async fn carry_out(
         }
         Step::AwaitGone { who } => gone(tx, context, job, id_of(job, who), "").await,
         Step::AwaitJobs { jobs } => ended(tx, context, jobs).await,
+        Step::Empty => empty::some(tx, context, job).await,
         Step::Release => {
             release(tx, context, &job.resource).await?;
             Ok(Outcome::Done { made: false })

@@ -323,6 +323,9 @@ async fn tenant_of(tx: &mut Tx, meta: &Meta, tenant: &str) -> Result<Option<Refe
         return if meta.scope == Scope::Tenant { Err(Error::NotFound) } else { Ok(None) };
     }
     let found = objects::tenant(tx, tenant).await?.ok_or(Error::NotFound)?;
+    if found.core.deleted_at.is_some() {
+        return Err(Clash::WrongState(format!("the tenant `{tenant}` is being deleted")).into());
+    }
     let reference = Reference { field: "tenant".into(), target: found.core.id, relation: Relation::Uses };
     Ok(Some(reference))
 }

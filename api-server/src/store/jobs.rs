@@ -18,13 +18,15 @@ pub(super) struct Intent {
     pub(super) hard: bool,
     /// Cancel the waiting ones.
     pub(super) supersede: bool,
+    /// It begins in a transaction of its own, as soon as this one is over.
+    pub(super) later: bool,
 }
 
 // === impl Intent ===
 
 impl Intent {
     pub(super) fn new(verb: Verb, steps: Vec<Step>) -> Intent {
-        Intent { verb, steps, hard: false, supersede: false }
+        Intent { verb, steps, hard: false, supersede: false, later: false }
     }
 }
 
@@ -71,7 +73,15 @@ pub(super) async fn submit(
         notes.jobs.push(id.clone());
     }
     tx.see(object);
-    let state = advance::begin(tx, context, run, blocked).await?;
+    let wait = match (blocked, intent.later) {
+        (true, _) => Some(advance::LOOK_AGAIN_SECONDS),
+        (false, true) => {
+            tx.ring(Bell::Jobs);
+            Some(0)
+        }
+        (false, false) => None,
+    };
+    let state = advance::begin(tx, context, run, wait).await?;
     Ok((id, state))
 }
 

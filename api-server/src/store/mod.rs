@@ -20,6 +20,7 @@ mod credentials;
 pub(crate) mod db;
 mod denials;
 mod drain;
+mod empty;
 mod erase;
 mod expiry;
 mod facts;

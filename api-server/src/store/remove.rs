@@ -34,7 +34,19 @@ pub(super) async fn remove(
     context: &Context,
     maker: &Maker<'_>,
     kind: &'static dyn Kind,
+    object: Stored,
+) -> Result<Written, Error> {
+    remove_when(tx, context, maker, kind, object, false).await
+}
+
+/// The same; `later`: its job begins in a transaction of its own.
+pub(super) async fn remove_when(
+    tx: &mut Tx,
+    context: &Context,
+    maker: &Maker<'_>,
+    kind: &'static dyn Kind,
     mut object: Stored,
+    later: bool,
 ) -> Result<Written, Error> {
     let id = object.core.id.clone();
     let users = users(tx, &id).await?;
@@ -60,7 +72,7 @@ pub(super) async fn remove(
     object.core.deleted_at = Some(context.env.now());
     object.core.updated_at = context.env.now();
     object.core.version += 1;
-    let intent = Intent::new(Verb::Remove, plan.steps);
+    let intent = Intent { later, ..Intent::new(Verb::Remove, plan.steps) };
     let written = finish(tx, context, maker, object, intent, &Facts::default()).await?;
     for (key, child) in owned {
         if written.object.claims.get(&format!("keep_{key}")).and_then(serde_json::Value::as_bool)
@@ -69,13 +81,13 @@ pub(super) async fn remove(
             continue;
         }
         let child_kind = context.registry.get(&child.core.kind)?;
-        Box::pin(remove(tx, context, maker, child_kind, child)).await?;
+        Box::pin(remove_when(tx, context, maker, child_kind, child, later)).await?;
     }
     Ok(written)
 }
 
 /// Who refers to an object, the first hundred.
-async fn users(tx: &mut Tx, id: &str) -> Result<Vec<UsedBy>, Error> {
+pub(super) async fn users(tx: &mut Tx, id: &str) -> Result<Vec<UsedBy>, Error> {
     let sql = "SELECT r.kind, r.id, r.name, r.tenant FROM reference f JOIN resource r ON r.id = f.source \
                WHERE f.target = $1 ORDER BY r.id LIMIT 100";
     let mut users = Vec::new();

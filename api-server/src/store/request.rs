@@ -11,7 +11,7 @@ use super::create::{self, Maker};
 use super::keys::{self, Kept, KeptAnswer, Key};
 use super::plan::{self, Planned};
 use super::tx::Tx;
-use super::{Context, Job, Store, grants, letters, remove};
+use super::{Context, Job, Store, empty, grants, letters, remove};
 use crate::kernel::resource::Call;
 use crate::kernel::{Error, Kind, Right};
 
@@ -63,6 +63,15 @@ pub enum Write {
     /// Take an object away, and what it owns.
     Remove {
         /// Of this kind.
+        kind: &'static dyn Kind,
+        /// Id or name.
+        id: String,
+        /// Only at this version.
+        if_match: Option<i64>,
+    },
+    /// Take a tenant away, and all that it has.
+    Empty {
+        /// The kind of tenants.
         kind: &'static dyn Kind,
         /// Id or name.
         id: String,
@@ -254,6 +263,11 @@ pub(super) async fn carry_out(tx: &mut Tx, context: &Context, request: &Request)
             grants::refuse(tx, context, &maker, &object, true).await?;
             remove::remove(tx, context, &maker, *kind, object).await?
         }
+        Write::Empty { kind, id, if_match } => {
+            let object = change::changeable(tx, right, *kind, id, *if_match).await?;
+            remove::refuse_protected(&object)?;
+            empty::begin(tx, context, &maker, object).await?
+        }
         Write::CancelJob { id } => {
             return letters::cancel_job(tx, context, &maker, right, id).await.map(Did::job);
         }
@@ -268,7 +282,7 @@ pub(super) async fn carry_out(tx: &mut Tx, context: &Context, request: &Request)
         }
     };
     // On what is there in the end: what was merged, not what was sent.
-    if !matches!(request.write, Write::Remove { .. }) {
+    if !matches!(request.write, Write::Remove { .. } | Write::Empty { .. }) {
         right.judge_written(&written.object.core)?;
         grants::refuse(tx, context, &maker, &written.object, false).await?;
     }

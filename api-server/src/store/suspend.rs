@@ -24,9 +24,9 @@ pub(super) const RESUME: &str = "resume";
 /// whether it was `on` or `paused`.
 const MARK: &str = "suspended";
 
-/// True while a tenant is suspended.
+/// True while a tenant is suspended, or goes.
 pub(super) fn is(tenant: &Stored) -> bool {
-    tenant.claims.get(MARK).is_some_and(|mark| !mark.is_null())
+    tenant.core.deleted_at.is_some() || tenant.claims.get(MARK).is_some_and(|mark| !mark.is_null())
 }
 
 /// Whoever changes an object that was stopped for a suspension: nobody but operators, and for them it counts from then

@@ -97,8 +97,9 @@ async fn delete(
     name: &str,
     leaf: &ArgMatches,
 ) -> anyhow::Result<()> {
-    let answer =
-        context.client.delete(&format!("{path}/{name}")).await.map_err(|e| context.missing(kind, name, e))?;
+    let cascade = if switch(leaf, "cascade") { "?cascade=true" } else { "" };
+    let answer = context.client.delete(&format!("{path}/{name}{cascade}")).await;
+    let answer = answer.map_err(|e| context.missing(kind, name, e))?;
     let job = answer.body["job"].as_str().map(str::to_owned);
     let tenant = answer.body["tenant"].as_str().unwrap_or_default().to_owned();
     match (&job, switch(leaf, "wait")) {

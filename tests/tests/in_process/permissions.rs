@@ -235,7 +235,7 @@ fn filled(
 
 /// True if it reads what a guest says.
 fn is_guests(operation: &Operation) -> bool {
-    operation.id.ends_with("_console") || operation.id.ends_with("instance_log")
+    ["_console", "instance_log", "_tunnel"].iter().any(|one| operation.id.ends_with(one))
 }
 
 fn is_write(operation: &Operation) -> bool {
