@@ -42,6 +42,7 @@ pub const MIGRATIONS: &[Migration] = &[
         name: "second factors",
         sql: include_str!("../migrations/0013_second_factors.sql"),
     },
+    Migration { version: 14, name: "walls", sql: include_str!("../migrations/0014_walls.sql") },
 ];
 
 /// Which database speaks.
@@ -116,8 +117,69 @@ impl Migration {
                 ("TEXT COLLATE \"C\"", "BYTEA", "BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY")
             }
         };
-        self.sql.replace("{TEXT}", text).replace("{BYTES}", bytes).replace("{SERIAL}", serial)
+        let sql = if dialect == Dialect::Postgres { self.sql.to_owned() } else { without_postgres(self.sql) };
+        sql.replace("{TEXT}", text).replace("{BYTES}", bytes).replace("{SERIAL}", serial)
     }
+}
+
+/// A text without what is PostgreSQL's alone: from a line `--{POSTGRES` to a line `--}`.
+fn without_postgres(sql: &str) -> String {
+    let mut alone = false;
+    let mut kept = String::with_capacity(sql.len());
+    for line in sql.lines() {
+        alone = (alone || line == "--{POSTGRES") && line != "--}";
+        if !alone {
+            kept.push_str(line);
+            kept.push('\n');
+        }
+    }
+    kept
+}
+
+/// The role that a server takes which came as one whom no policy holds back: it owns nothing.
+pub const WALLED: &str = "rhyzome_walled";
+/// Whose rows whoever asks may come upon; `*`: everybody's, for what is done to the database as a whole.
+pub const WALL: &str = "rhyzome.wall";
+
+/// Sees to it that policies count for this connection's kind: whoever passes them by nature has to take the role that
+/// this names. `None`: they count as it is.
+pub async fn role_behind_walls(conn: &mut PgConnection) -> Result<Option<&'static str>, Error> {
+    let failed = |what: &str| {
+        let what = what.to_owned();
+        move |source| Error::Failed { what, source }
+    };
+    let sql = "SELECT rolsuper OR rolbypassrls FROM pg_roles WHERE rolname = current_user";
+    let passes: bool = sqlx::query_scalar(sql).fetch_one(&mut *conn).await.map_err(Error::Read)?;
+    if !passes {
+        return Ok(None);
+    }
+    let mut tx = conn.begin().await.map_err(Error::Read)?;
+    let what = "the database's user passes row-level security, and the role `rhyzome_walled`, which does not, \
+                cannot be made: give `db` a user that is neither superuser nor BYPASSRLS, or make the role";
+    for sql in [ONE_AT_A_TIME, &make_role(), &grant_role()] {
+        sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).execute(&mut *tx).await.map_err(failed(what))?;
+    }
+    tx.commit().await.map_err(failed(what))?;
+    Ok(Some(WALLED))
+}
+
+/// Roles are the whole cluster's: another database's server may be making it at this moment.
+fn make_role() -> String {
+    format!(
+        "DO $$ BEGIN IF NOT EXISTS (SELECT 1 FROM pg_roles WHERE rolname = '{WALLED}') THEN \
+         CREATE ROLE {WALLED} NOLOGIN NOSUPERUSER NOBYPASSRLS NOCREATEDB NOCREATEROLE; END IF; \
+         EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL; END $$"
+    )
+}
+
+/// All that rows need, on every table that does not have it yet; nothing that changes a table.
+fn grant_role() -> String {
+    format!(
+        "DO $$ DECLARE t record; BEGIN FOR t IN SELECT oid::regclass AS name FROM pg_class \
+         WHERE relnamespace = current_schema()::regnamespace AND relkind = 'r' AND NOT has_table_privilege('{WALLED}', oid, 'DELETE') \
+         LOOP EXECUTE format('GRANT SELECT, INSERT, UPDATE, DELETE ON %s TO {WALLED}', t.name); END LOOP; \
+         EXECUTE format('GRANT USAGE ON SCHEMA %I TO {WALLED}', current_schema()); END $$"
+    )
 }
 
 /// Held by whoever changes the schema of a PostgreSQL database, until the end of the transaction.

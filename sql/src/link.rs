@@ -10,7 +10,7 @@ use sqlx::{
 
 use crate::shape::VERSIONS;
 use crate::{
-    ColumnKind, Dialect, Error, Migrated, ONE_AT_A_TIME, Shape, Table, VERSION_READ, apply_postgres,
+    ColumnKind, Dialect, Error, Migrated, ONE_AT_A_TIME, Shape, Table, VERSION_READ, WALL, apply_postgres,
     apply_sqlite, version,
 };
 
@@ -88,7 +88,8 @@ impl Link {
 
     /// Opens a PostgreSQL database.
     pub async fn postgres(options: &PgConnectOptions) -> Result<Link, Error> {
-        let conn = PgConnection::connect_with(options).await;
+        let options = options.clone().options([(WALL, "*")]);
+        let conn = PgConnection::connect_with(&options).await;
         conn.map(Link::Pg).map_err(failed("the database cannot be opened"))
     }
 

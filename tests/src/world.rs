@@ -247,7 +247,7 @@ impl World {
         let values = values.collect::<Vec<_>>().join(", ");
         let execute = if values.is_empty() { "EXECUTE p".to_owned() } else { format!("EXECUTE p({values})") };
         let text = format!(
-            "SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off; SET enable_hashjoin = off; \
+            "SET ROLE rhyzome_walled; SET rhyzome.wall = ',default,'; SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off; SET enable_hashjoin = off; \
              SET enable_mergejoin = off; SET enable_bitmapscan = off; SET enable_material = off; PREPARE p AS {sql}; EXPLAIN (FORMAT JSON) {execute}"
         );
         let mut conn = postgres(&self.db).await;

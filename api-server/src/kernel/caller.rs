@@ -60,6 +60,38 @@ pub struct Right {
     own_write: bool,
 }
 
+/// Whose rows the database itself lets somebody come upon, whatever they may do: a second wall behind the rights. It
+/// follows from what was granted to them, and not from what is asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Wall {
+    /// Everybody's.
+    Open,
+    /// Those of these tenants, and what operators own.
+    Around(Vec<String>),
+}
+
+impl Wall {
+    /// As the database reads it: `,acme,beta,`; `*` for all.
+    pub fn text(&self) -> String {
+        let plain =
+            |name: &&String| name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
+        match self {
+            Wall::Open => "*".to_owned(),
+            Wall::Around(tenants) => {
+                tenants.iter().filter(plain).fold(",".to_owned(), |text, name| format!("{text}{name},"))
+            }
+        }
+    }
+
+    /// Whether what is a tenant's is within.
+    pub fn lets(&self, tenant: &str) -> bool {
+        match self {
+            Wall::Open => true,
+            Wall::Around(tenants) => tenant.is_empty() || tenants.iter().any(|one| one == tenant),
+        }
+    }
+}
+
 impl Caller {
     /// One who may do everything.
     pub fn operator(name: impl Into<String>, credential: impl Into<String>) -> Caller {
@@ -132,6 +164,16 @@ impl Right {
     /// Who holds it.
     pub fn caller(&self) -> &Caller {
         &self.caller
+    }
+
+    /// The wall around whoever holds it, as far as its tenant: what is known of them elsewhere is of no use here.
+    pub fn wall(&self) -> Wall {
+        let Some(access) = &self.caller.access else {
+            return if self.caller.operator { Wall::Open } else { Wall::Around(Vec::new()) };
+        };
+        let Some(mut tenants) = access.reach() else { return Wall::Open };
+        tenants.retain(|one| self.all_tenants || self.tenant.is_empty() || *one == self.tenant);
+        Wall::Around(tenants)
     }
 
     /// The tenant that it is about; empty for what operators own.

@@ -311,6 +311,16 @@ impl Access {
         all
     }
 
+    /// The tenants in which they may come upon anything; `None`: in all.
+    pub fn reach(&self) -> Option<Vec<String>> {
+        let everywhere = self.given().any(|grant| grant.area.tenant.is_none());
+        match self.limit.as_ref().and_then(|limit| limit.area.tenant.clone()) {
+            Some(only) if everywhere => Some(vec![only]),
+            None if everywhere => None,
+            _ => Some(self.tenants().into_iter().map(str::to_owned).collect()),
+        }
+    }
+
     /// Of a list of things of a kind, what is worth looking at.
     pub fn narrow(&self, verb: &str, kind: &str, tenant: &str) -> Narrow {
         let limit = self.limit.as_ref().map(|limit| &limit.area);

@@ -120,8 +120,8 @@ pub async fn access(ask: Ask, kind: &'static dyn Kind) -> Answer {
         }
     }
     // Who else: for those who may see that anyway.
-    if caller.may("list", "binding", ask.tenant()).is_ok() {
-        for (who, grant) in ask.ctx.store.granted_in(ask.tenant()).await? {
+    if let Ok(right) = caller.may("list", "binding", ask.tenant()) {
+        for (who, grant) in ask.ctx.store.granted_in(&right).await? {
             let (deny, why) = (grant.deny, grant.why.clone());
             let one =
                 crate::kernel::policy::Access { grants: vec![Grant { deny: false, ..grant }], limit: None };

@@ -15,6 +15,7 @@ use super::crud::tenant_is_there;
 use super::extract::Ask;
 use super::page;
 use super::problem::{Answer, Problem};
+use crate::kernel::caller::Wall;
 use crate::kernel::{Right, Timestamp};
 use crate::store::{AuditQuery, Event, LogReader, ReadError};
 
@@ -33,7 +34,9 @@ pub async fn stream(ask: Ask) -> Answer {
     let right = ask.right_everywhere("watch", "event")?;
     let query = ask.query(&["since", "kind", "resource", "class", "follow"])?;
     let wanted = |key: &str| query.get(key).cloned();
-    let filter = Filter { right, kind: wanted("kind"), resource: wanted("resource"), class: wanted("class") };
+    let wall = right.wall();
+    let filter =
+        Filter { wall, right, kind: wanted("kind"), resource: wanted("resource"), class: wanted("class") };
     let follow = match ask.parameter("follow") {
         None | Some("true") => true,
         Some("false") => false,
@@ -89,6 +92,8 @@ fn time(text: &str) -> Option<Timestamp> {
 }
 
 struct Filter {
+    /// What all read of the log is in memory, and behind no wall of the database's.
+    wall: Wall,
     right: Right,
     kind: Option<String>,
     resource: Option<String>,
@@ -99,7 +104,8 @@ impl Filter {
     fn lets_pass(&self, event: &Event) -> bool {
         let wanted =
             |filter: &Option<String>, value: &str| filter.as_deref().is_none_or(|filter| filter == value);
-        event.is_shown_by(&self.right)
+        self.wall.lets(&event.tenant)
+            && event.is_shown_by(&self.right)
             && wanted(&self.kind, &event.kind)
             && wanted(&self.resource, &event.resource)
             && wanted(&self.class, &event.class)

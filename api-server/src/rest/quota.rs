@@ -7,13 +7,10 @@ use serde_json::{Map, Value, json};
 use super::extract::Ask;
 use super::problem::Answer;
 use super::schemas::reference;
-use crate::kernel::Caller;
 
 /// Used and limit of every quantity.
 pub async fn quota(ask: Ask) -> Answer {
-    ask.right("get", "quota")?;
-    // Of its tenant no more than this is told.
-    let right = Caller::system().may("get", "tenant", "")?;
+    let right = ask.right("get", "quota")?;
     ask.no_query()?;
     let all = ask.ctx.store.quota(&right, ask.tenant()).await?;
     let entry =

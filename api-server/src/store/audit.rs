@@ -33,7 +33,7 @@ pub struct AuditQuery {
 impl Store {
     /// A page of the audit.
     pub async fn audit(&self, right: &Right, query: &AuditQuery) -> Result<Page<Event>, Error> {
-        let mut conn = self.read().await?;
+        let mut conn = self.read_for(right).await?;
         // Times become numbers: both rise together, and numbers are what every index goes on with.
         let mut first = log::head(&mut conn).await?.first;
         if let Some(since) = query.since {

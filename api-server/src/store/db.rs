@@ -3,12 +3,13 @@
 
 use std::sync::Arc;
 
+use rhyzome_sql::WALL;
 use sqlx::postgres::PgRow;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{AssertSqlSafe, PgConnection, Row as _, SqliteConnection};
 
 use super::lite::{Lite, LiteRow};
-use super::pool::Lent;
+use super::pool::{Lent, NO_WALL};
 use crate::kernel::env::Outside;
 use crate::kernel::{Error, Timestamp};
 
@@ -31,6 +32,8 @@ pub struct Conn {
     failed: Option<DbError>,
     /// It has answered a statement since it was lent: whatever goes wrong from now on may have had an effect.
     answered: bool,
+    /// Whose rows it may come upon, where the database looks at that: said before anything else is.
+    wall: Arc<str>,
     outside: Outside,
 }
 
@@ -173,6 +176,18 @@ fn said<T>(sql: &str, say: impl FnOnce(&str) -> rusqlite::Result<T>) -> Result<T
     Ok(say(sql)?)
 }
 
+/// Says whose rows a connection may come upon, unless it was told: before a transaction, never in one.
+async fn tell(lent: &mut Lent<PgConnection>, wall: &Arc<str>) -> Result<(), sqlx::Error> {
+    if lent.wall() == wall {
+        return Ok(());
+    }
+    let sql = format!("SET {WALL} = '{wall}'");
+    tracing::trace!(target: "rhyzome::sql", statement = sql);
+    sqlx::raw_sql(AssertSqlSafe(sql)).execute(lent.work()?).await?;
+    lent.was_told(wall.clone());
+    Ok(())
+}
+
 /// Waits for what happens outside of this process: a database's answer.
 pub async fn outside<F: Future>(how: Outside, what: F) -> F::Output {
     match how {
@@ -191,7 +206,12 @@ pub async fn outside<F: Future>(how: Outside, what: F) -> F::Output {
 
 impl Conn {
     fn to(to: To, outside: Outside) -> Conn {
-        Conn { to, failed: None, answered: false, outside }
+        Conn { to, failed: None, answered: false, wall: NO_WALL.into(), outside }
+    }
+
+    /// The same, behind this wall.
+    pub(super) fn behind(self, wall: Arc<str>) -> Conn {
+        Conn { wall, ..self }
     }
 
     /// One to SQLite, to read.
@@ -220,7 +240,10 @@ impl Conn {
                     outside(self.outside, done).await
                 }
                 To::Pg(lent) => {
-                    let done = async { Ok(bound!(sql, values).execute(lent.work()?).await?.rows_affected()) };
+                    let done = async {
+                        tell(lent, &self.wall).await?;
+                        Ok(bound!(sql, values).execute(lent.work()?).await?.rows_affected())
+                    };
                     outside(self.outside, done).await
                 }
             };
@@ -245,7 +268,10 @@ impl Conn {
                     rows.map(|rows| rows.into_iter().map(Row::Lite).collect())
                 }
                 To::Pg(lent) => {
-                    let rows = async { Ok(bound!(sql, values).fetch_all(lent.work()?).await?) };
+                    let rows = async {
+                        tell(lent, &self.wall).await?;
+                        Ok(bound!(sql, values).fetch_all(lent.work()?).await?)
+                    };
                     let rows = outside(self.outside, rows).await;
                     rows.map(|rows| rows.into_iter().map(Row::Pg).collect())
                 }

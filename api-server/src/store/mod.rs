@@ -113,8 +113,9 @@ pub use views::{ImageContent, Job, JobQuery, JobStep, Revision};
 pub use webhooks::{Delivery, Hook, HookState, KEPT_DELIVERIES, UrlJudge};
 pub use writer::TxFuture;
 
+use crate::kernel::caller::Wall;
 use crate::kernel::env::Moment;
-use crate::kernel::{Env, Error, Registry};
+use crate::kernel::{Env, Error, Registry, Right};
 use db::Conn;
 use denials::Denials;
 use open::Readers;
@@ -243,13 +244,23 @@ impl Store {
         T: Send + 'static,
         F: for<'a> Fn(&'a mut Tx, Arc<Context>, A) -> TxFuture<'a, T> + Send + Sync + 'static,
     {
+        self.write_behind(Wall::Open, taken, work).await
+    }
+
+    /// The same, for somebody: it comes upon nothing but what is within this wall.
+    pub(crate) async fn write_behind<A, T, F>(&self, wall: Wall, taken: A, work: F) -> Result<T, Error>
+    where
+        A: Clone + Send + Sync + 'static,
+        T: Send + 'static,
+        F: for<'a> Fn(&'a mut Tx, Arc<Context>, A) -> TxFuture<'a, T> + Send + Sync + 'static,
+    {
         self.reached()?;
         let (context, work) = (self.context.clone(), Arc::new(work));
         let ended = || Error::Unavailable("the process has ended".to_owned());
         if self.env().ends(Moment::Before) {
             return Err(ended());
         }
-        let written = self.writer.write(&self.bells, move |tx| {
+        let written = self.writer.write(&self.bells, wall.text().into(), move |tx| {
             let (work, context, taken) = (work.clone(), context.clone(), taken.clone());
             Box::pin(async move {
                 let env = context.env.clone();
@@ -278,6 +289,12 @@ impl Store {
     pub(crate) async fn read(&self) -> Result<Conn, Error> {
         self.reached()?;
         self.readers.acquire().await
+    }
+
+    /// A connection for reading what somebody asks for.
+    pub(crate) async fn read_for(&self, right: &Right) -> Result<Conn, Error> {
+        self.reached()?;
+        self.readers.acquire_behind(right.wall().text().into()).await
     }
 
     /// In simulation a server may be cut off from its database.

@@ -239,7 +239,7 @@ impl Store {
         kind: &'static dyn crate::kernel::Kind,
         id: &str,
     ) -> Result<Option<String>, Error> {
-        let object = objects::find(&mut self.read().await?, right, kind, id).await?;
+        let object = objects::find(&mut self.read_for(right).await?, right, kind, id).await?;
         Ok(object.claims.get("node").and_then(|node| node.as_str()).map(str::to_owned))
     }
 }

@@ -2,8 +2,9 @@
 
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::sync::Arc;
 
-use rhyzome_sql::Link;
+use rhyzome_sql::{Link, WALL};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
 use sqlx::{ConnectOptions as _, Connection as _, PgConnection, SqliteConnection};
@@ -13,7 +14,7 @@ use super::bells::Bells;
 use super::db::{Conn, DbError, outside};
 use super::lite::{Lite, PATIENCE};
 use super::notify;
-use super::pool::Pool;
+use super::pool::{NO_WALL, Pool};
 use super::writer::Writer;
 use crate::kernel::Error;
 use crate::kernel::env::Outside;
@@ -80,9 +81,17 @@ pub(super) struct Opened {
 
 impl Readers {
     pub(super) async fn acquire(&self) -> Result<Conn, Error> {
+        self.acquire_behind(NO_WALL.into()).await
+    }
+
+    /// One that comes upon nothing but what is within this wall.
+    pub(super) async fn acquire_behind(&self, wall: Arc<str>) -> Result<Conn, Error> {
         let conn = match self {
             Readers::Lite(pool) => pool.acquire().await.map(|lent| Conn::lite(lent, pool.outside())),
-            Readers::Pg(pool) => pool.acquire().await.map(|lent| Conn::pg(lent, pool.outside())),
+            Readers::Pg(pool) => {
+                let lent = pool.acquire_behind(&wall).await;
+                lent.map(|lent| Conn::pg(lent, pool.outside()).behind(wall))
+            }
         };
         conn.map_err(|e| DbError::new("acquire", e).into())
     }
@@ -262,13 +271,17 @@ const PLANS: [(&str, &str); 8] = [
 
 async fn postgres(options: &PgConnectOptions, how: Outside) -> Result<Opened, OpenError> {
     let options = options.clone().statement_cache_capacity(STATEMENTS);
-    let options = options.options(PLANS);
-    let pool = Pool::<PgConnection>::new(options.clone(), CONNECTIONS, how);
-    let mut lent = pool.acquire().await.map_err(OpenError::Connect)?;
+    let options = options.options(PLANS).options([(WALL, NO_WALL)]);
+    let first = Pool::<PgConnection>::new(options.clone(), 1, how);
+    let mut lent = first.acquire().await.map_err(OpenError::Connect)?;
     let conn = lent.work().map_err(OpenError::Connect)?;
     outside(how, rhyzome_sql::migrate_postgres(conn)).await?;
+    let role = outside(how, rhyzome_sql::role_behind_walls(conn)).await?;
     lent.rest();
     drop(lent);
+    first.close().await;
+    let options = options.options(role.map(|role| ("role", role)));
+    let pool = Pool::<PgConnection>::new(options.clone(), CONNECTIONS, how);
     let (sender, receiver) = mpsc::unbounded_channel();
     let bells = Bells::new(Some(sender));
     let own = notify::Own::default();

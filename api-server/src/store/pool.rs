@@ -47,7 +47,11 @@ struct Idle<C> {
     conn: C,
     born: Instant,
     since: Instant,
+    wall: Arc<str>,
 }
+
+/// What a new connection is told: no wall, for the server's own work.
+pub(super) const NO_WALL: &str = "*";
 
 /// A connection that goes home when it is dropped.
 pub struct Lent<C: Connection> {
@@ -56,6 +60,8 @@ pub struct Lent<C: Connection> {
     born: Instant,
     /// A statement was begun, and has not been answered.
     at_work: bool,
+    /// The wall that it was told last, where there are such.
+    wall: Arc<str>,
     home: Arc<Home<C>>,
     _place: OwnedSemaphorePermit,
     _part: Option<OwnedSemaphorePermit>,
@@ -86,6 +92,11 @@ impl<C: Connection> Pool<C> {
 
     /// Waits until one is there.
     pub(super) async fn acquire(&self) -> Result<Lent<C>, sqlx::Error> {
+        self.acquire_behind(NO_WALL).await
+    }
+
+    /// The same, rather one that was told this wall already.
+    pub(super) async fn acquire_behind(&self, wall: &str) -> Result<Lent<C>, sqlx::Error> {
         let home = self.home.clone();
         let places = async {
             // Whoever waits for a part of it stands in nobody's way meanwhile.
@@ -98,8 +109,9 @@ impl<C: Connection> Pool<C> {
         let closed = |_: AcquireError| sqlx::Error::PoolClosed;
         let places = timeout(PATIENCE, places).await.map_err(|_| sqlx::Error::PoolTimedOut)?;
         let (_place, _part) = places.map_err(closed)?;
-        let mut lent = Lent { conn: None, born: Instant::now(), at_work: false, home, _place, _part };
-        lent.fill(ASKED_AFTER).await?;
+        let (born, told) = (Instant::now(), NO_WALL.into());
+        let mut lent = Lent { conn: None, born, at_work: false, wall: told, home, _place, _part };
+        lent.fill(ASKED_AFTER, wall).await?;
         Ok(lent)
     }
 
@@ -139,6 +151,13 @@ impl<C: Connection> Home<C> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The one that came home last of those that were told this wall, else of all.
+    fn take(&self, wall: &str) -> Option<Idle<C>> {
+        let mut idle = self.idle();
+        let told = idle.iter().rposition(|one| &*one.wall == wall);
+        told.map(|at| idle.remove(at)).or_else(|| idle.pop())
+    }
+
     /// A new one. A database that is just starting is waited for.
     async fn connect(&self) -> Result<C, sqlx::Error> {
         let (since, mut wait) = (Instant::now(), AGAIN.0);
@@ -172,6 +191,16 @@ impl<C: Connection> Lent<C> {
         self.conn.as_mut().ok_or(sqlx::Error::WorkerCrashed)
     }
 
+    /// The wall that it was told last.
+    pub(super) fn wall(&self) -> &Arc<str> {
+        &self.wall
+    }
+
+    /// It was told another one.
+    pub(super) fn was_told(&mut self, wall: Arc<str>) {
+        self.wall = wall;
+    }
+
     /// The statement was answered.
     pub(super) fn rest(&mut self) {
         self.at_work = false;
@@ -185,21 +214,23 @@ impl<C: Connection> Lent<C> {
     /// Another one in its place, that is surely there.
     pub(super) async fn renew(&mut self) -> Result<(), sqlx::Error> {
         self.spoil();
-        self.fill(Duration::ZERO).await
+        let wall = self.wall.clone();
+        self.fill(Duration::ZERO, &wall).await
     }
 
     /// One that was at work more recently than this, or answers, or is new.
-    async fn fill(&mut self, asked_after: Duration) -> Result<(), sqlx::Error> {
+    async fn fill(&mut self, asked_after: Duration, wall: &str) -> Result<(), sqlx::Error> {
         loop {
-            let idle = self.home.idle().pop();
-            let Some(mut idle) = idle else { break };
+            let Some(mut idle) = self.home.take(wall) else { break };
             let sure = idle.since.elapsed() < asked_after;
             if sure || outside(self.home.outside, idle.conn.ping()).await.is_ok() {
                 (self.conn, self.born, self.at_work) = (Some(idle.conn), idle.born, false);
+                self.wall = idle.wall;
                 return Ok(());
             }
         }
         (self.conn, self.born, self.at_work) = (Some(self.home.connect().await?), Instant::now(), false);
+        self.wall = NO_WALL.into();
         Ok(())
     }
 }
@@ -208,7 +239,8 @@ impl<C: Connection> Drop for Lent<C> {
     fn drop(&mut self) {
         let good = !self.at_work && self.born.elapsed() < OLDEST && !self.home.closed.is_cancelled();
         if let Some(conn) = self.conn.take().filter(|_| good) {
-            self.home.idle().push(Idle { conn, born: self.born, since: Instant::now() });
+            let wall = self.wall.clone();
+            self.home.idle().push(Idle { conn, born: self.born, since: Instant::now(), wall });
         }
     }
 }

@@ -42,7 +42,7 @@ pub struct Page<T> {
 impl Store {
     /// The object of this id or name. One that is being deleted is found by its id until it has gone.
     pub async fn get(&self, right: &Right, kind: &'static dyn Kind, id: &str) -> Result<Stored, Error> {
-        objects::find(&mut self.read().await?, right, kind, id).await
+        objects::find(&mut self.read_for(right).await?, right, kind, id).await
     }
 
     /// A page of objects. One that had to look at too many for what it found ends early, and has a `next`.
@@ -97,7 +97,7 @@ impl Store {
         kind: &'static dyn Kind,
         query: &ListQuery,
     ) -> Result<Page<Stored>, Error> {
-        let (meta, mut conn) = (kind.meta(), self.read().await?);
+        let (meta, mut conn) = (kind.meta(), self.read_for(right).await?);
         let end =
             if query.asks_more(right) { window_end(&mut conn, right, meta, query).await? } else { None };
         let (sql, values) = statement(right, meta, query, end.as_ref());

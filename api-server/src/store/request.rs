@@ -159,7 +159,7 @@ impl Store {
         if terms.plan {
             return self.plan(request).await.map(|planned| Outcome::Planned(Box::new(planned)));
         }
-        self.write(request, move |tx, context, request| {
+        self.write_behind(right.wall(), request, move |tx, context, request| {
             Box::pin(async move { do_once(tx, &context, &request).await })
         })
         .await
@@ -169,16 +169,20 @@ impl Store {
     async fn plan(&self, request: Arc<Request>) -> Result<Planned, Error> {
         let slot = Arc::new(Mutex::new(None));
         let outcome: Result<(), Error> = self
-            .write((request, slot.clone()), move |tx, context, (request, slot)| {
-                Box::pin(async move {
-                    let planned = plan::plan(tx, &context, &request).await?;
-                    if let Ok(mut slot) = slot.lock() {
-                        *slot = Some(planned);
-                    }
-                    // Whatever fails is rolled back.
-                    Err(Error::Internal("planned, and rolled back".to_owned()))
-                })
-            })
+            .write_behind(
+                request.right.wall(),
+                (request, slot.clone()),
+                move |tx, context, (request, slot)| {
+                    Box::pin(async move {
+                        let planned = plan::plan(tx, &context, &request).await?;
+                        if let Ok(mut slot) = slot.lock() {
+                            *slot = Some(planned);
+                        }
+                        // Whatever fails is rolled back.
+                        Err(Error::Internal("planned, and rolled back".to_owned()))
+                    })
+                },
+            )
             .await;
         let planned = slot.lock().ok().and_then(|mut slot| slot.take());
         match (planned, outcome) {

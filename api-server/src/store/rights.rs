@@ -17,7 +17,7 @@ use super::tx::list;
 use super::{Store, grants, second_factor, suspend};
 use crate::kernel::policy::{Access, Area, Grant};
 use crate::kernel::role::{Permission, RIGHTS};
-use crate::kernel::{Caller, Error, Stored, Timestamp};
+use crate::kernel::{Caller, Error, Right, Stored, Timestamp};
 
 /// The longest that a right is believed in without having looked.
 pub const RIGHTS_STALE: Duration = Duration::from_secs(1);
@@ -171,14 +171,14 @@ impl Store {
     }
 
     /// What is granted and denied in a tenant, to whom: the first thousand.
-    pub async fn granted_in(&self, tenant: &str) -> Result<Vec<(String, Grant)>, Error> {
-        let mut conn = self.read().await?;
+    pub async fn granted_in(&self, right: &Right) -> Result<Vec<(String, Grant)>, Error> {
+        let mut conn = self.read_for(right).await?;
         let sql = format!(
             "SELECT {COLUMNS}, g.subject FROM grantee g JOIN resource r ON r.id = g.holder \
              WHERE g.tenant IN ($1, '') AND r.deleted_at IS NULL ORDER BY g.holder LIMIT 1000"
         );
         let mut all = Vec::new();
-        for row in conn.rows(&sql, values![tenant]).await? {
+        for row in conn.rows(&sql, values![right.tenant()]).await? {
             let subject: Vec<String> = row.json("subject")?;
             let words: Vec<&str> = subject.iter().map(String::as_str).collect();
             let who = match words[..] {

@@ -139,7 +139,7 @@ pub(super) const LAST_WORD: &str =
 impl Store {
     /// One job.
     pub async fn job(&self, right: &Right, id: &str) -> Result<Job, Error> {
-        one_job(&mut self.read().await?, right, id).await
+        one_job(&mut self.read_for(right).await?, right, id).await
     }
 
     /// A page of jobs, the newest first, without their steps. For those who are not shown all of them it may be short.
@@ -151,7 +151,7 @@ impl Store {
         let (mut items, mut rounds) = (Vec::new(), 0);
         loop {
             for job in std::mem::take(&mut page.items) {
-                let about = About::of(&mut self.read().await?, &job.resource).await?;
+                let about = About::of(&mut self.read_for(right).await?, &job.resource).await?;
                 if right.shows(&about.thing(&job)) {
                     items.push(job);
                 }
@@ -196,7 +196,7 @@ impl Store {
         let filter =
             if conditions.is_empty() { String::new() } else { format!("WHERE {}", conditions.join(" AND ")) };
         let sql = format!("SELECT {JOB_COLUMNS} FROM job {filter} ORDER BY id DESC LIMIT ${}", values.len());
-        let rows = self.read().await?.rows(&sql, &values).await?;
+        let rows = self.read_for(right).await?.rows(&sql, &values).await?;
         let items = rows.iter().map(job).collect::<Result<Vec<_>, _>>()?;
         let full = i64::try_from(items.len()).unwrap_or(i64::MAX) >= query.limit;
         let next = items.last().filter(|_| full).map(|last| last.id.clone());
@@ -212,7 +212,7 @@ impl Store {
         limit: i64,
         before: Option<i64>,
     ) -> Result<Vec<Revision>, Error> {
-        let mut conn = self.read().await?;
+        let mut conn = self.read_for(right).await?;
         let object = objects::find_own(&mut conn, right, kind, id).await?;
         let sql = "SELECT version, generation, name, tags, metadata, spec, actor, at FROM revision \
                    WHERE resource = $1 AND version < $2 ORDER BY version DESC LIMIT $3";
@@ -240,7 +240,7 @@ impl Store {
         kind: &'static dyn Kind,
         id: &str,
     ) -> Result<BTreeMap<String, BTreeMap<String, String>>, Error> {
-        let mut conn = self.read().await?;
+        let mut conn = self.read_for(right).await?;
         let object = objects::find_own(&mut conn, right, kind, id).await?;
         let sql = "SELECT r.name, a.rendered FROM assignment a JOIN resource r ON r.id = a.node WHERE a.object = $1";
         let mut all = BTreeMap::new();
@@ -259,7 +259,7 @@ impl Store {
         asked: &Asked,
     ) -> Result<Stored, Error> {
         let taken = (right.clone(), id.to_owned(), content, asked.clone());
-        self.write(taken, move |tx, context, (right, id, content, asked)| {
+        self.write_behind(right.wall(), taken, move |tx, context, (right, id, content, asked)| {
             Box::pin(async move { set_content(tx, &context, &right, &id, content, &asked).await })
         })
         .await

@@ -185,7 +185,7 @@ impl Store {
         limit: i64,
         before: Option<i64>,
     ) -> Result<Vec<Delivery>, Error> {
-        let mut conn = self.read().await?;
+        let mut conn = self.read_for(right).await?;
         let object = objects::find_own(&mut conn, right, kind, id).await?;
         let sql = "SELECT number, seq, message, type, attempt, at, took_ms, outcome, status, detail FROM webhook_delivery \
                    WHERE webhook = $1 AND number < $2 ORDER BY number DESC LIMIT $3";
@@ -196,7 +196,9 @@ impl Store {
     /// One entry of the log, if it is kept and this right lets one see it.
     pub async fn entry(&self, right: &Right, seq: i64) -> Result<Option<Event>, Error> {
         let mut found = self.log_after(seq - 1, 1).await?;
+        let wall = right.wall();
         let mine = |event: &Event| match right.tenant() {
+            _ if !wall.lets(&event.tenant) => false,
             "" => right.caller().operator,
             tenant => event.tenant == tenant,
         };

@@ -66,7 +66,7 @@ impl Writer {
         Ok(Writer::Lite(sender, how))
     }
 
-    pub(super) async fn write<T, F>(&self, bells: &Bells, work: F) -> Result<T, Error>
+    pub(super) async fn write<T, F>(&self, bells: &Bells, wall: Arc<str>, work: F) -> Result<T, Error>
     where
         T: Send + 'static,
         F: for<'a> Fn(&'a mut Tx) -> TxFuture<'a, T> + Send + Sync + 'static,
@@ -93,7 +93,7 @@ impl Writer {
                 let (pool, bells) = (pool.clone(), bells.clone());
                 // In a task of its own: a caller who breaks off must not leave a connection in the middle of a
                 // transaction, which whoever gets it next would commit.
-                let task = tokio::spawn(async move { postgres(&pool, &bells, work).await });
+                let task = tokio::spawn(async move { postgres(&pool, &bells, &wall, work).await });
                 task.await.map_err(|e| Error::Internal(format!("a write came to no end: {e}")))?
             }
         }
@@ -113,15 +113,20 @@ async fn caught<T>(work: impl Future<Output = Result<T, Error>>) -> Result<T, Er
 
 // === PostgreSQL ===
 
-async fn postgres<T, F>(pool: &Pool<PgConnection>, bells: &Bells, work: F) -> Result<T, Error>
+async fn postgres<T, F>(
+    pool: &Pool<PgConnection>,
+    bells: &Bells,
+    wall: &Arc<str>,
+    work: F,
+) -> Result<T, Error>
 where
     F: for<'a> Fn(&'a mut Tx) -> TxFuture<'a, T>,
 {
     let mut tries = 0;
     loop {
         tries += 1;
-        let lent = pool.acquire().await.map_err(|e| DbError::new("acquire", e))?;
-        let mut tx = Tx::new(Conn::pg(lent, pool.outside()));
+        let lent = pool.acquire_behind(wall).await.map_err(|e| DbError::new("acquire", e))?;
+        let mut tx = Tx::new(Conn::pg(lent, pool.outside()).behind(wall.clone()));
         tx.run("BEGIN", &[]).await?;
         let mut outcome = caught(async { work(&mut tx).await }).await;
         if outcome.is_ok()

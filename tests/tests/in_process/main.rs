@@ -38,4 +38,5 @@ mod states;
 mod store;
 mod stories;
 mod tenants;
+mod walls;
 mod webhooks;

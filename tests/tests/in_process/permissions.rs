@@ -35,16 +35,16 @@ const OF_EVERYBODY: [&str; 7] = [
 ];
 
 /// An operation of the document.
-struct Operation {
-    id: String,
-    method: String,
-    path: String,
-    open: bool,
+pub(super) struct Operation {
+    pub(super) id: String,
+    pub(super) method: String,
+    pub(super) path: String,
+    pub(super) open: bool,
     /// What it takes as a body, if it takes one.
-    media: Option<String>,
+    pub(super) media: Option<String>,
 }
 
-fn operations(document: &Value) -> Vec<Operation> {
+pub(super) fn operations(document: &Value) -> Vec<Operation> {
     let mut all = Vec::new();
     for (path, methods) in document["paths"].as_object().unwrap() {
         for (method, one) in methods.as_object().unwrap() {
@@ -68,12 +68,12 @@ fn name_of(kind: &str) -> &'static str {
 }
 
 /// An object of each kind with all that it names, in each tenant; the ids by tenant and kind.
-struct Furnished {
+pub(super) struct Furnished {
     ids: BTreeMap<(String, String), String>,
 }
 
 impl Furnished {
-    async fn new(world: &World) -> Furnished {
+    pub(super) async fn new(world: &World) -> Furnished {
         for tenant in &TENANTS[1..] {
             world.make("", "tenant", tenant, json!({})).await;
         }
@@ -134,7 +134,7 @@ impl Furnished {
         self.ids.insert((at.to_owned(), meta.kind.to_owned()), id);
     }
 
-    fn id(&self, tenant: &str, kind: &str) -> &str {
+    pub(super) fn id(&self, tenant: &str, kind: &str) -> &str {
         &self.ids[&(tenant.to_owned(), kind.to_owned())]
     }
 }
@@ -219,7 +219,7 @@ fn kind_of(operation: &Operation, kinds: &[&'static dyn Kind]) -> &'static str {
 }
 
 /// The path of an operation about this tenant and these ids; none of it may be left open.
-fn filled(
+pub(super) fn filled(
     operation: &Operation,
     kinds: &[&'static dyn Kind],
     tenant: &str,
@@ -238,7 +238,7 @@ fn is_guests(operation: &Operation) -> bool {
     ["_console", "instance_log", "_tunnel"].iter().any(|one| operation.id.ends_with(one))
 }
 
-fn is_write(operation: &Operation) -> bool {
+pub(super) fn is_write(operation: &Operation) -> bool {
     operation.method != "GET"
 }
 

@@ -255,7 +255,10 @@ fn postgres(node: &Value) -> Option<String> {
     if word == "Seq Scan" && !small {
         return Some(format!("Seq Scan on {}", node["Relation Name"]));
     }
-    if word.starts_with("Index") && node["Index Cond"].is_null() && !node["Filter"].is_null() {
+    // The wall between tenants lets everything pass for those who walk along all of an index.
+    let filter =
+        node["Filter"].as_str().filter(|filter| filter.contains(" AND ") || !filter.contains("strpos("));
+    if word.starts_with("Index") && node["Index Cond"].is_null() && filter.is_some() {
         return Some(format!("all of the index {}", node["Index Name"]));
     }
     if word.ends_with("Sort") && !children.iter().all(pages) {
