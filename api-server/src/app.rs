@@ -2,7 +2,7 @@
 
 mod agents;
 mod doors;
-mod tls;
+mod serve;
 
 use std::fs::File;
 use std::os::unix::fs::DirBuilderExt as _;
@@ -14,7 +14,7 @@ use anyhow::{Context as _, bail};
 use futures_util::future::BoxFuture;
 use nix::fcntl::{Flock, FlockArg};
 use rhyzome_pki::Authority;
-pub use tls::TlsDoor;
+pub use serve::{Serving, serve};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -25,10 +25,11 @@ use crate::channel::{self, ChannelContext, Peers, Purpose, StreamError, Streams}
 use crate::config::Config;
 use crate::environment::system_env;
 use crate::kernel::{Caller, Clash, Env, Error, Scope};
+use crate::limits::Gate;
 use crate::log::LogDuty;
 use crate::metrics::{self, Metrics, Watched};
 use crate::outbound::{Courier, Limits, Outbound, Rules, SystemNames, own_addresses};
-use crate::rest::{ConsoleEnds, ConsoleHub, Joining, RestContext, RestLimits, Wanted};
+use crate::rest::{ConsoleEnds, ConsoleHub, Joining, Regulars, RestContext, RestLimits, Wanted};
 use crate::store::{Asked, DbUrl, NewObject, Store};
 use crate::webhooks::{self, Deliveries};
 use crate::{audit, images_folder, jobs, log, process, resources, sealing};
@@ -137,6 +138,8 @@ pub async fn run(config: Config, role: Role, stop: CancellationToken) -> anyhow:
             consoles: Arc::new(consoles),
             courier,
             limits: RestLimits::default(),
+            gate: Gate::new(config.limits.clone(), store.env()),
+            regulars: Regulars::new(store.env()),
             joining: joining(&config, &authority),
             metrics: metrics.clone(),
         };

@@ -9,6 +9,7 @@ use serde::Deserialize;
 
 use crate::auth::{AuthConfig, AuthFile};
 use crate::kernel::secret::Plain;
+use crate::limits::{LimitsConfig, LimitsFile};
 use crate::metrics::{MetricsConfig, MetricsFile};
 use crate::store::{Keep, KeepHistory};
 
@@ -36,6 +37,7 @@ struct File {
     webhooks: Webhooks,
     auth: AuthFile,
     metrics: MetricsFile,
+    limits: LimitsFile,
 }
 
 /// Whom the server may call besides the internet.
@@ -166,6 +168,8 @@ pub struct Config {
     pub auth: AuthConfig,
     /// Where this server's metrics are served, if anywhere.
     pub metrics: Option<MetricsConfig>,
+    /// What each may have of the server.
+    pub limits: LimitsConfig,
 }
 
 /// Where the keys are that seal secrets.
@@ -304,7 +308,7 @@ fn serde_path(json: serde_json::Value) -> Result<File, ConfigError> {
     // Room by room, so that the error can name the whole key.
     let rooms = [
         "http", "grpc", "pki", "images", "quota", "events", "history", "sealing", "outbound", "webhooks",
-        "auth", "metrics",
+        "auth", "metrics", "limits",
     ];
     for room in rooms {
         let Some(part) = json.get(room) else { continue };
@@ -319,6 +323,7 @@ fn serde_path(json: serde_json::Value) -> Result<File, ConfigError> {
             "outbound" => Outbound::deserialize(part).map(drop),
             "webhooks" => Webhooks::deserialize(part).map(drop),
             "metrics" => MetricsFile::deserialize(part).map(drop),
+            "limits" => LimitsFile::deserialize(part).map(drop),
             "auth" => AuthFile::deserialize(part).map(drop),
             _ => BTreeMap::<String, u64>::deserialize(part).map(drop),
         };
@@ -387,6 +392,7 @@ fn resolve(file: File) -> Result<Config, ConfigError> {
         outbound_allow: file.outbound.allow,
         webhooks_http: file.webhooks.http,
         metrics: file.metrics.resolve().map_err(ConfigError)?,
+        limits: file.limits.resolve().map_err(ConfigError)?,
         auth: file.auth.resolve().map_err(|why| ConfigError(format!("configuration key {why}")))?,
     })
 }

@@ -15,6 +15,7 @@ pub mod environment;
 pub mod images_folder;
 pub mod jobs;
 pub mod kernel;
+pub mod limits;
 pub mod log;
 pub mod metrics;
 pub mod outbound;

@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 use tokio_util::io::ReaderStream;
 use zeroize::Zeroizing;
 
-use super::{Console, Error, Events, Job, Outcome, Page, Problem, Resource, Written};
+use super::{Console, Error, Events, Job, Outcome, Page, Problem, Resource, Written, patience};
 
 /// How long a call may take that does not wait for anything.
 const CALL_SECONDS: u64 = 60;
@@ -343,7 +343,7 @@ impl Client {
         path: &str,
         request: reqwest::RequestBuilder,
     ) -> Result<reqwest::Response, Error> {
-        let response = request.send().await.map_err(|e| Error::unreachable(self.url(), &e))?;
+        let response = patience::send(request).await.map_err(|e| Error::unreachable(self.url(), &e))?;
         let status = response.status();
         if status.is_success() {
             return Ok(response);

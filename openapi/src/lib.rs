@@ -8,6 +8,7 @@ mod console;
 mod error;
 mod events;
 mod kinds;
+mod patience;
 #[cfg(test)]
 mod tests;
 mod types;

@@ -24,7 +24,9 @@ async fn server(answers: Vec<(u16, Value)>) -> (Client, JoinHandle<Vec<String>>)
             asked.push(request(&mut stream).await);
             let media = if status < 400 { "application/json" } else { "application/problem+json" };
             let body = if body.is_null() { String::new() } else { body.to_string() };
-            let head = format!("HTTP/1.1 {status} x\r\ncontent-type: {media}\r\nconnection: close\r\n");
+            let later = if status == 429 { "retry-after: 1\r\n" } else { "" };
+            let head =
+                format!("HTTP/1.1 {status} x\r\ncontent-type: {media}\r\nconnection: close\r\n{later}");
             let answer = format!("{head}content-length: {}\r\n\r\n{body}", body.len());
             stream.write_all(answer.as_bytes()).await.unwrap();
         }
@@ -48,6 +50,18 @@ async fn request(stream: &mut TcpStream) -> String {
             return String::from_utf8(text).unwrap();
         }
     }
+}
+
+#[tokio::test]
+async fn who_is_told_to_come_again_later_does() {
+    let (client, asked) =
+        server(vec![(429, json!({"type": "/problems/too-many"})), (200, json!({"items": [], "next": null}))])
+            .await;
+    let since = std::time::Instant::now();
+    let list: Vec<Resource> = client.list("/v1/nodes", &[], None).await.unwrap();
+    assert!(list.is_empty() && since.elapsed() >= std::time::Duration::from_secs(1));
+    let asked = asked.await.unwrap();
+    assert_eq!((asked.len(), &asked[0]), (2, &asked[1]));
 }
 
 #[tokio::test]

@@ -8,9 +8,10 @@ use axum::http::{HeaderMap, Request};
 use rhyzome_api::auth::{Authenticator, Authenticators, OperatorToken};
 use rhyzome_api::blobs::Blobs;
 use rhyzome_api::kernel::{Clash, Error};
+use rhyzome_api::limits::{Gate, LimitsConfig, Rate, Share};
 use rhyzome_api::metrics::Metrics;
 use rhyzome_api::outbound::{Courier, Limits as CallLimits, Rules, SystemNames};
-use rhyzome_api::rest::{self, ConsoleEnds, ConsoleHub, Joining, RestContext, RestLimits, Wanted};
+use rhyzome_api::rest::{self, ConsoleEnds, ConsoleHub, Joining, Regulars, RestContext, RestLimits, Wanted};
 use rhyzome_imagefmt::Limits;
 use serde_json::Value;
 use tower::ServiceExt;
@@ -57,6 +58,17 @@ impl ConsoleHub for NoConsoles {
     }
 }
 
+/// What a server has, but for how often somebody may ask: a test asks as fast as it can, and its clock may stand still.
+pub fn roomy() -> LimitsConfig {
+    let (usual, rate) = (LimitsConfig::default(), Rate::per_second(1_000_000, 1_000_000));
+    LimitsConfig {
+        caller: Share { rate, ..usual.caller },
+        tenant: Share { rate, ..usual.tenant },
+        strangers: rate,
+        ..usual
+    }
+}
+
 impl Face {
     /// The API over this world.
     pub fn of(world: &World) -> Face {
@@ -73,7 +85,7 @@ impl Face {
     pub fn lending(world: &World, consoles: Arc<dyn ConsoleHub>) -> Face {
         let nobody = Courier::new(Rules::default(), CallLimits::default(), Arc::new(SystemNames), false);
         let who = Authenticators::new(vec![Arc::new(OperatorToken::new(TOKEN))]);
-        Face::whole(world, who, Arc::new(nobody), consoles)
+        Face::whole(world, who, Arc::new(nobody), consoles, roomy())
     }
 
     /// The same, for callers that these know.
@@ -83,18 +95,24 @@ impl Face {
         consoles: Arc<dyn ConsoleHub>,
     ) -> Face {
         let nobody = Courier::new(Rules::default(), CallLimits::default(), Arc::new(SystemNames), false);
-        Face::whole(world, Authenticators::new(who), Arc::new(nobody), consoles)
+        Face::whole(world, Authenticators::new(who), Arc::new(nobody), consoles, roomy())
     }
 
     /// The API over this world, for callers that these know, whose logins may end.
     pub fn knowing(world: &World, who: Authenticators) -> Face {
         let nobody = Courier::new(Rules::default(), CallLimits::default(), Arc::new(SystemNames), false);
-        Face::whole(world, who, Arc::new(nobody), Arc::new(NoConsoles))
+        Face::whole(world, who, Arc::new(nobody), Arc::new(NoConsoles), roomy())
     }
 
     /// The API over this world, which calls others by this courier.
     pub fn calling(world: &World, who: Vec<Arc<dyn Authenticator>>, courier: Arc<Courier>) -> Face {
-        Face::whole(world, Authenticators::new(who), courier, Arc::new(NoConsoles))
+        Face::whole(world, Authenticators::new(who), courier, Arc::new(NoConsoles), roomy())
+    }
+
+    /// The API over this world, for callers that these know, within these limits.
+    pub fn within(world: &World, who: Vec<Arc<dyn Authenticator>>, limits: LimitsConfig) -> Face {
+        let nobody = Courier::new(Rules::default(), CallLimits::default(), Arc::new(SystemNames), false);
+        Face::whole(world, Authenticators::new(who), Arc::new(nobody), Arc::new(NoConsoles), limits)
     }
 
     fn whole(
@@ -102,6 +120,7 @@ impl Face {
         authenticators: Authenticators,
         courier: Arc<Courier>,
         consoles: Arc<dyn ConsoleHub>,
+        shares: LimitsConfig,
     ) -> Face {
         let folder = tempfile::tempdir().unwrap();
         let limits = Limits { max_file_size_bytes: 1 << 20, ..Limits::default() };
@@ -114,6 +133,8 @@ impl Face {
             consoles,
             courier,
             limits: RestLimits::default(),
+            gate: Gate::new(shares, world.store.env()),
+            regulars: Regulars::new(world.store.env()),
             joining: Joining { root_sha256: Arc::new(|| "ab".repeat(32)), server: "127.0.0.1:7443".into() },
             metrics: metrics.clone(),
         });

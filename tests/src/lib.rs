@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 pub mod audit;
+pub mod door;
 pub mod drive;
 pub mod exposition;
 pub mod face;

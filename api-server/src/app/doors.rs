@@ -12,9 +12,10 @@ use rhyzome_pki::{
 use rustls::DistinguishedName;
 use tokio_util::sync::CancellationToken;
 
-use super::tls::TlsDoor;
-use super::{GRACE, TOKEN_FILE};
+use super::TOKEN_FILE;
+use super::serve::{Serving, serve};
 use crate::config::Config;
+use crate::limits::ConnectionLimits;
 use crate::metrics::{Metrics, MetricsConfig, Traffic, Watched, glance};
 use crate::rest::{self, RestContext, Router};
 
@@ -56,25 +57,20 @@ impl Door {
     }
 
     /// Until `stop`.
-    async fn serve(self, app: Router, stop: CancellationToken) -> anyhow::Result<()> {
-        let app = app.into_make_service_with_connect_info::<SocketAddr>();
-        let handle = axum_server::Handle::new();
-        let stopping = handle.clone();
-        tokio::spawn(async move {
-            stop.cancelled().await;
-            stopping.graceful_shutdown(Some(GRACE));
-        });
-        match self.shown {
-            Some(shown) => {
-                let tls = match self.asks_for {
-                    Some(authorities) => rest_server_config_asking(shown, authorities)?,
-                    None => rest_server_config(shown)?,
-                };
-                let door = TlsDoor::new(tls);
-                axum_server::from_tcp(self.listener)?.acceptor(door).handle(handle).serve(app).await?;
-            }
-            None => axum_server::from_tcp(self.listener)?.handle(handle).serve(app).await?,
-        }
+    async fn serve(
+        self,
+        router: Router,
+        limits: ConnectionLimits,
+        metrics: Metrics,
+        stop: CancellationToken,
+    ) -> anyhow::Result<()> {
+        let listener = tokio::net::TcpListener::from_std(self.listener)?;
+        let tls = match (self.shown, self.asks_for) {
+            (None, _) => None,
+            (Some(shown), None) => Some(rest_server_config(shown)?),
+            (Some(shown), Some(authorities)) => Some(rest_server_config_asking(shown, authorities)?),
+        };
+        serve(listener, Serving { router, tls, limits, metrics }, stop).await;
         Ok(())
     }
 
@@ -102,7 +98,8 @@ pub(super) fn serve_rest(
     tell_clients(&config.data, &url, &authority.trust_pem(), config.http_certificate.is_none())?;
     tokio::spawn(follow_trust(authority, config.data.clone(), stop.clone()));
     tracing::info!(%url, pages = %format!("{url}/docs"), "the REST API is served");
-    Ok((door.shown.clone(), door.serve(rest::router(context), stop)))
+    let (limits, metrics) = (config.limits.connections, context.metrics.clone());
+    Ok((door.shown.clone(), door.serve(rest::router(context), limits, metrics, stop)))
 }
 
 /// Binds the door of metrics. What serves it.
@@ -115,11 +112,13 @@ pub(super) fn serve_metrics(
 ) -> anyhow::Result<impl Future<Output = anyhow::Result<()>> + use<>> {
     let door = Door::open("metrics.listen", how.listen, config, &watched.authority, &stop)?;
     tracing::info!(url = %format!("{}/metrics", door.url()), "metrics are served");
+    let shown = metrics.clone();
     let text = move || {
-        glance(&metrics, &watched);
-        metrics.text()
+        glance(&shown, &watched);
+        shown.text()
     };
-    Ok(door.serve(rest::metrics_router(how.token.as_ref(), Arc::new(text)), stop))
+    let router = rest::metrics_router(how.token.as_ref(), Arc::new(text));
+    Ok(door.serve(router, config.limits.connections, metrics, stop))
 }
 
 /// What passes the agents' door.

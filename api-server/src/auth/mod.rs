@@ -15,7 +15,7 @@ mod person;
 mod sessions;
 mod settings;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 mod tokens;
 mod tries;
 
@@ -32,6 +32,7 @@ use crate::kernel::{Caller, Timestamp};
 /// A login that has ended, as its issuer says.
 pub use crate::store::EndedSession as Ended;
 pub use api_token::ApiTokens;
+pub use cache::Cache;
 pub use operator_token::{OperatorToken, TokenError};
 pub use sessions::Sessions;
 pub use settings::{AuthConfig, AuthFile};

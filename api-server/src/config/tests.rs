@@ -31,7 +31,7 @@ type Case<'a> = (&'a str, &'a [(&'a str, &'a str)], &'a str);
 
 #[test]
 fn one_clear_line_names_the_key() {
-    let cases: [Case; 20] = [
+    let cases: [Case; 22] = [
         (r#"{"grpc": {"heartbeat_seconds": 0}}"#, &[], "`grpc.heartbeat_seconds` must be 1 to 300"),
         (r#"{"quota": {"vcpus": "many"}}"#, &[], "key `quota`: invalid type"),
         (r#"{"quota": {"cars": 1}}"#, &[], "`quota.cars` is not known; known are addresses"),
@@ -54,6 +54,8 @@ fn one_clear_line_names_the_key() {
         (r#"{"auth": {"authenticators": [{"type": "x"}]}}"#, &[], "key `auth.authenticators[0]`: `type`"),
         (r#"{"metrics": {"listen": "0.0.0.0:8442"}}"#, &[], "so `metrics.token_file` must name a file"),
         (r#"{"metrics": {"port": 1}}"#, &[], "key `metrics`: unknown field `port`"),
+        (r#"{"limits": {"tenant": {"rate": 0}}}"#, &[], "`limits.tenant.rate` must be at least 1"),
+        (r#"{"limits": {"tenants": {}}}"#, &[], "key `limits`: unknown field `tenants`"),
         ("{", &[], "is not JSON"),
         ("{}", &[("RHYZOME_DBB", "x")], "RHYZOME_DBB is not known"),
     ];

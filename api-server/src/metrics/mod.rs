@@ -5,13 +5,15 @@
 //! - `settings`: the configuration's keys.
 //!
 //! What is measured of a request costs it two look-ups under locks that readers share, and an addition. Labels are words
-//! of ours (an operation of the document, a status, a state): nobody from outside can make another.
+//! of ours (an operation of the document, a status, a state), or tenants, which operators make: nobody from outside can
+//! make another.
 
 mod settings;
 mod watch;
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use prometheus_client::encoding::text::encode;
@@ -31,6 +33,10 @@ pub const MEDIA: &str = "application/openmetrics-text; version=1.0.0; charset=ut
 
 /// Upper ends of the buckets of a request's duration, in seconds: around a database's commit, and up to the longest wait.
 const SECONDS: [f64; 12] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 60.0];
+
+/// Tenants that are told apart in what was refused; those that come later are `OTHERS` together.
+const MOST_TENANTS: usize = 100;
+const OTHERS: &str = "(others)";
 
 /// A number that may have a fraction.
 type Float = Gauge<f64, AtomicU64>;
@@ -54,6 +60,7 @@ struct OfState {
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct Refusal {
     limit: &'static str,
+    tenant: Arc<str>,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -79,6 +86,7 @@ struct Inner {
     requests: Family<Answered, Counter>,
     seconds: Family<OfOperation, Histogram, fn() -> Histogram>,
     refused: Family<Refusal, Counter>,
+    tenants: Mutex<BTreeSet<Arc<str>>>,
     certificates: Family<OfCertificate, Float>,
     sessions: Gauge,
     streams: Gauge,
@@ -112,6 +120,7 @@ impl Metrics {
             requests: Family::default(),
             seconds: Family::new_with_constructor(of_requests),
             refused: Family::default(),
+            tenants: Mutex::default(),
             certificates: Family::default(),
             sessions: Gauge::default(),
             streams: Gauge::default(),
@@ -136,9 +145,24 @@ impl Metrics {
         self.0.seconds.get_or_create(&of).observe(took.as_secs_f64());
     }
 
-    /// A request was refused by this limit.
-    pub fn refused(&self, limit: &'static str) {
-        self.0.refused.get_or_create(&Refusal { limit }).inc();
+    /// A request was refused by this limit: of this tenant's, or of nobody's.
+    pub fn refused(&self, limit: &'static str, tenant: &str) {
+        let tenant = self.of_tenants(tenant);
+        self.0.refused.get_or_create(&Refusal { limit, tenant }).inc();
+    }
+
+    /// A tenant as a label: they are made by operators, and yet there may be more of them than series should be.
+    fn of_tenants(&self, tenant: &str) -> Arc<str> {
+        let mut told = self.0.tenants.lock().unwrap_or_else(PoisonError::into_inner);
+        match told.get(tenant) {
+            Some(known) => known.clone(),
+            None if told.len() < MOST_TENANTS => {
+                let known: Arc<str> = tenant.into();
+                told.insert(known.clone());
+                known
+            }
+            None => OTHERS.into(),
+        }
     }
 
     /// All that was told, as text; `glance` first, for what is in memory.
@@ -159,7 +183,11 @@ impl Inner {
         registry.register("http_requests", about, self.requests.clone());
         let about = "How long requests took until their answer began";
         registry.register_with_unit("http_request_duration", about, Unit::Seconds, self.seconds.clone());
-        registry.register("http_refused", "Requests refused by a limit", self.refused.clone());
+        registry.register(
+            "http_refused",
+            "Requests refused, by limit and whose it was",
+            self.refused.clone(),
+        );
         let about = "When a certificate ends, since 1970; of agents the one that ends first";
         registry.register_with_unit(
             "certificate_expiry_timestamp",
@@ -200,7 +228,7 @@ mod tests {
         metrics.answered(&listed, 200, Duration::from_millis(3));
         metrics.answered(&listed, 200, Duration::from_millis(30));
         metrics.answered(&listed, 404, Duration::from_millis(1));
-        metrics.refused("tenant-rate");
+        metrics.refused("tenant-rate", "acme");
         let text = metrics.text();
         for line in [
             "rhyzome_build_info{version=\"",
@@ -208,10 +236,19 @@ mod tests {
             "rhyzome_http_requests_total{operation=\"instance_list\",status=\"404\"} 1\n",
             "rhyzome_http_request_duration_seconds_count{operation=\"instance_list\"} 3\n",
             "rhyzome_http_request_duration_seconds_bucket{le=\"0.005\",operation=\"instance_list\"} 2\n",
-            "rhyzome_http_refused_total{limit=\"tenant-rate\"} 1\n",
+            "rhyzome_http_refused_total{limit=\"tenant-rate\",tenant=\"acme\"} 1\n",
         ] {
             assert!(text.contains(line), "{line}\n{text}");
         }
         assert!(text.ends_with("# EOF\n"));
+    }
+
+    #[test]
+    fn tenants_make_only_so_many_series() {
+        let metrics = Metrics::new();
+        (0..3 * MOST_TENANTS).for_each(|number| metrics.refused("tenant-rate", &format!("t{number}")));
+        let text = metrics.text();
+        assert_eq!(text.lines().filter(|line| line.starts_with("rhyzome_http_refused_total")).count(), 101);
+        assert!(text.contains("tenant=\"(others)\"} 200\n"), "{text}");
     }
 }

@@ -32,6 +32,7 @@ pub async fn lend(mut ask: Ask, kind: &'static dyn Kind, right: &Right, wanted: 
         .map_err(|_| Problem::new("upgrade-required", "connect with a websocket client"))?;
     let node = ask.ctx.store.assigned_node(right, kind, &object.core.id).await?;
     let node = node.ok_or_else(|| Error::from(Clash::WrongState("no node holds it yet".into())))?;
+    ask.takes_long()?;
     let ends = ask.ctx.consoles.open(&node, &object.core.id, wanted).await?;
     let upgrade = upgrade.max_message_size(MOST_AT_ONCE).max_frame_size(MOST_AT_ONCE);
     let (over, standing) = (ask.over(), Standing::of(&ask));

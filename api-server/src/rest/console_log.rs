@@ -23,6 +23,7 @@ pub async fn log(ask: Ask, kind: &'static dyn Kind) -> Answer {
     let object = ask.ctx.store.get(&right, kind, ask.id()?).await?;
     let node = ask.ctx.store.assigned_node(&right, kind, &object.core.id).await?;
     let node = node.ok_or_else(|| Error::from(Clash::WrongState("no node holds it yet".into())))?;
+    ask.takes_long()?;
     let ends = ask.ctx.consoles.open(&node, &object.core.id, wanted).await?;
     let mut response = Response::new(Body::from_stream(stream::unfold(ends, piece).take_until(ask.over())));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));

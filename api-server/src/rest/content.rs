@@ -1,7 +1,12 @@
 //! `PUT .../images/{id}/content`: the bytes of an image.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
+use futures_util::StreamExt as _;
+use futures_util::stream::unfold;
+use tokio::time::timeout;
 
 use super::extract::{Ask, linger};
 use super::problem::{Answer, Problem};
@@ -24,14 +29,26 @@ pub async fn put(mut ask: Ask, kind: &'static dyn Kind) -> Answer {
     if image.core.deleted_at.is_some() {
         return Err(Error::from(Clash::WrongState("it is being deleted".into())).into());
     }
+    ask.takes_long()?;
     let blobs = ask.ctx.blobs.clone();
     if ask.content_length().is_some_and(|length| length > blobs.most_bytes()) {
         linger(ask.take_body().into_data_stream()).await;
         return Err(refused(BlobError::TooLarge(blobs.most_bytes())));
     }
     let mut stream = ask.take_body().into_data_stream();
-    let arrived = match blobs.receive(&mut stream).await {
+    let (time, late) = (ask.ctx.gate.config().body.time, AtomicBool::new(false));
+    let pieces = unfold((&mut stream, &late), |(stream, late)| async move {
+        let piece = timeout(time, stream.next()).await.unwrap_or_else(|_| {
+            late.store(true, Ordering::Relaxed);
+            None
+        });
+        // What ends too early is no image: it is not taken for the whole.
+        let piece = if late.load(Ordering::Relaxed) { Err(()) } else { piece?.map_err(drop) };
+        Some((piece, (stream, late)))
+    });
+    let arrived = match blobs.receive(Box::pin(pieces)).await {
         Ok(arrived) => arrived,
+        Err(_) if late.load(Ordering::Relaxed) => return Err(ask.too_slow(time)),
         Err(error) => {
             linger(stream).await;
             return Err(refused(error));

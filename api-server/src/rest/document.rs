@@ -90,6 +90,11 @@ fn problem(status: u16) -> Value {
         "description": lines.join("; "),
         "content": { "application/problem+json": { "schema": schemas::reference("Problem") } },
     });
+    if status == 429 {
+        let seconds = json!({ "type": "integer" });
+        let about = "In how many seconds to come again.";
+        response["headers"] = json!({ "Retry-After": { "description": about, "schema": seconds } });
+    }
     if status == 401 {
         response["headers"] = json!({ "WWW-Authenticate": { "schema": { "type": "string" } } });
     }

@@ -43,6 +43,7 @@ pub async fn stream(ask: Ask) -> Answer {
         Some(_) => return Err(page::bad("follow", "must be `true` or `false`")),
     };
     tenant_is_there(&ask).await?;
+    ask.takes_long()?;
     let store = &ask.ctx.store;
     let since = since(&ask).await?;
     let end = if follow { None } else { Some(store.log_head().await?.seq) };

@@ -1,25 +1,26 @@
 //! What a request asks, taken apart: who, for which path and query, under which conditions, with which body.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
-use axum::extract::{ConnectInfo, FromRequest, FromRequestParts, Query, RawPathParams, Request};
-use axum::http::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, IF_MATCH, IF_NONE_MATCH};
+use axum::extract::{FromRequest, FromRequestParts, Query, RawPathParams, Request};
+use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE, IF_MATCH, IF_NONE_MATCH};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, HeaderValue, Method, StatusCode};
-use futures_util::StreamExt;
+use axum::http::{HeaderMap, HeaderValue, Method};
+use futures_util::{FutureExt as _, StreamExt as _};
 use serde_json::Value;
+use tokio::time::{Instant, timeout_at};
 
+use super::entry::{self, Known};
 use super::layers::RequestId;
 use super::problem::Problem;
-use super::shown::{self, Shown};
-use super::{RestContext, denial, json, page, second_factor};
+use super::{RestContext, json, page, share};
 use crate::auth::RequestDetails;
-use crate::kernel::{Caller, Error, FieldError, Meta, Right, Scope};
-use crate::store::{Asked, Key, Refused};
+use crate::kernel::{Caller, FieldError, Meta, Right, Scope};
+use crate::limits::{BodyLimits, Pass, Refused};
+use crate::store::{Asked, Key};
 
 /// The longest that `Prefer: wait` and `/wait` wait.
 pub const LONGEST_WAIT: u64 = 600;
@@ -55,6 +56,7 @@ pub struct Origin {
     /// The circumstances.
     pub asked: Asked,
     params: RawPathParams,
+    pass: Arc<Pass>,
 }
 
 impl Origin {
@@ -74,57 +76,21 @@ impl FromRequest<Arc<RestContext>> for Ask {
 
     async fn from_request(request: Request, ctx: &Arc<RestContext>) -> Result<Ask, Problem> {
         let (mut parts, body) = request.into_parts();
-        let source = parts.extensions.get::<ConnectInfo<SocketAddr>>().map(|info| info.0.ip().to_string());
-        let details = RequestDetails {
-            method: parts.method.to_string(),
-            path: parts.uri.path().to_owned(),
-            source: source.clone().unwrap_or_default(),
-            certificates: parts.extensions.get::<Shown>().cloned().unwrap_or_default().0,
-            from_another_site: shown::from_another_site(&parts.headers, &parts.uri),
-        };
-        let authorization = match parts.headers.get(AUTHORIZATION).map(|value| value.to_str()) {
-            Some(Err(_)) => return Err(Error::Unauthenticated("credentials must be ASCII".into()).into()),
-            Some(Ok(text)) => Some(text),
-            None => None,
-        };
         let request_id = parts.extensions.get::<RequestId>().map(|id| id.0.clone()).unwrap_or_default();
-        let caller = match ctx.authenticators.authenticate(authorization, &details).await {
-            Ok(caller) => caller,
-            Err(refusal) => {
-                if refusal.later {
-                    return Err(Error::Unavailable(refusal.reason).into());
-                }
-                denial::of_stranger(&ctx.store, &details, &request_id, refusal.known.map(|known| *known));
-                return Err(Error::Unauthenticated(refusal.reason).into());
-            }
-        };
-        let said = caller.clone();
-        let by_certificate = authorization.is_none() && !details.certificates.is_empty();
-        let shown = by_certificate.then(|| Box::new(details.clone()));
-        let caller = match ctx.store.admit(caller, &details.source).await {
-            Ok(caller) => caller,
-            Err(Refused { error, caller }) => {
-                if matches!(error, Error::Unauthenticated(_)) {
-                    let known = Some(caller).filter(|caller| !caller.name.is_empty());
-                    denial::of_stranger(&ctx.store, &details, &request_id, known);
-                }
-                return Err(error.into());
-            }
-        };
-        if let Err(problem) = second_factor::demand(ctx, &said, &parts).await {
-            if problem.status() == StatusCode::UNAUTHORIZED {
-                denial::of_stranger(&ctx.store, &details, &request_id, Some(said));
-            }
-            return Err(problem);
-        }
+        let Known { caller, said, shown, source } = entry::known(ctx, &parts, &request_id).await?;
         let params = RawPathParams::from_request_parts(&mut parts, &())
             .await
             .map_err(|_| Problem::new("malformed", "the path is not UTF-8"))?;
+        let tenant = params.iter().find(|(key, _)| *key == "tenant").map_or("", |(_, value)| value);
+        let who = share::who(&caller, tenant);
+        let entered = ctx.gate.enter(who).await;
+        let told = |no: Refused| share::refused(&ctx.metrics, &no, parts.version, parts.extensions.get());
+        let pass = entered.map_err(told)?;
         let query = query(&parts)?;
-        let asked = Asked { request_id, reason: reason(&parts.headers)?, source: details.source };
+        let asked = Asked { request_id, reason: reason(&parts.headers)?, source };
         Ok(Ask {
             ctx: ctx.clone(),
-            origin: Arc::new(Origin { caller, said, shown, asked, params }),
+            origin: Arc::new(Origin { caller, said, shown, asked, params, pass: Arc::new(pass) }),
             query,
             parts,
             body: Mutex::new(body),
@@ -161,6 +127,20 @@ impl Ask {
             return self.right(verb, kind);
         }
         Ok(self.caller().may_everywhere(verb, kind)?)
+    }
+
+    /// What it holds of the server.
+    pub fn pass(&self) -> &Arc<Pass> {
+        &self.origin.pass
+    }
+
+    /// It takes long from here on: it is counted as a stream, of which there may be more than of requests.
+    pub fn takes_long(&self) -> Result<(), Problem> {
+        self.pass().stream().map_err(|refused| self.refused(&refused))
+    }
+
+    fn refused(&self, refused: &Refused) -> Problem {
+        share::refused(&self.ctx.metrics, refused, self.parts.version, self.parts.extensions.get())
     }
 
     /// Who asks.
@@ -314,12 +294,22 @@ impl Ask {
             }
             _ => return Err(Problem::new("unsupported-media-type", "send JSON as `application/json`")),
         }
-        let value = json::read(&bytes)
-            .map_err(|error| Problem::new("malformed", format!("the body is not good JSON: {error}")))?;
+        let value = self.read(&bytes)?;
         if !value.is_object() {
             return Err(Problem::new("malformed", "the body must be a JSON object"));
         }
         Ok(value)
+    }
+
+    fn read(&self, bytes: &[u8]) -> Result<Value, Problem> {
+        let most = self.ctx.gate.config().body.json_depth;
+        json::read(bytes, most).map_err(|error| {
+            let text = format!("the body is not good JSON: {error}");
+            match error {
+                json::Bad::TooDeep(_) => share::too_much(&self.ctx, "malformed", "body-depth", most, text),
+                json::Bad::Other(_) => Problem::new("malformed", text),
+            }
+        })
     }
 
     /// Refuses any body.
@@ -342,19 +332,39 @@ impl Ask {
 
     /// The body, at most as large as JSON may be.
     async fn bytes(&mut self) -> Result<Bytes, Problem> {
-        let limit = self.ctx.limits.body_bytes;
+        let BodyLimits { json_bytes: most, time, .. } = self.ctx.gate.config().body;
         let mut stream = self.take_body().into_data_stream();
-        let mut all = Vec::new();
-        while let Some(chunk) = stream.next().await {
+        let (mut all, end) = (Vec::new(), Instant::now() + time);
+        loop {
+            let chunk = match stream.next().now_or_never() {
+                Some(chunk) => chunk,
+                None => {
+                    // Somebody else may work as long as nothing is there to work on.
+                    self.pass().worked();
+                    timeout_at(end, stream.next()).await.map_err(|_| self.too_slow(time))?
+                }
+            };
+            let Some(chunk) = chunk else { break };
             let chunk = chunk.map_err(|_| Problem::new("malformed", "the body broke off"))?;
-            if all.len() + chunk.len() > limit {
+            if all.len() + chunk.len() > most {
+                self.pass().worked();
                 linger(stream).await;
-                return Err(Problem::new("too-large", format!("a body may have at most {limit} bytes")));
+                let text = format!("a body may have at most {most} bytes");
+                return Err(share::too_much(&self.ctx, "too-large", "body-bytes", most, text));
             }
             all.extend_from_slice(&chunk);
         }
+        self.pass().work().await.map_err(|refused| self.refused(&refused))?;
         self.bytes = all.into();
         Ok(self.bytes.clone())
+    }
+
+    /// The body did not come in time. Whoever sends so slowly is not listened to any longer.
+    pub fn too_slow(&self, time: Duration) -> Problem {
+        let seconds = time.as_secs();
+        let text = format!("nothing came for too long: a body has {seconds} s to arrive");
+        let most = usize::try_from(seconds).unwrap_or(usize::MAX);
+        share::too_much(&self.ctx, "too-slow", "body-seconds", most, text)
     }
 }
 

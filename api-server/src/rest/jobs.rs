@@ -53,6 +53,7 @@ pub async fn wait(ask: Ask) -> Answer {
     let right = ask.right_everywhere("get", "job")?;
     ask.query(&["timeout"])?;
     let time = seconds(ask.parameter("timeout").unwrap_or("30"), "timeout")?;
+    ask.takes_long()?;
     let job = for_job(&ask.ctx, &right, ask.id()?, time).await?;
     Ok(Json(job).into_response())
 }
@@ -98,6 +99,7 @@ pub async fn log(ask: Ask) -> Answer {
     let right = ask.right_everywhere("get", "job")?;
     ask.no_query()?;
     let job = ask.ctx.store.job(&right, ask.id()?).await?;
+    ask.takes_long()?;
     let accept = ask.parts.headers.get(ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let machine = accept.contains("json");
     let watch = Watch {

@@ -2,40 +2,60 @@
 //! body that nests too deeply are refused, because the first would be ignored, the second cannot be stored,
 //! and the third is an attack.
 
+use std::cell::Cell;
 use std::fmt;
 
 use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
-/// How deep a body may nest.
-pub const MOST_DEEP: usize = 32;
+/// Why it is no good JSON.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Bad {
+    /// It nests deeper than this.
+    TooDeep(usize),
+    /// Something else, with line and column.
+    Other(String),
+}
+
+impl fmt::Display for Bad {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Bad::TooDeep(most) => write!(f, "it nests deeper than {most}"),
+            Bad::Other(text) => f.write_str(text),
+        }
+    }
+}
 
 /// Up to here every whole number has a floating one of its own: 2 to the power of 53.
 const MOST_EXACT: f64 = 9_007_199_254_740_992.0;
 
-/// The value, or why it is none, with line and column.
-pub fn read(bytes: &[u8]) -> Result<Value, String> {
+/// The value, or why it is none. `most`: how deep it may nest.
+pub fn read(bytes: &[u8], most: usize) -> Result<Value, Bad> {
     let mut reader = serde_json::Deserializer::from_slice(bytes);
-    let value = Strict { deep: 0 }.deserialize(&mut reader).map_err(|error| error.to_string())?;
-    reader.end().map_err(|error| error.to_string())?;
-    Ok(value)
+    let too_deep = Cell::new(false);
+    let read = Strict { left: most, too_deep: &too_deep }.deserialize(&mut reader);
+    read.and_then(|value| reader.end().map(|()| value))
+        .map_err(|error| if too_deep.get() { Bad::TooDeep(most) } else { Bad::Other(error.to_string()) })
 }
 
 #[derive(Clone, Copy)]
-struct Strict {
-    deep: usize,
+struct Strict<'a> {
+    /// How much deeper it may go.
+    left: usize,
+    too_deep: &'a Cell<bool>,
 }
 
-impl Strict {
-    fn deeper<E: de::Error>(self) -> Result<Strict, E> {
-        if self.deep >= MOST_DEEP {
-            return Err(E::custom(format!("it nests deeper than {MOST_DEEP}")));
+impl Strict<'_> {
+    fn deeper<E: de::Error>(self) -> Result<Self, E> {
+        if self.left == 0 {
+            self.too_deep.set(true);
+            return Err(E::custom("it nests too deeply"));
         }
-        Ok(Strict { deep: self.deep + 1 })
+        Ok(Strict { left: self.left - 1, ..self })
     }
 }
 
-impl<'de> DeserializeSeed<'de> for Strict {
+impl<'de> DeserializeSeed<'de> for Strict<'_> {
     type Value = Value;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
@@ -43,7 +63,7 @@ impl<'de> DeserializeSeed<'de> for Strict {
     }
 }
 
-impl<'de> Visitor<'de> for Strict {
+impl<'de> Visitor<'de> for Strict<'_> {
     type Value = Value;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -114,6 +134,12 @@ fn text<E: de::Error>(value: &str) -> Result<String, E> {
 mod tests {
     use super::*;
 
+    const MOST_DEEP: usize = 32;
+
+    fn read(bytes: &[u8]) -> Result<Value, String> {
+        super::read(bytes, MOST_DEEP).map_err(|bad| bad.to_string())
+    }
+
     #[test]
     fn reads_what_is_json() {
         let value = read(br#"{"a": [1, -2, 1.5, true, null, "x"], "b": {}}"#).unwrap();
@@ -135,7 +161,7 @@ mod tests {
             assert!(error.contains(says), "{body}: {error}");
         }
         let bomb = "[".repeat(100_000);
-        assert!(read(bomb.as_bytes()).unwrap_err().contains("deeper"));
+        assert!(read(bomb.as_bytes()).unwrap_err().contains("deeper than 32"));
         let deepest = format!("{}{}", "[".repeat(MOST_DEEP), "]".repeat(MOST_DEEP));
         assert!(read(deepest.as_bytes()).is_ok());
     }

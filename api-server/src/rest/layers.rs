@@ -9,15 +9,18 @@ use axum::extract::{MatchedPath, Request, State};
 use axum::http::header::{
     ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
 };
-use axum::http::{HeaderName, HeaderValue, StatusCode};
+use axum::http::{HeaderName, HeaderValue, StatusCode, Version};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use tower_http::catch_panic::CatchPanicLayer;
 
+use super::line::Line;
 use super::operations::Operations;
 use super::problem::Problem;
 use super::shape::Whole;
+use super::share::{self, handed_over, source};
 use crate::kernel::Env;
+use crate::limits::Gate;
 use crate::metrics::Metrics;
 
 /// The id of a request, as answered in `x-request-id`.
@@ -31,6 +34,8 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 pub struct Around {
     /// Makes ids.
     pub env: Env,
+    /// What strangers may have.
+    pub gate: Gate,
     /// Where requests are counted.
     pub metrics: Metrics,
     /// By which names.
@@ -65,16 +70,36 @@ async fn outermost(State(around): State<Around>, mut request: Request, next: Nex
         .map_or_else(|| around.env.id("req"), str::to_owned);
     request.extensions_mut().insert(RequestId(id.clone()));
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
-    let matched = request.extensions().get::<MatchedPath>();
-    let operation = around.operations.name(matched.map(MatchedPath::as_str), &method).clone();
+    let matched = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str);
+    let operation = around.operations.name(matched, &method).clone();
+    let nowhere = matched.is_none();
 
-    let response = settled(next.run(request).await, &id);
+    let (version, source) = (request.version(), source(request.extensions()));
+    let line = request.extensions().get::<Line>().cloned();
+    let on_line = line.as_ref().map(|line| line.begin(version < Version::HTTP_2));
+    let turned_away = if nowhere { lost(&around, source, version, line).await } else { None };
+    let answer = match turned_away {
+        Some(problem) => problem.into_response(),
+        None => next.run(request).await,
+    };
+    let response = handed_over(settled(answer, &id), on_line);
     let status = response.status().as_u16();
     let took = begun.elapsed();
     around.metrics.answered(&operation, status, took);
     // The query may hold what is nobody's business: it stays out of the log.
     tracing::info!(%method, path, status, millis = took.as_millis() as u64, request_id = id, "request");
     with_headers(response, &id)
+}
+
+/// Whoever asks for what is nowhere is counted as a stranger: nobody else looks at who they are.
+async fn lost(around: &Around, source: String, version: Version, line: Option<Line>) -> Option<Problem> {
+    let gate = &around.gate;
+    let Some(wait) = gate.stranger_waits(&source) else {
+        gate.stranger(&source);
+        return None;
+    };
+    let refused = gate.turn_away(&source, wait).await;
+    Some(share::refused(&around.metrics, &refused, version, line.as_ref()))
 }
 
 /// Any answer that is an error, as a problem that names its request.

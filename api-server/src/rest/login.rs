@@ -14,13 +14,14 @@ use url::form_urlencoded;
 
 use super::RestContext;
 use super::problem::{Answer, Problem};
+use super::share::Open;
 use crate::auth::Login;
 
 /// The largest body that tells of an end.
 const LARGEST: usize = 64 << 10;
 
 /// Those whose people are known everywhere: whoever has a realm of their own knows where it is, and tells nobody.
-pub async fn logins(State(ctx): State<Arc<RestContext>>) -> Answer {
+pub async fn logins(_: Open, State(ctx): State<Arc<RestContext>>) -> Answer {
     let open = ctx.authenticators.logins().into_iter().filter(|login| login.tenant.is_none());
     let items: Vec<Value> = open
         .map(|Login { name, issuer, client, .. }| json!({ "name": name, "issuer": issuer, "client_id": client }))
@@ -29,10 +30,17 @@ pub async fn logins(State(ctx): State<Arc<RestContext>>) -> Answer {
 }
 
 /// Ends it: from then on none of its tokens counts, at no server.
-pub async fn ended(State(ctx): State<Arc<RestContext>>, Path(name): Path<String>, body: Body) -> Answer {
+pub async fn ended(
+    _: Open,
+    State(ctx): State<Arc<RestContext>>,
+    Path(name): Path<String>,
+    body: Body,
+) -> Answer {
     let malformed = |detail: String| Problem::new("malformed", detail).header(CACHE_CONTROL, "no-store");
-    let bytes = axum::body::to_bytes(body, LARGEST)
+    let bytes = tokio::time::timeout(ctx.gate.config().body.time, axum::body::to_bytes(body, LARGEST));
+    let bytes = bytes
         .await
+        .map_err(|_| Problem::new("too-slow", "the body did not come in time"))?
         .map_err(|_| Problem::new("too-large", format!("a body may have at most {LARGEST} bytes")))?;
     let token = form_urlencoded::parse(&bytes).find(|(key, _)| key == "logout_token").map(|(_, token)| token);
     let token = token.ok_or_else(|| malformed("send `logout_token` as a form".into()))?;

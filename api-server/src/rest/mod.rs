@@ -12,6 +12,7 @@ mod content;
 mod crud;
 mod denial;
 mod document;
+mod entry;
 mod envelope;
 mod events;
 mod extract;
@@ -19,6 +20,7 @@ mod invite;
 mod jobs;
 mod json;
 mod layers;
+mod line;
 mod login;
 mod metrics;
 mod mount;
@@ -34,6 +36,7 @@ mod root;
 mod schemas;
 mod second_factor;
 mod shape;
+mod share;
 mod shown;
 mod ssh;
 mod standing;
@@ -49,6 +52,7 @@ use tokio::sync::mpsc;
 use crate::auth::Authenticators;
 use crate::blobs::Blobs;
 use crate::kernel::Error;
+use crate::limits::Gate;
 use crate::metrics::Metrics;
 use crate::outbound::Courier;
 use crate::store::Store;
@@ -56,9 +60,11 @@ use crate::store::Store;
 pub use axum::Router;
 pub use axum::body::Bytes;
 pub use document::document;
+pub use line::Line;
 pub use metrics::metrics_router;
 pub use problem::TYPES;
-pub use shown::{Showing, Shown};
+pub use share::Regulars;
+pub use shown::{OfLine, Shown, on_line};
 
 /// Both ends of a console, a port or a log, as this side holds them: what is sent goes to the guest. It ends when either is
 /// dropped; an error is the last that is received, and says why there is no more.
@@ -94,8 +100,6 @@ pub trait ConsoleHub: Send + Sync {
 /// How much is too much.
 #[derive(Clone, Debug)]
 pub struct RestLimits {
-    /// Bytes of a JSON body.
-    pub body_bytes: usize,
     /// For how long a join token is good.
     pub invite_seconds: i64,
 }
@@ -114,6 +118,10 @@ pub struct RestContext {
     pub courier: Arc<Courier>,
     /// Limits.
     pub limits: RestLimits,
+    /// What each may have of the server.
+    pub gate: Gate,
+    /// Whose credentials were good lately.
+    pub regulars: Regulars,
     /// What an agent must know to join.
     pub joining: Joining,
     /// Where requests are counted.
@@ -133,7 +141,7 @@ pub struct Joining {
 
 impl Default for RestLimits {
     fn default() -> RestLimits {
-        RestLimits { body_bytes: 1 << 20, invite_seconds: 900 }
+        RestLimits { invite_seconds: 900 }
     }
 }
 
@@ -142,6 +150,7 @@ pub fn router(ctx: RestContext) -> Router {
     let mounted = mount::all(ctx.store.registry());
     let around = layers::Around {
         env: ctx.store.env().clone(),
+        gate: ctx.gate.clone(),
         metrics: ctx.metrics.clone(),
         operations: operations::Operations::of(&mounted.document.paths),
     };

@@ -19,6 +19,7 @@ use super::extract::Ask;
 use super::operation::Operation;
 use super::problem::{Answer, Problem};
 use super::schemas::{self, reference};
+use super::share::worked;
 use super::standing::Standing;
 use super::{RestContext, access, action, bulk, content, crud, events, jobs, quota, root, webhook};
 use crate::kernel::kind::pascal;
@@ -79,10 +80,11 @@ impl Mount {
     {
         let serve = move |ask: Ask| {
             let (operator, who, standing) = (ask.caller().operator, Who::of(&ask), Standing::of(&ask));
+            let pass = ask.pass().clone();
             let work = handler(ask);
             async move {
                 let answer = work.await;
-                answer.map(|response| standing.around(response)).map_err(|problem: Problem| {
+                answer.map(|response| worked(pass, standing.around(response))).map_err(|problem: Problem| {
                     who.was_denied(&problem);
                     problem.seen_by(operator)
                 })
@@ -117,7 +119,7 @@ impl Mount {
             .query("id", text(), "With this one of them.");
         self.route(Method::GET, "/v1/can", can, access::can);
         self.router = std::mem::take(&mut self.router).route("/healthz", get(root::health));
-        let health = op("health", "Whether the server can work").open().problems(&[503]);
+        let health = op("health", "Whether the server can work").open().problems(&[429, 503]);
         self.document.add(&Method::GET, "/healthz", health);
         self.logins();
         self.second_factor();

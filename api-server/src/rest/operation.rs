@@ -33,7 +33,7 @@ impl Operation {
             parameters: Vec::new(),
             body: None,
             answers: Vec::new(),
-            problems: vec![400, 401, 403, 404, 500, 503],
+            problems: vec![400, 401, 403, 404, 429, 500, 503],
             open: false,
             plans: false,
         }
@@ -142,7 +142,7 @@ impl Operation {
             content.insert((*media).to_owned(), entry);
         }
         self.body = Some(json!({ "required": required, "content": content }));
-        self.problems(&[413, 415, 422])
+        self.problems(&[408, 413, 415, 422])
     }
 
     /// An answer without a body.

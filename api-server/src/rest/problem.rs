@@ -20,6 +20,7 @@ pub const TYPES: &[(&str, u16, &str)] = &[
     ("denied", 403, "You may not do this"),
     ("tenant-suspended", 403, "The tenant is suspended"),
     ("not-found", 404, "There is no such thing"),
+    ("too-slow", 408, "The body did not come in time"),
     ("gone", 410, "It is not kept any more"),
     ("method-not-allowed", 405, "This path does not take this method"),
     ("name-taken", 409, "The name is taken"),
@@ -37,6 +38,7 @@ pub const TYPES: &[(&str, u16, &str)] = &[
     ("invalid", 422, "Some fields are not valid"),
     ("key-reused", 422, "The Idempotency-Key stands for another request"),
     ("upgrade-required", 426, "This is a websocket"),
+    ("too-many", 429, "Slow down"),
     ("internal", 500, "A fault of ours"),
     ("unavailable", 503, "Not available now"),
 ];

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use super::RestContext;
 use super::extract::{Ask, path_of};
 use super::problem::Answer;
+use super::share::Open;
 use crate::kernel::{Caller, Scope};
 use crate::store::JobQuery;
 
@@ -45,7 +46,7 @@ pub async fn root(ask: Ask) -> Answer {
 }
 
 /// `GET /healthz`: 200 when the database answers.
-pub async fn health(State(ctx): State<Arc<RestContext>>) -> Answer {
+pub async fn health(_: Open, State(ctx): State<Arc<RestContext>>) -> Answer {
     let right = Caller::system().may_everywhere("list", "job")?;
     ctx.store.jobs(&right, &JobQuery { limit: 1, ..JobQuery::default() }).await?;
     Ok(Json(json!({ "status": "ok" })).into_response())

@@ -1,27 +1,29 @@
 //! What the transport was shown goes with each request of a connection.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
-use axum::Extension;
+use axum::extract::ConnectInfo;
 use axum::http::HeaderMap;
 use axum::http::header::{HOST, ORIGIN};
 use axum::http::uri::Uri;
 use axum::middleware::AddExtension;
+use axum::{Extension, Router};
 use rustls::pki_types::CertificateDer;
-use tower::Layer;
+use tower::Layer as _;
+
+use super::line::Line;
 
 /// What whoever calls has shown, their own first, and has the key of. Empty: nothing.
 #[derive(Clone, Debug, Default)]
 pub struct Shown(pub Arc<[CertificateDer<'static>]>);
 
-/// A service of which each request knows what was shown.
-pub type Showing<S> = AddExtension<S, Shown>;
+/// A router of which each request knows the connection that it comes by.
+pub type OfLine = AddExtension<AddExtension<AddExtension<Router, Line>, Shown>, ConnectInfo<SocketAddr>>;
 
-impl Shown {
-    /// This, with each request to the service.
-    pub fn with<S>(self, service: S) -> Showing<S> {
-        Extension(self).layer(service)
-    }
+/// The router, for a connection from there on which this was shown.
+pub fn on_line(router: Router, peer: SocketAddr, shown: Shown, line: Line) -> OfLine {
+    Extension(ConnectInfo(peer)).layer(Extension(shown).layer(Extension(line).layer(router)))
 }
 
 /// Whether a browser sends this for a page of another site: what it shows by itself does not count then.

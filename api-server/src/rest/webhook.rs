@@ -66,6 +66,8 @@ async fn mine(ask: &mut Ask, kind: &'static dyn Kind, verb: &str) -> Result<(Rig
     if webhook.core.deleted_at.is_some() {
         return Err(Error::from(Clash::WrongState("it is being deleted".into())).into());
     }
+    // Its receiver may take its time.
+    ask.takes_long()?;
     Ok((right, webhook))
 }
 

@@ -3,7 +3,7 @@
 //! - `served`: the API on a port. `clients`: many of them, who keep every time. `fill`: how rows get there.
 //! - `counts`: what PostgreSQL was asked to do. `indexes`: how high they are, and how often passed. `disk`: how fast the disk is by itself.
 //! - `auth`: who asks. `get`: one object. `list`: pages. `streams`: readers of the event log. `sqlite`: writes; `keys` are what they make.
-//! - `create_rate`: instances. `jobs`: the queue. `wireguard`: peers and tunnels.
+//! - `create_rate`: instances. `jobs`: the queue. `limits`: one tenant's flood, and another. `wireguard`: peers and tunnels.
 
 mod auth;
 mod clients;
@@ -15,6 +15,7 @@ mod get;
 mod indexes;
 mod jobs;
 mod keys;
+mod limits;
 mod list;
 mod served;
 mod sqlite;
@@ -63,6 +64,7 @@ fn run(what: &Inside) -> Result<()> {
             Inside::Sqlite(_) => sqlite::run().await,
             Inside::CreateRate(crowded) => create_rate::run(crowded.rows).await,
             Inside::Jobs(_) => jobs::run().await,
+            Inside::Limits(_) => limits::run().await,
             Inside::Wireguard(_) => wireguard::run(),
         }
     })?;

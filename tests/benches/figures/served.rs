@@ -1,14 +1,15 @@
 //! The API over a world, on a port of this machine, as a server has it: its listener, its layers, its token in a file.
 
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use axum::Router;
 use rhyzome_api::audit;
 use rhyzome_api::auth::OperatorToken;
 use rhyzome_api::log::{self, LogDuty};
 use rhyzome_api::store::Keep;
+use rhyzome_tests::door::Door;
 use rhyzome_tests::face::Face;
 use rhyzome_tests::world::World;
 use tokio_util::sync::CancellationToken;
@@ -24,7 +25,7 @@ pub struct Served {
     pub address: SocketAddr,
     /// The operator's.
     pub token: String,
-    handle: axum_server::Handle<SocketAddr>,
+    _door: Door,
     _face: Option<Face>,
 }
 
@@ -42,13 +43,8 @@ impl Served {
 
     /// Any router, in the same way.
     pub fn bare(router: Router) -> Result<Served> {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("no port can be listened on")?;
-        listener.set_nonblocking(true)?;
-        let address = listener.local_addr()?;
-        let handle = axum_server::Handle::new();
-        let server = axum_server::from_tcp(listener)?.handle(handle.clone());
-        tokio::spawn(server.serve(router.into_make_service_with_connect_info::<SocketAddr>()));
-        Ok(Served { address, token: "nobody's".into(), handle, _face: None })
+        let door = Door::open(router);
+        Ok(Served { address: door.address, token: "nobody's".into(), _door: door, _face: None })
     }
 
     /// Clients of it that ask so often together.
@@ -63,10 +59,4 @@ pub fn keep_log(world: &World, stop: &CancellationToken) -> Result<()> {
     let duty = LogDuty { server: "one".into(), alone: false, seal, keep: Keep::default() };
     tokio::spawn(log::run(world.store.clone(), duty, stop.clone()));
     Ok(())
-}
-
-impl Drop for Served {
-    fn drop(&mut self) {
-        self.handle.shutdown();
-    }
 }

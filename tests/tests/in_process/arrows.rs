@@ -22,7 +22,9 @@ const ARROWS: &[Arrow] = &[
     },
     Arrow {
         from: |file| in_one_of(file, &["api-server/src/"]) && !file.starts_with("api-server/src/rest/"),
-        to: |_, path| begins(path, &["axum", "http", "utoipa_swagger_ui", "tower_http", "hyper"]),
+        to: |_, path| {
+            begins(path, &["axum", "http", "http_body", "utoipa_swagger_ui", "tower_http", "hyper"])
+        },
         because: "only rest knows HTTP and its statuses; everybody else speaks the kernel's words",
     },
     Arrow {
@@ -30,7 +32,7 @@ const ARROWS: &[Arrow] = &[
             in_one_of(file, &["api-server/src/"])
                 && !in_one_of(file, &["api-server/src/app.rs", "api-server/src/app/"])
         },
-        to: |_, path| begins(path, &["axum_server"]),
+        to: |_, path| begins(path, &["axum_server", "hyper_util::server"]),
         because: "the App opens the doors, nobody else",
     },
     Arrow {
@@ -58,6 +60,11 @@ const ARROWS: &[Arrow] = &[
         from: |file| in_one_of(file, &["api-server/src/kernel/"]),
         to: |_, path| is_io(path) || (path.starts_with("crate::") && !begins(path, &["crate::kernel"])),
         because: "the kernel is words and pure functions: it reaches nothing and knows nobody",
+    },
+    Arrow {
+        from: |file| in_one_of(file, &["api-server/src/limits/"]),
+        to: |_, path| path.starts_with("crate::") && !begins(path, &["crate::kernel", "crate::limits"]),
+        because: "limits count keys: whose they are, and what is told, is for those who ask",
     },
     Arrow {
         from: |file| in_one_of(file, &["api-server/src/resources/"]),

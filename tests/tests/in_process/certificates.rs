@@ -9,8 +9,8 @@ use rcgen::{
     IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SanType, SerialNumber,
     date_time_ymd,
 };
-use rhyzome_api::app::TlsDoor;
 use rhyzome_api::auth::{AuthFile, Authenticators, Sessions};
+use rhyzome_api::limits::ConnectionLimits;
 use rhyzome_api::outbound::{Limits, Outbound, Rules, SystemNames};
 use rhyzome_pki::{Authority, NodeKey, ServerCertificate, rest_server_config_asking};
 use rhyzome_tests::face::Face;
@@ -106,6 +106,7 @@ struct Door {
     cluster: Authority,
     folder: tempfile::TempDir,
     people: People,
+    _open: rhyzome_tests::door::Door,
     _world: World,
 }
 
@@ -143,17 +144,13 @@ impl Door {
         let shown =
             ServerCertificate::new(&cluster.issue_server(&["127.0.0.1".into()], now).unwrap()).unwrap();
         let tls = rest_server_config_asking(shown, authorities).unwrap();
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        listener.set_nonblocking(true).unwrap();
-        let at = listener.local_addr().unwrap();
-        let server = axum_server::from_tcp(listener).unwrap().acceptor(TlsDoor::new(tls));
-        tokio::spawn(server.serve(router.into_make_service_with_connect_info::<std::net::SocketAddr>()));
+        let open = rhyzome_tests::door::Door::within(router, ConnectionLimits::default(), Some(tls));
         let mut client = rustls::RootCertStore::empty();
         let pem = cluster.trust_pem();
         for root in CertificateDer::pem_slice_iter(pem.as_bytes()) {
             client.add(root.unwrap()).unwrap();
         }
-        Door { at, client, cluster, folder, people, _world: world }
+        Door { at: open.address, client, cluster, folder, people, _open: open, _world: world }
     }
 
     fn file(&self, name: &str) -> PathBuf {

@@ -33,6 +33,8 @@ pub enum Inside {
     CreateRate(Crowded),
     /// Jobs through the queue, beside graphile-worker, and while a transaction is held open
     Jobs(Arguments),
+    /// A quiet tenant's p99 while another asks a hundred times its share, beside its p99 alone
+    Limits(Arguments),
     /// Ten thousand peers on one WireGuard device, and a tunnel beside Debian's wireguard-go
     Wireguard(Arguments),
 }
@@ -81,6 +83,7 @@ impl Inside {
             | Inside::Get(all)
             | Inside::Streams(all)
             | Inside::Jobs(all)
+            | Inside::Limits(all)
             | Inside::Wireguard(all) => &all.ends,
             Inside::Sqlite(flushing) => &flushing.ends,
             Inside::List(crowded) | Inside::CreateRate(crowded) => &crowded.ends,

@@ -20,7 +20,7 @@ impl Mount {
         let list = json!({
             "type": "object", "required": ["items"], "properties": { "items": { "type": "array", "items": item } },
         });
-        let op = Operation::new("logins", "general", "Where people log in").open().problems(&[503]);
+        let op = Operation::new("logins", "general", "Where people log in").open().problems(&[429, 503]);
         let about =
             "Those whose people may be known in any tenant; a tenant that has its own tells its own people.";
         self.router = std::mem::take(&mut self.router).route("/v1/login", get(login::logins));
@@ -35,7 +35,7 @@ impl Mount {
             .open()
             .about(about)
             .body(&["application/x-www-form-urlencoded"], true, form, None)
-            .problems(&[400, 404, 413, 503])
+            .problems(&[400, 404, 408, 413, 429, 503])
             .answers_nothing(200, "None of its tokens counts any more.");
         let path = "/v1/login/{authenticator}/ended";
         self.router = std::mem::take(&mut self.router).route(path, post(login::ended));
