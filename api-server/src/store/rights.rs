@@ -28,6 +28,8 @@ const MOST: usize = 10_000;
 #[derive(Default)]
 pub(super) struct Rights {
     state: Mutex<State>,
+    /// Held by who asks the database whether it is still true.
+    asking: tokio::sync::Mutex<()>,
     /// When the last use of a token was last written, by its id.
     pub(super) used: Mutex<BTreeMap<String, Duration>>,
 }
@@ -202,8 +204,18 @@ impl Store {
         if true_still { look(&state) } else { None }
     }
 
-    /// What is kept, after a look at whether it is still true.
+    /// What is kept, after a look at whether it is still true. Of many who come at once one asks, and a second for those
+    /// that came while it did: an answer to a question that was put after one has come is as good as one's own.
     async fn confirmed<T>(&self, look: impl Fn(&State) -> Option<T>) -> Result<(Stamp, Option<T>), Error> {
+        let came = self.env().uptime();
+        let _one = self.rights.asking.lock().await;
+        {
+            let state = self.rights.state();
+            let since = state.confirmed.is_some_and(|at| at >= came);
+            if since && state.now.rung == self.bells.rights_rung() {
+                return Ok((state.now.clone(), look(&state)));
+            }
+        }
         // Both before the database is asked: what happens meanwhile makes it look again.
         let (rung, at) = (self.bells.rights_rung(), self.env().uptime());
         let now = Stamp { rung, epoch: grants::epoch(&mut self.read().await?).await? };

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::future::join_all;
 use rhyzome_api::auth::{ApiTokens, Authenticator, OperatorToken};
 use rhyzome_api::limits::{BodyLimits, LimitsConfig, Rate, Share};
 use rhyzome_tests::exposition::parse;
@@ -199,4 +200,35 @@ async fn strangers_are_turned_away(world: World) {
     // Who was known before is known still, wherever the others come from.
     face.seen_by("anna", NETWORKS).await.is(200);
     refused(face.seen_by("bert", BETAS).await, "stranger-rate", 0);
+}
+/// A thousand at once, of a tenant that may have two at work: another's question is not behind them.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crowd_of_one_tenant_is_no_queue_for_another() {
+    let world = World::new(rhyzome_tests::world::Engine::Sqlite).await;
+    let usual = roomy();
+    let limits = LimitsConfig {
+        caller: Share { requests: 2000, ..usual.caller },
+        tenant: Share { requests: 2000, ..usual.tenant },
+        working: 3,
+        working_of_one_tenant: 2,
+        wait: Duration::from_secs(60),
+        ..usual
+    };
+    let face = Arc::new(furnished(&world, limits).await);
+    let (crowd, path) = (face.clone(), format!("{NETWORKS}?limit=1000"));
+    let crowd = tokio::spawn(async move {
+        let since = Instant::now();
+        for reply in join_all((0..1000).map(|_| crowd.seen_by("anna", &path))).await {
+            reply.is(200);
+        }
+        since.elapsed()
+    });
+    let mut longest = Duration::ZERO;
+    while !crowd.is_finished() {
+        let since = Instant::now();
+        face.seen_by("bert", BETAS).await.is(200);
+        longest = longest.max(since.elapsed());
+    }
+    let crowd = crowd.await.unwrap();
+    assert!(longest * 3 < crowd, "{longest:?} of {crowd:?}");
 }
