@@ -13,6 +13,7 @@ use std::time::Duration;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::service::TowerToHyperService;
+use nix::sys::socket::{Backlog, listen};
 use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
@@ -34,6 +35,8 @@ const RESETS: (usize, usize) = (32, 128);
 const SEND_BUFFER: usize = 128 << 10;
 /// Headers of a request.
 const MOST_HEADERS: usize = 100;
+/// Connections that wait to be accepted; the system may have less.
+const BACKLOG: i32 = 4096;
 /// After a connection that could not be accepted: no file may be left to have.
 const PAUSE: Duration = Duration::from_millis(50);
 
@@ -87,6 +90,10 @@ pub async fn serve(listener: TcpListener, serving: Serving, stop: CancellationTo
         leaving: stop.clone(),
         over: CancellationToken::new(),
     });
+    // Somebody who opens hundreds at once fills a short line, and whoever comes then waits for seconds.
+    if let Err(error) = Backlog::new(BACKLOG).and_then(|most| listen(&listener, most)) {
+        tracing::warn!(%error, "as few connections wait to be accepted as the system is used to");
+    }
     let tasks = TaskTracker::new();
     loop {
         let accepted = tokio::select! {

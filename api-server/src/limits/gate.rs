@@ -21,7 +21,7 @@ use crate::kernel::Env;
 /// The longest that somebody is made to wait who asks too often.
 const PATIENCE: Duration = Duration::from_millis(500);
 /// How long a refusal takes.
-const PENALTY: Duration = Duration::from_millis(250);
+const PENALTY: Duration = Duration::from_secs(1);
 /// The longest that an address is closed to strangers, however many came.
 const CLOSED: Duration = Duration::from_secs(30);
 /// Refusals that are held back at the same time, of one caller; beyond, the connection goes.

@@ -36,6 +36,8 @@ const QUIET: Duration = Duration::from_millis(12);
 /// How long each is measured, and how often both are, in turn.
 const TIME: Duration = Duration::from_secs(10);
 const PAIRS: usize = 5;
+/// How long all of them have to connect, which is not measured.
+const CONNECTING: Duration = Duration::from_secs(2);
 
 /// Somebody who asks, whether they are answered or not.
 #[derive(Clone)]
@@ -44,6 +46,8 @@ struct Asker {
     token: String,
     path: String,
     each: Duration,
+    /// When the first question is due: not all ask in the same moment.
+    after: Duration,
 }
 
 /// How it went.
@@ -83,10 +87,18 @@ async fn on(engine: Engine, name: &str, progress: &Progress) -> Result<Vec<Figur
     let door = Door::open(face.router());
     let asker = async |person: &str, tenant: &str, each| -> Result<Asker> {
         easy.member(tenant, person, "owner").await;
-        let made = easy.by(person, "POST", "/v1/tokens", json!({ "name": "bench", "spec": {} })).await;
+        let made = easy
+            .by(person, "POST", "/v1/tokens", json!({ "name": format!("of-{person}"), "spec": {} }))
+            .await;
         let token = made.json["secrets"]["token"].as_str();
         let token = token.with_context(|| format!("no token was made: {:#}", made.json))?.to_owned();
-        Ok(Asker { server: door.address, token, path: format!("/v1/tenants/{tenant}/networks/net"), each })
+        Ok(Asker {
+            server: door.address,
+            token,
+            path: format!("/v1/tenants/{tenant}/networks/net"),
+            each,
+            after: Duration::ZERO,
+        })
     };
     let quiet = vec![asker("quentin", "quiet", QUIET).await?];
     // Each connection asks so often that they do so a hundred times as often together as they may.
@@ -95,6 +107,10 @@ async fn on(engine: Engine, name: &str, progress: &Progress) -> Result<Vec<Figur
     let mut crowd = Vec::new();
     for person in 0..people {
         crowd.extend(vec![asker(&format!("lola{person}"), "loud", each).await?; connections]);
+    }
+    let count = u32::try_from(crowd.len())?;
+    for (one, number) in crowd.iter_mut().zip(0..) {
+        one.after = each * number / count;
     }
     let (mut ratios, mut alone, mut beside) = (vec![], vec![], vec![]);
     let mut flood = Outcome::default();
@@ -138,8 +154,8 @@ async fn ask(all: Vec<Asker>) -> Result<Outcome> {
     let asking = tokio::task::spawn_blocking(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(async {
-            let end = Instant::now() + TIME;
-            let asking: Vec<_> = all.into_iter().map(|one| tokio::spawn(one.ask(end))).collect();
+            let begin = Instant::now() + CONNECTING;
+            let asking: Vec<_> = all.into_iter().map(|one| tokio::spawn(one.ask(begin))).collect();
             let mut whole = Outcome::default();
             for one in asking {
                 let one = one.await.context("a client came to no end")??;
@@ -162,14 +178,18 @@ impl Asker {
         Ok(connection)
     }
 
-    /// Until `end`: a question each time that one is due, or as soon as the answer before is there; its time begins when it
-    /// was due. It does not listen when it is told to come again later, and comes back when it is cut off.
-    async fn ask(self, end: Instant) -> Result<Outcome> {
+    /// From `begin`, when all are connected: a question each time that one is due, or as soon as the answer before is
+    /// there; its time begins when it was due. It does not listen when it is told to come again later, and comes back
+    /// when it is cut off.
+    async fn ask(self, begin: Instant) -> Result<Outcome> {
         let mut outcome = Outcome::default();
-        let mut connection = None;
-        let mut due = Instant::now();
-        while Instant::now() < end {
+        let mut connection = Some(self.dial().await?);
+        let (mut due, end) = (begin + self.after, begin + TIME);
+        loop {
             sleep_until(due.min(end)).await;
+            if Instant::now() >= end {
+                return Ok(outcome);
+            }
             let since = due;
             due += self.each;
             let Ok(open) = (match connection.take() {
@@ -193,7 +213,6 @@ impl Asker {
                 Err(_) => outcome.cut_off += 1,
             }
         }
-        Ok(outcome)
     }
 
     async fn one(
