@@ -11,7 +11,7 @@ use super::objects::Reference;
 use super::phases::{self, Last};
 use super::request::Write;
 use super::secrets::{self, Fresh, Stage};
-use super::tx::Tx;
+use super::tx::{Tx, apart};
 use super::{Context, Store, claims, facts, grants, history, nodes, objects, quota, users, webhooks};
 use crate::kernel::adopt::Adopted;
 use crate::kernel::quota::{Exceeded, amounts};
@@ -205,7 +205,7 @@ pub(super) async fn finish(
         object.core.phase = phases::now(context, &object, last.as_ref().map(Last::place))?;
         None
     } else {
-        let (job, state) = jobs::submit(tx, context, maker, &object, intent, facts).await?;
+        let (job, state) = apart(tx, |tx| jobs::submit(tx, context, maker, &object, intent, facts)).await?;
         object.core.phase = phases::now(context, &object, Some((&verb, state)))?;
         object.core.job = Some(job.clone());
         Some(job)

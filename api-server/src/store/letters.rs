@@ -8,7 +8,7 @@ use super::jobs;
 use super::objects::{self, text};
 use super::request::Write;
 use super::run::{self, JobRow};
-use super::tx::Tx;
+use super::tx::{Tx, apart};
 use super::views::{Job, LAST_WORD, one_job};
 use super::{Bell, Context, Store, advance, drain, history, phases, remove};
 use crate::kernel::{Clash, Error, JobState, Right, Step, Verb};
@@ -237,10 +237,10 @@ pub(super) async fn undo_job(
     let kind = context.registry.get(&object.core.kind)?;
     let written = if Verb::parse(&old.verb) == Verb::Create {
         remove::refuse_protected(&object)?;
-        remove::remove(tx, context, maker, kind, object).await?
+        apart(tx, |tx| remove::remove(tx, context, maker, kind, object)).await?
     } else {
         let parts = [("spec", applied_before(tx, &old).await?)];
-        change::replace(tx, context, maker, kind, object, parts).await?
+        apart(tx, |tx| change::replace(tx, context, maker, kind, object, parts)).await?
     };
     let nothing = "it changed nothing in the spec that could be taken back: retry it, or skip it";
     let new = written.job.ok_or_else(|| wrong(nothing))?;

@@ -5,7 +5,7 @@ use super::create::{Maker, finish};
 use super::db::values;
 use super::jobs::Intent;
 use super::request::Write;
-use super::tx::Tx;
+use super::tx::{Tx, apart};
 use super::{Context, Store, assign, nodes};
 use crate::kernel::error::UsedBy;
 use crate::kernel::{Clash, Error, Facts, Kind, Right, Stored, Verb};
@@ -73,7 +73,8 @@ pub(super) async fn remove_when(
     object.core.updated_at = context.env.now();
     object.core.version += 1;
     let intent = Intent { later, ..Intent::new(Verb::Remove, plan.steps) };
-    let written = finish(tx, context, maker, object, intent, &Facts::default()).await?;
+    let nothing = Facts::default();
+    let written = apart(tx, |tx| finish(tx, context, maker, object, intent, &nothing)).await?;
     for (key, child) in owned {
         if written.object.claims.get(&format!("keep_{key}")).and_then(serde_json::Value::as_bool)
             == Some(true)
@@ -81,7 +82,7 @@ pub(super) async fn remove_when(
             continue;
         }
         let child_kind = context.registry.get(&child.core.kind)?;
-        Box::pin(remove_when(tx, context, maker, child_kind, child, later)).await?;
+        apart(tx, |tx| remove_when(tx, context, maker, child_kind, child, later)).await?;
     }
     Ok(written)
 }

@@ -10,7 +10,7 @@ use super::change::{self, Asked, NewObject, Written};
 use super::create::{self, Maker};
 use super::keys::{self, Kept, KeptAnswer, Key};
 use super::plan::{self, Planned};
-use super::tx::Tx;
+use super::tx::{Tx, apart};
 use super::{Context, Job, Store, empty, grants, letters, remove};
 use crate::kernel::resource::Call;
 use crate::kernel::{Error, Kind, Right};
@@ -228,13 +228,13 @@ pub(super) struct Request {
 
 async fn do_once(tx: &mut Tx, context: &Context, request: &Request) -> Result<Outcome, Error> {
     let Some(once) = &request.once else {
-        return carry_out(tx, context, request).await.map(Outcome::Done);
+        return apart(tx, |tx| carry_out(tx, context, request)).await.map(Outcome::Done);
     };
     let caller = request.right.caller().identity();
     if let Some(kept) = keys::reserve(tx, context, caller, &once.key, &request.print).await? {
         return Ok(Outcome::Before(kept));
     }
-    let did = carry_out(tx, context, request).await?;
+    let did = apart(tx, |tx| carry_out(tx, context, request)).await?;
     let (job, resource) = did.names();
     let settled = !once.waits || job.is_none();
     let kept = Kept { answer: (once.answer)(&did), settled, job, resource };
@@ -246,43 +246,45 @@ pub(super) async fn carry_out(tx: &mut Tx, context: &Context, request: &Request)
     let (right, asked) = (&request.right, &request.asked);
     let maker = Maker::of(right, asked);
     let written = match &request.write {
-        Write::Create { kind, body } => create::create(tx, context, &maker, *kind, body.clone()).await?,
+        Write::Create { kind, body } => {
+            apart(tx, |tx| create::create(tx, context, &maker, *kind, body.clone())).await?
+        }
         Write::Update { kind, id, patch, if_match } => {
             let old = change::changeable(tx, right, *kind, id, *if_match).await?;
             grants::refuse(tx, context, &maker, &old, true).await?;
-            change::update(tx, context, &maker, *kind, old, patch).await?
+            apart(tx, |tx| change::update(tx, context, &maker, *kind, old, patch)).await?
         }
         Write::Restore { kind, id, version, if_match } => {
             let old = change::changeable(tx, right, *kind, id, *if_match).await?;
             grants::refuse(tx, context, &maker, &old, true).await?;
-            change::restore(tx, context, &maker, *kind, old, *version).await?
+            apart(tx, |tx| change::restore(tx, context, &maker, *kind, old, *version)).await?
         }
         Write::Act { kind, id, call, supersede, if_match } => {
             let object = change::changeable(tx, right, *kind, id, *if_match).await?;
-            change::act(tx, context, &maker, *kind, object, call, *supersede).await?
+            apart(tx, |tx| change::act(tx, context, &maker, *kind, object, call, *supersede)).await?
         }
         Write::Remove { kind, id, if_match } => {
             let object = change::changeable(tx, right, *kind, id, *if_match).await?;
             remove::refuse_protected(&object)?;
             grants::refuse(tx, context, &maker, &object, true).await?;
-            remove::remove(tx, context, &maker, *kind, object).await?
+            apart(tx, |tx| remove::remove(tx, context, &maker, *kind, object)).await?
         }
         Write::Empty { kind, id, if_match } => {
             let object = change::changeable(tx, right, *kind, id, *if_match).await?;
             remove::refuse_protected(&object)?;
-            empty::begin(tx, context, &maker, object).await?
+            apart(tx, |tx| empty::begin(tx, context, &maker, object)).await?
         }
         Write::CancelJob { id } => {
-            return letters::cancel_job(tx, context, &maker, right, id).await.map(Did::job);
+            return apart(tx, |tx| letters::cancel_job(tx, context, &maker, right, id)).await.map(Did::job);
         }
         Write::RetryJob { id } => {
-            return letters::retry_job(tx, context, &maker, right, id).await.map(Did::job);
+            return apart(tx, |tx| letters::retry_job(tx, context, &maker, right, id)).await.map(Did::job);
         }
         Write::SkipJob { id } => {
-            return letters::skip_job(tx, context, &maker, right, id).await.map(Did::job);
+            return apart(tx, |tx| letters::skip_job(tx, context, &maker, right, id)).await.map(Did::job);
         }
         Write::UndoJob { id } => {
-            return letters::undo_job(tx, context, &maker, right, id).await.map(Did::job);
+            return apart(tx, |tx| letters::undo_job(tx, context, &maker, right, id)).await.map(Did::job);
         }
     };
     // On what is there in the end: what was merged, not what was sent.

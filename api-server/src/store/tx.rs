@@ -1,6 +1,7 @@
 //! A transaction: what it says to the database, what it keeps back until the end, and what it has seen.
 
 use std::collections::{HashMap, HashSet};
+use std::pin::Pin;
 
 use super::Bell;
 use super::db::{Conn, DbError, Row, Value};
@@ -50,6 +51,12 @@ impl Table {
 }
 
 // === impl Tx ===
+
+/// A part of a transaction, on the heap, and made in a frame that is gone when it is awaited. A removal in a job in a
+/// removal goes deep, and a thread's stack is two megabytes: it has no room for what each of them might have done instead.
+pub(super) fn apart<'a, F: Future>(tx: &'a mut Tx, make: impl FnOnce(&'a mut Tx) -> F) -> Pin<Box<F>> {
+    Box::pin(make(tx))
+}
 
 impl Tx {
     pub(super) fn new(conn: Conn) -> Tx {

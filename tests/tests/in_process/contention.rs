@@ -15,7 +15,7 @@ use serde_json::json;
 async fn deadlocks(world: &World, times: u32) {
     world
         .sql(&format!(
-            "CREATE SEQUENCE tries; CREATE FUNCTION deadlock() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            "CREATE SEQUENCE tries; GRANT USAGE ON SEQUENCE tries TO PUBLIC; CREATE FUNCTION deadlock() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
                IF nextval('tries') <= {times} THEN
                  RAISE EXCEPTION 'on purpose' USING ERRCODE = '40P01';
                END IF;
