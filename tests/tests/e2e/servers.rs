@@ -45,6 +45,7 @@ const QUIET: u64 = 90;
 /// What the database itself notes of each job: which server made it, and which one ended it.
 const WITNESS: &str = "
     CREATE TABLE witness (job TEXT NOT NULL, made BOOLEAN NOT NULL, server TEXT NOT NULL);
+    GRANT INSERT ON witness TO PUBLIC;
     CREATE FUNCTION witness() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
       INSERT INTO witness VALUES (NEW.id, TG_OP = 'INSERT', current_setting('application_name'));
       RETURN NULL;
