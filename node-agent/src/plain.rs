@@ -133,6 +133,16 @@ pub trait Plain: Send + Sync {
     /// Makes it as ordered, and makes sure that it is so. Answers what somebody had changed, and was put right.
     fn make(&self, id: &str, ordered: &Ordered) -> Result<Vec<Deviation>, DriverError>;
 
+    /// True if those that are to be made at the same time are handed over together: lines of one thing, say, that is
+    /// told of all of them at once.
+    fn is_together(&self) -> bool {
+        false
+    }
+
+    /// Makes what the making of each of these by itself would make, but for what one alone says of it: what helps all
+    /// of them is done once. Whatever fails here fails again, and is told, when each is made.
+    fn prepare(&self, _all: &[(String, Ordered)]) {}
+
     /// Leaves nothing of it.
     fn take_away(&self, id: &str) -> Result<(), DriverError>;
 }

@@ -129,34 +129,67 @@ async fn act_on_plain(
     id: &str,
     ordered: Option<Ordered>,
 ) -> (Result<(), DriverError>, Vec<Seen>) {
-    let found = drivers.plain.iter().find(|driver| driver.kind() == kind).cloned();
     let object = id.to_owned();
-    let work = move |driver: Arc<dyn Plain>| {
-        let made = match &ordered {
-            Some(ordered) => driver.make(&object, ordered),
-            None => driver.take_away(&object).map(|()| Vec::new()),
-        };
-        let mut seen = Vec::new();
-        let result = made.map(|repaired| {
-            if !repaired.is_empty() {
-                seen.push(Seen::Repaired(object.clone(), repaired));
-            }
-        });
-        match driver.look(&object, ordered.as_ref()) {
-            Ok(now) => {
-                seen.push(Seen::Plain(kind, object, now));
-                (result, seen)
-            }
-            Err(error) => (result.and(Err(error)), seen),
+    let done =
+        with_driver(&drivers.plain, kind, move |driver| one_plain(driver, kind, object, ordered.as_ref()));
+    done.await.unwrap_or_else(|error| (Err(error), Vec::new()))
+}
+
+/// Makes these of a plain kind as ordered, whatever helps all of them once.
+pub(super) async fn make_together(
+    drivers: &[Arc<dyn Plain>],
+    kind: &'static str,
+    all: Vec<(String, Ordered)>,
+) -> Vec<(String, Done)> {
+    let ids: Vec<String> = all.iter().map(|(id, _)| id.clone()).collect();
+    let done = with_driver(drivers, kind, move |driver| {
+        driver.prepare(&all);
+        let each = all.into_iter().map(|(id, ordered)| one_plain(driver, kind, id, Some(&ordered)));
+        each.collect::<Vec<_>>()
+    });
+    let done = match done.await {
+        Ok(done) => done,
+        Err(error) => ids.iter().map(|_| (Err(error.clone()), Vec::new())).collect(),
+    };
+    ids.into_iter().zip(done).map(|(id, (result, seen))| (id, Done { result, seen })).collect()
+}
+
+/// Has a kind's driver do this, which may block.
+async fn with_driver<T: Send + 'static>(
+    drivers: &[Arc<dyn Plain>],
+    kind: &'static str,
+    work: impl FnOnce(&dyn Plain) -> T + Send + 'static,
+) -> Result<T, DriverError> {
+    let Some(driver) = drivers.iter().find(|driver| driver.kind() == kind).cloned() else {
+        return Err(DriverError::Permanent(format!("there is no driver of the kind {kind}")));
+    };
+    let done = tokio::task::spawn_blocking(move || work(&*driver)).await;
+    done.map_err(|error| DriverError::Retry(format!("the driver of {kind} ended: {error}")))
+}
+
+fn one_plain(
+    driver: &dyn Plain,
+    kind: &'static str,
+    object: String,
+    ordered: Option<&Ordered>,
+) -> (Result<(), DriverError>, Vec<Seen>) {
+    let made = match ordered {
+        Some(ordered) => driver.make(&object, ordered),
+        None => driver.take_away(&object).map(|()| Vec::new()),
+    };
+    let mut seen = Vec::new();
+    let result = made.map(|repaired| {
+        if !repaired.is_empty() {
+            seen.push(Seen::Repaired(object.clone(), repaired));
         }
-    };
-    let Some(driver) = found else {
-        return (Err(DriverError::Permanent(format!("there is no driver of the kind {kind}"))), Vec::new());
-    };
-    let done = tokio::task::spawn_blocking(move || work(driver)).await;
-    done.unwrap_or_else(|error| {
-        (Err(DriverError::Retry(format!("the driver of {kind} ended: {error}"))), Vec::new())
-    })
+    });
+    match driver.look(&object, ordered) {
+        Ok(now) => {
+            seen.push(Seen::Plain(kind, object, now));
+            (result, seen)
+        }
+        Err(error) => (result.and(Err(error)), seen),
+    }
 }
 
 async fn act_on_instance(

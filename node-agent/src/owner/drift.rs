@@ -1,6 +1,7 @@
 //! What is on the node unasked, told when it changed; and what operators have decided on it.
 
 use super::Owner;
+use super::stale::Stale;
 use crate::findings::Scene;
 use crate::reconcile::Action;
 use rhyzome_proto::v1::{Decision, Findings};
@@ -50,7 +51,10 @@ impl Owner {
                 _ => {}
             }
         }
-        self.known.world.approved = approved;
+        if self.known.world.approved != approved {
+            self.known.world.approved = approved;
+            self.stale = Stale::All;
+        }
     }
 
     /// The orders of an orphan are dropped. Nothing of it is touched: it runs until somebody ends it, and is then not
@@ -69,9 +73,7 @@ impl Owner {
                     object = id,
                     "an operator has it forgotten: its order is dropped, it is left alone"
                 );
-                self.orders.remove(id);
-                self.decisions.remove(id);
-                self.trouble.remove(id);
+                self.unordered(id);
             }
             Ok(Ok(false)) => {}
             Ok(Err(error)) => tracing::error!(%error, object = id, "its order cannot be dropped"),

@@ -4,6 +4,7 @@ use super::Drivers;
 use super::act::{self, Done, Seen};
 use super::look::{self, Sight};
 use crate::drivers::image::Progress;
+use crate::plain::Ordered;
 use crate::reconcile::{Action, Orders};
 use futures_util::future::BoxFuture;
 
@@ -12,6 +13,20 @@ pub trait Hands: Send + Sync + 'static {
     /// Carries out one action on one object, and looks at the result.
     fn act<'a>(&'a self, id: &'a str, action: Action, now_ms: u64, progress: Progress)
     -> BoxFuture<'a, Done>;
+
+    /// The plain kinds of which those that are begun together are made together.
+    fn together(&self) -> Vec<&'static str> {
+        Vec::new()
+    }
+
+    /// Makes some of such a kind as ordered, and looks at each: one answer for each, in their order.
+    fn make_together(
+        &self,
+        kind: &'static str,
+        all: Vec<(String, Ordered)>,
+    ) -> BoxFuture<'_, Vec<(String, Done)>> {
+        Box::pin(act::make_together(&[], kind, all))
+    }
 
     /// Looks at everything that is there.
     fn look<'a>(&'a self, orders: &'a Orders) -> BoxFuture<'a, Sight>;
@@ -35,6 +50,18 @@ impl Hands for Drivers {
         progress: Progress,
     ) -> BoxFuture<'a, Done> {
         Box::pin(act::act(self, id, action, now_ms, progress))
+    }
+
+    fn together(&self) -> Vec<&'static str> {
+        self.plain.iter().filter(|driver| driver.is_together()).map(|driver| driver.kind()).collect()
+    }
+
+    fn make_together(
+        &self,
+        kind: &'static str,
+        all: Vec<(String, Ordered)>,
+    ) -> BoxFuture<'_, Vec<(String, Done)>> {
+        Box::pin(act::make_together(&self.plain, kind, all))
     }
 
     fn look<'a>(&'a self, orders: &'a Orders) -> BoxFuture<'a, Sight> {

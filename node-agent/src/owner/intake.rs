@@ -70,7 +70,7 @@ impl Owner {
                 self.give_up_fetching(&order.object_id);
             }
             if let Some(held) = ledger.orders().get(&order.object_id) {
-                self.orders.insert(order.object_id, held.clone());
+                self.ordered(&order.object_id, held.clone());
             }
         }
     }

@@ -1,6 +1,7 @@
 //! What the owner does about the node's lease.
 
 use super::Owner;
+use super::stale::Stale;
 use crate::lease::Lease;
 use rhyzome_proto::v1::order_body::Body;
 use rhyzome_proto::v1::{Order, Power};
@@ -31,15 +32,22 @@ impl Owner {
 
     /// Decisions are made by what the lease allows now; how long that stays so.
     pub(super) fn weigh_lease(&mut self) -> Duration {
-        let wanted = self.orders.values().any(needs_lease);
-        let now = self.env.uptime();
         let Some((lease, wanter)) = &self.lease else { return Duration::MAX };
-        wanter(wanted);
-        let standing = lease.standing(now);
-        if wanted && standing != self.known.world.lease {
-            tracing::info!(?standing, "the node's lease");
+        // No plain thing needs one.
+        if self.stale == Stale::All {
+            self.lease_wanted = self.orders.values().any(needs_lease);
         }
-        self.known.world.lease = standing;
+        let wanted = self.lease_wanted;
+        wanter(wanted);
+        let now = self.env.uptime();
+        let standing = lease.standing(now);
+        if standing != self.known.world.lease {
+            if wanted {
+                tracing::info!(?standing, "the node's lease");
+            }
+            self.known.world.lease = standing;
+            self.stale = Stale::All;
+        }
         lease.changes_in(now).filter(|_| wanted).unwrap_or(Duration::MAX)
     }
 }

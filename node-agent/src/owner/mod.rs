@@ -5,12 +5,14 @@
 //! timer) only says "look again": the same code runs after a restart and in the middle of everything.
 
 mod act;
+mod begin;
 mod drift;
 mod hands;
 mod intake;
 mod known;
 mod leased;
 mod look;
+mod stale;
 mod tell;
 
 use crate::drivers::disk::DiskDriver;
@@ -22,7 +24,7 @@ use crate::lease::Lease;
 use crate::ledger::Ledger;
 use crate::link::LinkEvent;
 use crate::plain::Plains;
-use crate::reconcile::{Action, Decision, Kind, Orders, View, plan};
+use crate::reconcile::{Action, Decision, Kind, Orders};
 use crate::report::Failure;
 pub use act::{Done, Rendered, Seen};
 pub use hands::Hands;
@@ -31,6 +33,7 @@ use known::Known;
 pub use leased::Wanter;
 pub use look::Sight;
 use rhyzome_proto::v1::{Findings, Report};
+use stale::{Needs, Stale};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -102,7 +105,8 @@ enum Back {
 struct Busy {
     attempt: u64,
     action: Action,
-    abort: AbortHandle,
+    /// None of what goes together with others.
+    abort: Option<AbortHandle>,
 }
 
 struct Trouble {
@@ -123,8 +127,15 @@ pub struct Owner {
     wires: Wires,
     back: (mpsc::UnboundedSender<Back>, mpsc::UnboundedReceiver<Back>),
     busy: HashMap<String, Busy>,
+    gathered: begin::Gathered,
     trouble: HashMap<String, Trouble>,
     progress: HashMap<String, u32>,
+    /// What may have changed since everything was decided.
+    stale: Stale,
+    needs: Needs,
+    /// When everything is decided anew at the latest.
+    due: Instant,
+    /// All that was decided; where debug assertions are on.
     decisions: BTreeMap<String, Decision>,
     told: HashMap<String, (Report, u64)>,
     /// Since when objects are worked on, of which something is to be told.
@@ -136,6 +147,7 @@ pub struct Owner {
     attempts: u64,
     /// Without one no guest runs that is marked for being restarted elsewhere.
     lease: Option<(Lease, Wanter)>,
+    lease_wanted: bool,
 }
 
 impl Owner {
@@ -149,6 +161,9 @@ impl Owner {
     ) -> Self {
         let orders = ledger.lock().unwrap_or_else(PoisonError::into_inner).orders().clone();
         Self {
+            needs: Needs::of(&orders),
+            stale: Stale::All,
+            due: Instant::now(),
             ledger,
             intake: Arc::default(),
             orders,
@@ -158,6 +173,7 @@ impl Owner {
             wires,
             back: mpsc::unbounded_channel(),
             busy: HashMap::new(),
+            gathered: begin::Gathered::new(),
             trouble: HashMap::new(),
             progress: HashMap::new(),
             decisions: BTreeMap::new(),
@@ -169,6 +185,7 @@ impl Owner {
             looking: false,
             attempts: 0,
             lease: None,
+            lease_wanted: false,
         }
     }
 
@@ -187,6 +204,7 @@ impl Owner {
                 // What is rare comes first, so that nothing waits behind a flood of orders, and no order behind guests.
                 biased;
                 _ = timer.tick() => {
+                    self.stale = Stale::All;
                     self.tick();
                     self.take(Vec::new()).await;
                     self.settle().await;
@@ -246,6 +264,7 @@ impl Owner {
         }
         drop(ledger);
         self.connected = Some(Instant::now());
+        self.stale = Stale::All;
         self.drift.begin_anew();
         self.told.clear();
         self.gone_told.clear();
@@ -257,11 +276,12 @@ impl Owner {
         if self.busy.get(id).is_some_and(|busy| matches!(busy.action, Action::FetchImage(_)))
             && let Some(busy) = self.busy.remove(id)
         {
-            busy.abort.abort();
+            busy.abort.inspect(AbortHandle::abort);
             if let Action::FetchImage(order) = busy.action {
                 self.known.apply(self.hands.look_at_image(&order.sha256));
             }
             self.known.touch(id);
+            self.touched(id);
         }
     }
 
@@ -271,11 +291,13 @@ impl Owner {
             Back::Progress { id, bytes } => {
                 if let Some(Busy { action: Action::FetchImage(order), .. }) = self.busy.get(&id) {
                     let percent = bytes.saturating_mul(100) / order.size_bytes.max(1);
+                    self.touched(&id);
                     self.progress.insert(id, u32::try_from(percent.min(100)).unwrap_or(100));
                 }
             }
             Back::Sight { versions, sight } => {
                 self.looking = false;
+                self.stale = Stale::All;
                 self.drift.is_due = true;
                 let busy = &self.busy;
                 let still = self.known.versions().clone();
@@ -292,6 +314,7 @@ impl Owner {
         let Some(busy) = self.busy.remove(&id) else { return };
         self.progress.remove(&id);
         self.known.touch(&id);
+        self.touched(&id);
         for seen in done.seen {
             if let Seen::Repaired(object, deviations) = &seen {
                 for deviation in deviations {
@@ -328,10 +351,12 @@ impl Owner {
         if !self.busy.contains_key(id) {
             let seen = self.hands.look_at_instance(id).await;
             self.known.apply(seen);
+            self.touched(id);
         }
     }
 
     fn hear(&mut self, event: Event) {
+        self.stale = Stale::All;
         match event {
             Event::Accelerator(name) => self.known.world.accelerator = name,
             Event::Missing(missing) => self.known.world.missing = missing,
@@ -356,11 +381,19 @@ impl Owner {
     async fn advance(&mut self) -> Duration {
         let now = self.env.now_ms();
         let until_lease_changes = self.weigh_lease();
-        let view = View { orders: &self.orders, world: &self.known.world, now_ms: now };
-        let decisions = plan(view);
-        let mut wake = LOOK_EVERY.min(until_lease_changes);
+        if self.due <= Instant::now() {
+            self.stale = Stale::All;
+        }
+        let stale = std::mem::take(&mut self.stale);
+        // What was not decided anew is due when it was.
+        let due = match &stale {
+            Stale::All => LOOK_EVERY,
+            Stale::Only(_) => self.due.saturating_duration_since(Instant::now()),
+        };
+        let decided = self.decide(&stale, now);
+        let mut wake = due.min(until_lease_changes);
         let mut finished = Vec::new();
-        for (id, decision) in &decisions {
+        for (id, decision) in &decided {
             match decision {
                 Decision::Do(Action::Forget) if !self.busy.contains_key(id) => {
                     match self.held_up(id, &Action::Forget, now) {
@@ -379,81 +412,16 @@ impl Owner {
                 _ => {}
             }
         }
-        self.decisions = decisions;
+        self.launch();
         for id in &finished {
             self.forget(id).await;
         }
         if self.connected.is_some() {
-            wake = wake.min(self.report());
+            wake = wake.min(self.report(&decided, &stale));
             self.survey().await;
         }
-        if finished.is_empty() { wake.max(Duration::from_millis(1)) } else { Duration::ZERO }
+        let wake = wake.max(Duration::from_millis(1));
+        self.due = Instant::now() + wake;
+        if finished.is_empty() { wake } else { Duration::ZERO }
     }
-
-    /// Begins an action, unless the object is busy or this was tried and must wait. Answers how long.
-    fn begin(&mut self, id: &str, action: Action, now: u64) -> Duration {
-        if self.busy.contains_key(id) {
-            return LOOK_EVERY;
-        }
-        if let Some(wait) = self.held_up(id, &action, now) {
-            return wait;
-        }
-        self.spawn(id, action, now);
-        LOOK_EVERY
-    }
-
-    /// How long this must wait because it was tried and failed, if it must.
-    fn held_up(&mut self, id: &str, action: &Action, now: u64) -> Option<Duration> {
-        let trouble = self.trouble.get(id)?;
-        if !is_same(&trouble.action, action) {
-            self.trouble.remove(id);
-            return None;
-        }
-        if trouble.failure.permanent {
-            return Some(LOOK_EVERY);
-        }
-        // None waits longer than that: the clock was put back meanwhile.
-        let wait = trouble.retry_at_ms.saturating_sub(now);
-        (1..=MAX_RETRY_MS).contains(&wait).then(|| Duration::from_millis(wait))
-    }
-
-    fn spawn(&mut self, id: &str, action: Action, now: u64) {
-        self.attempts += 1;
-        self.known.touch(id);
-        let (hands, back, attempt) = (self.hands.clone(), self.back.0.clone(), self.attempts);
-        let (object, doing) = (id.to_owned(), action.clone());
-        tracing::debug!(object = id, action = %name(&action), "begins");
-        let task = tokio::spawn(async move {
-            let (teller, told) = (back.clone(), object.clone());
-            let progress = Box::new(move |bytes| {
-                let _ = teller.send(Back::Progress { id: told.clone(), bytes });
-            });
-            let done = hands.act(&object, doing, now, progress).await;
-            let _ = back.send(Back::Done { id: object, attempt, done });
-        });
-        let busy = Busy { attempt, action, abort: task.abort_handle() };
-        self.busy.insert(id.to_owned(), busy);
-    }
-
-    /// A network that is held is compared with the node again now and then: somebody may have changed it by hand.
-    fn refresh(&mut self, id: &str, now: u64) {
-        if let Some(network) = self.known.due(id, REFRESH_EVERY).filter(|_| !self.busy.contains_key(id)) {
-            self.spawn(id, Action::ApplyNetwork(network), now);
-        }
-    }
-}
-
-/// True if trying `now` is trying `before` again.
-fn is_same(before: &Action, now: &Action) -> bool {
-    match (before, now) {
-        (Action::Start { boot: before, .. }, Action::Start { boot: now, .. }) => {
-            before.order == now.order && before.accelerator == now.accelerator
-        }
-        _ => before == now,
-    }
-}
-
-fn name(action: &Action) -> String {
-    let text = format!("{action:?}");
-    text.split(['(', ' ', '{']).next().unwrap_or_default().to_owned()
 }

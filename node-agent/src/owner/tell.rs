@@ -1,9 +1,11 @@
 //! What the server is told, and when it has heard that something is gone.
 
 use super::Owner;
-use crate::reconcile::Action;
+use super::stale::Stale;
+use crate::reconcile::{Action, Decision};
 use crate::report::{self, Failure};
 use rhyzome_proto::v1::{Report, ReportState};
+use std::collections::BTreeMap;
 use std::collections::hash_map::Entry;
 use std::sync::PoisonError;
 use std::time::Duration;
@@ -19,11 +21,12 @@ const SETTLED_AFTER: Duration = Duration::from_secs(20);
 const WORTH_TELLING: Duration = Duration::from_millis(300);
 
 impl Owner {
-    /// Sends what the server has not been told in this session. Answers how long nothing is to be told by itself.
-    pub(super) fn report(&mut self) -> Duration {
+    /// Sends what the server has not been told in this session of what was decided now, which is all or some. Answers how
+    /// long nothing is to be told by itself.
+    pub(super) fn report(&mut self, decided: &BTreeMap<String, Decision>, stale: &Stale) -> Duration {
         let mut news = Vec::new();
         let mut wake = Duration::MAX;
-        for (id, decision) in &self.decisions {
+        for (id, decision) in decided {
             let Some(order) = self.orders.get(id) else { continue };
             let failure = self.trouble.get(id).map(|trouble| &trouble.failure);
             let progress = self.progress.get(id).copied();
@@ -57,7 +60,9 @@ impl Owner {
         }
         // Not at once: after a lost ledger the orders for what is here are still on their way.
         let is_settled = self.connected.is_some_and(|since| since.elapsed() >= SETTLED_AFTER);
-        for (id, what) in self.known.unknown(&self.orders).into_iter().filter(|_| is_settled) {
+        let unknown =
+            if is_settled && *stale == Stale::All { self.known.unknown(&self.orders) } else { Vec::new() };
+        for (id, what) in unknown {
             if let Entry::Vacant(place) = self.told.entry(id) {
                 let report = report::of_unknown(place.key(), what);
                 tracing::warn!("{}", report.message);
@@ -105,9 +110,7 @@ impl Owner {
         match forgotten.await {
             Ok(Ok(())) => {
                 tracing::info!(object = id, "gone");
-                self.orders.remove(id);
-                self.decisions.remove(id);
-                self.trouble.remove(id);
+                self.unordered(id);
                 self.told.remove(id);
                 self.working.remove(id);
                 self.known.forget(id);

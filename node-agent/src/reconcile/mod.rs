@@ -190,6 +190,12 @@ pub fn plan(view: View<'_>) -> BTreeMap<String, Decision> {
     view.orders.iter().map(|(id, order)| (id.clone(), decide(view, order))).collect()
 }
 
+/// Decides for these of them. A plain object's decision depends on it alone and on what it needs.
+pub fn plan_of(view: View<'_>, ids: &BTreeSet<String>) -> BTreeMap<String, Decision> {
+    let ordered = ids.iter().filter_map(|id| view.orders.get_key_value(id));
+    ordered.map(|(id, order)| (id.clone(), decide(view, order))).collect()
+}
+
 fn decide(view: View<'_>, order: &Order) -> Decision {
     if let Some((kind, here)) = view.world.plain.get_key_value(order.kind.as_str()) {
         return plain::decide(view, order, kind, here);

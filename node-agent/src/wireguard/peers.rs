@@ -2,7 +2,7 @@
 
 use super::keys::PublicKey;
 use super::links;
-use super::plan::{self, Asked, Change};
+use super::plan::{self, Asked, Change, Peer};
 use super::room::{Device, Inner, Room};
 use crate::drivers::{Deviation, DriverError};
 use crate::plain::{ObservedPlain, Ordered, OrderedAll, Plain};
@@ -68,6 +68,30 @@ impl Plain for Peers {
         let expected = || format!("the peer {} as it was ordered", asked.peer.key);
         let deviation = found.filter(|_| is_same).map(|it| Deviation::new("wireguard.peer", expected(), it));
         Ok(deviation.into_iter().collect())
+    }
+
+    fn is_together(&self) -> bool {
+        true
+    }
+
+    /// One message to each device for all that are new on it.
+    fn prepare(&self, all: &[(String, Ordered)]) {
+        let inner = &mut *self.room.lock();
+        let now_ms = self.room.env.now_ms();
+        let mut new: BTreeMap<String, Vec<Peer>> = BTreeMap::new();
+        for (id, ordered) in all {
+            self.hear(inner, id, ordered);
+            // What was there before is compared with what is found, each by itself.
+            let Some((_, asked)) = inner.asked.get(self.kind).and_then(|all| all.get(id)) else { continue };
+            if asked.is_on(now_ms) && !inner.applied.contains_key(id) {
+                new.entry(asked.server.clone()).or_default().push(asked.peer.clone());
+            }
+        }
+        for (server, peers) in new.into_iter().filter(|(_, peers)| peers.len() > 1) {
+            if let Err(error) = self.put_on_together(inner, &server, peers) {
+                tracing::debug!(server, %error, "peers come one by one");
+            }
+        }
     }
 
     fn take_away(&self, id: &str) -> Result<(), DriverError> {
@@ -169,6 +193,30 @@ impl Peers {
         Ok(found)
     }
 
+    /// Those that the device does not know yet and that nothing speaks against.
+    fn put_on_together(
+        &self,
+        inner: &mut Inner,
+        server: &str,
+        mut peers: Vec<Peer>,
+    ) -> Result<(), DriverError> {
+        let Some(device) = inner.devices.get_mut(server).filter(|device| device.server.enabled) else {
+            return Ok(());
+        };
+        let Some(live) = &device.live else { return Ok(()) };
+        peers.retain(|peer| !live.peers.contains_key(&peer.key));
+        let place = self.room.place(server, device.server.network.as_deref());
+        let routes = |peer: &Peer| plan::routes(&device.server, std::iter::once(peer));
+        let is_routed = peers.iter().any(|peer| !routes(peer).is_subset(&device.routes));
+        if is_routed {
+            let link = links::look(&place).map_err(|error| DriverError::io(&place.name, &error))?;
+            let link = link.unwrap_or_default();
+            peers.retain(|peer| link.taken(routes(peer).difference(&device.routes)).is_none());
+        }
+        self.room.send(&place, device, Change { set: peers, ..Change::default() })?;
+        if is_routed { self.reroute(inner, server) } else { Ok(()) }
+    }
+
     fn take_off(&self, inner: &mut Inner, asked: &Asked) -> Result<(), DriverError> {
         let key = &asked.peer.key;
         if self.is_elsewhere(inner, asked) {
@@ -213,4 +261,85 @@ impl Peers {
 /// The routes that this peer alone needs.
 fn own_routes(device: &Device, asked: &Asked) -> BTreeSet<IpNet> {
     plan::routes(&device.server, std::iter::once(&asked.peer))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::engine::{Engine, Place};
+    use super::super::keys::SecretKey;
+    use super::super::plan::{Live, Server};
+    use super::*;
+    use crate::env::Env;
+    use rhyzome_proto::v1::WireguardPeerOrder;
+    use std::io;
+    use std::path::Path;
+    use std::sync::Mutex;
+
+    /// Takes all that it is told, and remembers it.
+    #[derive(Clone, Default)]
+    struct Deaf(Arc<Mutex<Vec<Change>>>);
+
+    impl Engine for Deaf {
+        fn word(&self) -> &'static str {
+            "deaf"
+        }
+        fn ensure(&self, _: &Place, _: u32) -> io::Result<bool> {
+            Ok(false)
+        }
+        fn get(&self, _: &Place) -> io::Result<Option<Live>> {
+            Ok(None)
+        }
+        fn set(&self, _: &Place, change: &Change) -> io::Result<()> {
+            self.0.lock().unwrap().push(change.clone());
+            Ok(())
+        }
+        fn remove(&self, _: &Place) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn ordered(number: u8, key: PublicKey) -> (String, Ordered) {
+        let order = WireguardPeerOrder {
+            server_id: "wgs_1".into(),
+            public_key: key.to_string(),
+            allowed_ips: vec![format!("10.9.0.{number}/32")],
+            enabled: true,
+            ..WireguardPeerOrder::default()
+        };
+        (format!("wgp_{number}"), Ordered::from(order.encode_to_vec()))
+    }
+
+    #[test]
+    fn those_that_come_together_are_one_message_and_who_changed_is_told_by_itself() {
+        let deaf = Deaf::default();
+        let room = Room::with_engine(Path::new("/"), Env::system(), Box::new(deaf.clone()));
+        let server = Server {
+            private_key: SecretKey([1; 32]),
+            port: 1,
+            addresses: BTreeSet::from(["10.9.0.254/24".parse().unwrap()]),
+            mtu: 1420,
+            network: None,
+            enabled: true,
+        };
+        let mut device = Device::new(server);
+        device.live = Some(Live::default());
+        room.lock().devices.insert("wgs_1".into(), device);
+        let peers = Peers { kind: "wireguard-peer", room: Arc::new(room) };
+        let key = |number| PublicKey([number; 32]);
+        let mut all: Vec<_> = (1..=3).map(|number| ordered(number, key(number))).collect();
+        peers.prepare(&all);
+        assert_eq!(deaf.0.lock().unwrap().iter().map(|change| change.set.len()).collect::<Vec<_>>(), [3]);
+        for (id, ordered) in &all {
+            assert_eq!(peers.make(id, ordered), Ok(Vec::new()));
+            assert!(peers.look(id, Some(ordered)).unwrap().unwrap().in_force.is_some());
+        }
+        assert_eq!(deaf.0.lock().unwrap().len(), 1, "each was said twice");
+        // One has another key: its former one goes, whoever comes with it.
+        all = vec![ordered(3, key(33)), ordered(4, key(4)), ordered(5, key(5))];
+        peers.prepare(&all);
+        all.iter().for_each(|(id, ordered)| assert_eq!(peers.make(id, ordered), Ok(Vec::new())));
+        let said = deaf.0.lock().unwrap().split_off(1);
+        assert_eq!(said.iter().map(|change| change.set.len()).collect::<Vec<_>>(), [2, 0, 1]);
+        assert_eq!(said[1].remove, [key(3)]);
+    }
 }
