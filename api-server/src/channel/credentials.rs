@@ -2,6 +2,7 @@
 //! alarm when what it shows ends soon.
 use super::caller::Caller;
 use super::report::insist;
+use super::together::Desk;
 use super::{ChannelContext, timestamp};
 use crate::store::Shown;
 use rhyzome_pki::{CertificateTimes, Phase, certificate_times, issuer_key, peer_identity};
@@ -50,7 +51,7 @@ impl Known {
     }
 
     /// Keeps what the agent says of itself; of one that says nothing, what its connection was made with.
-    pub(super) async fn hear(&self, context: &ChannelContext, node: &str, said: Option<Credentials>) {
+    pub(super) async fn hear(&self, desk: &Desk, node: &str, said: Option<Credentials>) {
         let problem = said.as_ref().map(|said| said.renewal_problem.clone()).unwrap_or_default();
         if let Some(said) = said
             && let Err(reason) = self.take(node, said)
@@ -70,7 +71,7 @@ impl Known {
         if !shown.problem.is_empty() {
             tracing::warn!(node, problem = shown.problem, "a node has no newer certificate");
         }
-        insist("credentials", || context.store.node_shows(node, shown.clone())).await;
+        desk.shows(node, shown).await;
     }
 
     fn take(&self, node: &str, said: Credentials) -> Result<(), String> {

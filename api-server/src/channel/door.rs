@@ -1,5 +1,6 @@
 //! Where sessions begin, whatever brings their messages: gRPC, or, in simulation, a wire in memory.
 use super::caller::{Caller, status_of, who_shows};
+use super::together::Desk;
 use super::{ChannelContext, comeback, session, sessions};
 use rhyzome_proto::v1::{AgentMessage, ReturnAnswer, ReturnMessage, ServerMessage};
 use rustls::pki_types::CertificateDer;
@@ -38,6 +39,7 @@ pub type ToReturning = ReceiverStream<Result<ReturnAnswer, Status>>;
 pub struct SessionDoor {
     context: Arc<ChannelContext>,
     db_epoch: i64,
+    desk: Arc<Desk>,
     /// Ends what was begun here, in simulation.
     ended: CancellationToken,
 }
@@ -46,7 +48,9 @@ impl SessionDoor {
     /// For one server. Nothing is heard of what is new until [`SessionDoor::hear`] runs.
     pub async fn open(context: Arc<ChannelContext>) -> Result<SessionDoor, Status> {
         let db_epoch = context.store.db_epoch().await.map_err(|error| status_of(&error))?;
-        Ok(SessionDoor { context, db_epoch, ended: CancellationToken::new() })
+        let ended = CancellationToken::new();
+        let desk = Arc::new(Desk::open(&context, db_epoch, &ended));
+        Ok(SessionDoor { context, db_epoch, desk, ended })
     }
 
     /// Hears the bells of the store for all sessions, for ever.
@@ -90,7 +94,8 @@ impl SessionDoor {
         incoming: impl Stream<Item = Result<AgentMessage, Status>> + Unpin + Send + 'static,
     ) -> ToAgent {
         let (outgoing, messages) = mpsc::channel(OUTGOING);
-        let session = session::run(self.context.clone(), self.db_epoch, caller, incoming, outgoing);
+        let session =
+            session::run(self.context.clone(), self.desk.clone(), self.db_epoch, caller, incoming, outgoing);
         tokio::spawn(self.ended.clone().run_until_cancelled_owned(session));
         ToAgent(messages)
     }

@@ -2,7 +2,8 @@
 //!
 //! - `accept`: TLS, one task per connection. `caller`: who calls, from the certificate.
 //! - `enroll`: the one service without a certificate, with `comeback` for those whose own has run out. `control`: all other calls.
-//! - `door`: where sessions begin. `session`: orders out, reports in, for one node. `sessions`: all that this server holds, and their bells.
+//! - `door`: where sessions begin. `session`: orders out, reports in, for one node. `sessions`: all that this server holds, and their bells. `together`: what many
+//!   of them ask the store at once.
 //! - `credentials`: what agents show and trust.
 //! - `blobs`: an image's bytes. `streams`: consoles and logs, lent by agents (`lent`); `peers`: those of nodes whose session another
 //!   server holds, and `peer`: that server's side of it.
@@ -28,6 +29,7 @@ mod report;
 mod session;
 mod sessions;
 mod streams;
+mod together;
 
 use crate::kernel::Timestamp;
 use crate::store::Store;
@@ -126,7 +128,6 @@ impl Channel {
         let control = control::Control { context: context.clone(), sessions };
         let peer = peer::Peer { context: context.clone() };
         let server = Server::builder()
-            .http2_keepalive_interval(Some(Duration::from_secs(30)))
             .max_concurrent_streams(Some(64))
             .add_service(EnrollmentServer::new(enroll).max_decoding_message_size(LONGEST_JOIN))
             .add_service(ControlServer::new(control).max_decoding_message_size(LONGEST_MESSAGE))

@@ -1,5 +1,4 @@
 //! What an agent says, in the store's words. Here wire types end.
-use super::ChannelContext;
 use super::control::VERSION;
 use crate::kernel::secret::Plain;
 use crate::kernel::{Error, version};
@@ -122,20 +121,6 @@ where
             }
         }
     }
-}
-
-/// Keeps one report of a node.
-pub(super) async fn keep(context: &ChannelContext, node: &str, report: Report) {
-    let Some(report) = node_report(report) else {
-        return tracing::warn!(node, "a report without a state is ignored");
-    };
-    insist("report", || context.store.record_report(node, report.clone())).await;
-}
-
-/// Keeps what a node says of itself.
-pub(super) async fn keep_status(context: &ChannelContext, node: &str, status: NodeStatus) {
-    let said = node_status(&status);
-    insist("node status", || context.store.record_node_status(node, said.clone())).await;
 }
 
 #[cfg(test)]

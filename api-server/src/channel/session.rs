@@ -10,8 +10,9 @@ use super::findings;
 use super::flood::Allowance;
 use super::report::{self, insist, signed, unsigned};
 use super::sessions::{Place, superseded};
+use super::together::{Desk, Opened, Opening};
 use super::{ChannelContext, timestamp};
-use crate::store::{Introduction, SessionStanding};
+use crate::store::{AssignmentRow, Introduction, Look, SessionStanding};
 use rhyzome_pki::sha256_hex;
 use rhyzome_proto::v1::{
     AgentMessage, CaughtUp, Credentials, Goodbye, Heartbeat, Hello, OpenStream, Order, RenewResponse,
@@ -61,6 +62,7 @@ struct Session {
     db_epoch: i64,
     outgoing: Outgoing,
     known: Known,
+    desk: Arc<Desk>,
 }
 
 /// What the agent was told until now.
@@ -69,6 +71,8 @@ struct Told {
     sent: i64,
     /// That these were all.
     caught_up: bool,
+    /// It was asked before what is new.
+    has_looked: bool,
     /// What operators decided.
     decided: Vec<(String, String)>,
 }
@@ -76,6 +80,7 @@ struct Told {
 /// Runs a session to its end.
 pub(super) async fn run(
     context: Arc<ChannelContext>,
+    desk: Arc<Desk>,
     db_epoch: i64,
     caller: Caller,
     mut incoming: impl FromAgent,
@@ -87,7 +92,7 @@ pub(super) async fn run(
     let asked = context.store.env().uptime();
     let opened = tokio::select! {
         biased;
-        opened = Box::pin(open(&context, db_epoch, &caller, &hello)) => opened,
+        opened = Box::pin(open(&desk, &caller, &hello)) => opened,
         // An agent that has gone while the database was away must not take the place of its next session.
         () = outgoing.closed() => return,
     };
@@ -96,7 +101,7 @@ pub(super) async fn run(
         Err(end) => return farewell(&outgoing, end).await,
     };
     let known = Known::of(&caller);
-    let session = Session { context, caller, number, db_epoch, outgoing, known };
+    let session = Session { context, caller, number, db_epoch, outgoing, known, desk };
     let end = match session.context.streams.sessions().enter(&session.caller.node, number, asked) {
         Some(place) => Box::pin(session.hold(place, hello, incoming)).await,
         None => End::Say(superseded()),
@@ -113,22 +118,34 @@ pub(super) async fn run(
 }
 
 /// Begins a session in the store, if this agent can be the node. Why it cannot is kept, so that operators see it.
-async fn open(context: &ChannelContext, db_epoch: i64, caller: &Caller, hello: &Hello) -> Result<i64, End> {
+async fn open(desk: &Desk, caller: &Caller, hello: &Hello) -> Result<i64, End> {
     let who = Introduction {
         machine: report::clean(&hello.machine_id),
         incarnation: report::clean(&hello.incarnation),
         db_epoch: signed(hello.db_epoch),
         cursor: signed(hello.cursor),
     };
-    let met = insist("introduction", || context.store.introduce(&caller.node, who.clone(), db_epoch)).await;
-    let unopened = || goodbye("the session could not be opened", COME_BACK_LATE_MS);
-    if let Some(refused) = met.ok_or_else(unopened)? {
-        tracing::warn!(node = caller.node, refused, "an agent is refused as this node");
-        return Err(goodbye(refused, COME_BACK_LATE_MS));
+    let opening = Opening { node: caller.node.clone(), who, known: report::agent(hello) };
+    match desk.begin(opening).await {
+        Some(Opened::As(number)) => Ok(number),
+        Some(Opened::Refused(why)) => {
+            tracing::warn!(node = caller.node, refused = why, "an agent is refused as this node");
+            Err(goodbye(why, COME_BACK_LATE_MS))
+        }
+        Some(Opened::NoNode) | None => Err(goodbye("the session could not be opened", COME_BACK_LATE_MS)),
     }
-    let known = report::agent(hello);
-    let open = || context.store.open_session_saying(&caller.node, &context.server_id, known.clone());
-    insist("session", open).await.ok_or_else(unopened)
+}
+
+/// A session that may not go on.
+fn end_of(standing: SessionStanding) -> Option<End> {
+    match standing {
+        SessionStanding::Newest => None,
+        SessionStanding::Superseded => Some(End::Say(superseded())),
+        SessionStanding::Buried => {
+            Some(goodbye("this server was taken for dead, and the node for offline: come again", 200))
+        }
+        SessionStanding::Revoked => Some(goodbye("this node was revoked", COME_BACK_LATE_MS)),
+    }
 }
 
 /// Not the connection has broken off, but what came over it is no message, or too large.
@@ -198,10 +215,8 @@ impl Session {
 
     /// Streams what the node should hold above `sent`, and whenever a bell rings, what is new.
     async fn order(&self, place: &Place, sent: i64, credentials: Option<Credentials>) -> End {
-        let mut told = Told { sent, caught_up: false, decided: Vec::new() };
-        if let Err(end) = Box::pin(self.begin(sent, credentials)).await {
-            return end;
-        }
+        let mut told = Told { sent, caught_up: false, has_looked: false, decided: Vec::new() };
+        Box::pin(self.known.hear(&self.desk, &self.caller.node, credentials)).await;
         loop {
             if let Err(end) = Box::pin(self.tell(place, &mut told)).await {
                 return end;
@@ -210,26 +225,34 @@ impl Session {
         }
     }
 
-    /// What comes before any order.
-    async fn begin(&self, sent: i64, credentials: Option<Credentials>) -> Result<(), End> {
-        self.known.hear(&self.context, &self.caller.node, credentials).await;
-        self.send_removals(sent).await
-    }
-
     /// All that is new.
     async fn tell(&self, place: &Place, told: &mut Told) -> Result<(), End> {
-        if let Some(end) = self.standing().await {
+        place.sent(told.sent);
+        let look = Look { is_first: !told.has_looked, ..self.look(told.sent) };
+        let news = self.desk.news.ask(look).await.ok_or_else(unreadable)?;
+        if let Some(end) = end_of(news.standing) {
             return Err(end);
         }
+        told.has_looked = true;
         if self.known.has_retired(&self.context) {
             return Err(goodbye("this node's certificate is of an authority that is trusted no more", 1_000));
         }
         if let Some(trust) = self.known.news(&self.context) {
             self.send(server_message::Message::Trust(trust)).await?;
         }
-        self.send_decisions(&mut told.decided).await?;
+        self.send_rows(news.removals).await?;
+        if news.decisions != told.decided {
+            told.decided.clone_from(&news.decisions);
+            let decisions = findings::decisions(news.decisions);
+            self.send(server_message::Message::Decisions(decisions)).await?;
+        }
         let before = told.sent;
-        self.send_above(place, &mut told.sent).await?;
+        if news.is_far_behind {
+            self.send_above(place, &mut told.sent).await?;
+        }
+        self.send_rows(news.orders).await?;
+        told.sent = told.sent.max(news.head);
+        place.sent(told.sent);
         if !told.caught_up || told.sent > before {
             told.caught_up = true;
             let up = CaughtUp { sequence: unsigned(told.sent) };
@@ -238,23 +261,33 @@ impl Session {
         Ok(())
     }
 
-    /// What operators have decided on what this node found, if that is not what was said before.
-    async fn send_decisions(&self, said: &mut Vec<(String, String)>) -> Result<(), End> {
-        let (store, node) = (&self.context.store, &self.caller.node);
-        let decided = insist("decisions", || store.decisions_for(node)).await.unwrap_or_default();
-        if decided == *said {
-            return Ok(());
-        }
-        said.clone_from(&decided);
-        self.send(server_message::Message::Decisions(findings::decisions(decided))).await
+    fn look(&self, sent: i64) -> Look {
+        let Caller { node, serial, .. } = &self.caller;
+        let (node, serial) = (node.clone(), serial.clone());
+        Look { node, session: self.number, serial, sent, is_first: false }
     }
 
-    /// What the node was told to let go of and has not, though it has heard of it.
-    async fn send_removals(&self, cursor: i64) -> Result<(), End> {
+    /// By the page: of a node that has much to hear.
+    async fn send_above(&self, place: &Place, sent: &mut i64) -> Result<(), End> {
         let (store, node) = (&self.context.store, &self.caller.node);
-        let rows = insist("removals", || store.removals_until(node, cursor)).await;
-        for row in rows.ok_or_else(unreadable)? {
+        loop {
+            place.sent(*sent);
+            let rows = insist("orders", || store.assignments_after(node, *sent, PAGE)).await;
+            let rows = rows.ok_or_else(unreadable)?;
+            let Some(last) = rows.last().map(|row| row.sequence) else { return Ok(()) };
+            self.send_rows(rows).await?;
+            *sent = last;
+        }
+    }
+
+    async fn send_rows(&self, rows: Vec<AssignmentRow>) -> Result<(), End> {
+        for row in rows {
             let object = row.object_id.clone();
+            if let Err(error) = &row.secrets {
+                // What comes after it would raise the agent's cursor, and this one would never be sent.
+                tracing::error!(error, object, "an order has a secret that cannot be opened, and waits");
+                return Err(goodbye("a secret in the orders cannot be opened now", COME_BACK_LATE_MS));
+            }
             match report::order(row, self.db_epoch) {
                 Ok(order) => self.send_order(order).await?,
                 Err(error) => tracing::error!(%error, object, "an order cannot be read and is not sent"),
@@ -263,43 +296,10 @@ impl Session {
         Ok(())
     }
 
-    async fn send_above(&self, place: &Place, sent: &mut i64) -> Result<(), End> {
-        let (store, node) = (&self.context.store, &self.caller.node);
-        loop {
-            place.sent(*sent);
-            let rows = insist("orders", || store.assignments_after(node, *sent, PAGE)).await;
-            let rows = rows.ok_or_else(unreadable)?;
-            if rows.is_empty() {
-                return Ok(());
-            }
-            for row in rows {
-                let (sequence, object) = (row.sequence, row.object_id.clone());
-                if let Err(error) = &row.secrets {
-                    // What comes after it would raise the agent's cursor, and this one would never be sent.
-                    tracing::error!(error, object, "an order has a secret that cannot be opened, and waits");
-                    return Err(goodbye("a secret in the orders cannot be opened now", COME_BACK_LATE_MS));
-                }
-                match report::order(row, self.db_epoch) {
-                    Ok(order) => self.send_order(order).await?,
-                    Err(error) => tracing::error!(%error, object, "an order cannot be read and is not sent"),
-                }
-                *sent = sequence;
-            }
-        }
-    }
-
     /// Whether this session still is the node's newest, with a certificate that is still good.
     async fn standing(&self) -> Option<End> {
-        let (store, caller) = (&self.context.store, &self.caller);
-        let standing =
-            insist("standing", || store.session_standing(&caller.node, self.number, &caller.serial)).await;
-        match standing {
-            Some(SessionStanding::Newest) => None,
-            Some(SessionStanding::Superseded) => Some(End::Say(superseded())),
-            Some(SessionStanding::Buried) => {
-                Some(goodbye("this server was taken for dead, and the node for offline: come again", 200))
-            }
-            Some(SessionStanding::Revoked) => Some(goodbye("this node was revoked", COME_BACK_LATE_MS)),
+        match self.desk.news.ask(self.look(i64::MAX)).await {
+            Some(news) => end_of(news.standing),
             None => Some(goodbye("the session cannot be looked up", COME_BACK_LATE_MS)),
         }
     }
@@ -360,10 +360,13 @@ impl Session {
         match message {
             Some(agent_message::Message::Report(report)) => {
                 self.context.streams.reported();
-                report::keep(&self.context, &self.caller.node, report).await;
+                match report::node_report(report) {
+                    Some(report) => self.desk.report(&self.caller.node, report).await,
+                    None => tracing::warn!(node = self.caller.node, "a report without a state is ignored"),
+                }
             }
             Some(agent_message::Message::Node(status)) => {
-                report::keep_status(&self.context, &self.caller.node, status).await;
+                self.desk.status(&self.caller.node, report::node_status(&status)).await;
             }
             Some(agent_message::Message::Heartbeat(Heartbeat { echo, .. })) => {
                 let lease = self.context.store.node_lease(&self.context.server_id, place.confirmed());
@@ -373,7 +376,7 @@ impl Session {
                 let _ = self.outgoing.try_send(Box::new(Ok(ServerMessage { message: Some(beat) })));
             }
             Some(agent_message::Message::Credentials(said)) => {
-                self.known.hear(&self.context, &self.caller.node, Some(said)).await;
+                self.known.hear(&self.desk, &self.caller.node, Some(said)).await;
             }
             Some(agent_message::Message::Renew(request)) => return self.renew(&request.csr_pem).await,
             Some(agent_message::Message::Findings(findings)) => {

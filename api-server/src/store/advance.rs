@@ -482,15 +482,6 @@ fn node_of(job: &JobRow) -> Option<&str> {
     job.snapshot["claims"]["node"].as_str()
 }
 
-/// The jobs that wait for a report on this object are due.
-pub(super) async fn wake(tx: &mut Tx, context: &Context, object: &str) -> Result<(), Error> {
-    let sql = "UPDATE job SET wake_at = $2 WHERE awaits = $1";
-    if tx.run(sql, values![object, context.env.now()]).await? > 0 {
-        tx.ring(super::Bell::Jobs);
-    }
-    Ok(())
-}
-
 /// Takes the jobs that wait for this object as far as they go, in the same transaction.
 pub(super) async fn advance_waiting(tx: &mut Tx, context: &Context, object: &str) -> Result<(), Error> {
     let sql = "SELECT id FROM job WHERE awaits = $1 ORDER BY id";

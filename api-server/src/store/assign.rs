@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::db::{Value as Cell, row, values};
 use super::objects::{Reference, add_reference, by_id, text};
 use super::tx::{Table, Tx, padded, places};
-use super::{Bell, Context, facts};
+use super::{Bell, Context, facts, jobs};
 use crate::kernel::{Error, Held, Order, Relation, Stored};
 
 /// What became of an order.
@@ -190,10 +190,9 @@ fn bind(tx: &mut Tx, object: &str, node: &str) {
 /// A node was deleted: nobody will report on what it was ordered to hold.
 pub(super) async fn forget_node(tx: &mut Tx, context: &Context, node: &str) -> Result<(), Error> {
     tx.run("DELETE FROM assignment_need WHERE node = $1", values![node]).await?;
-    for row in tx.rows("DELETE FROM assignment WHERE node = $1 RETURNING object", values![node]).await? {
-        super::advance::wake(tx, context, &row.text("object")?).await?;
-    }
-    Ok(())
+    let rows = tx.rows("DELETE FROM assignment WHERE node = $1 RETURNING object", values![node]).await?;
+    let objects: Vec<String> = rows.iter().map(|row| row.text("object")).collect::<Result<_, _>>()?;
+    jobs::wake(tx, context, &objects).await
 }
 
 /// The nodes that hold an object, or were ordered to.

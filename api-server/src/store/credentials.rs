@@ -1,11 +1,14 @@
 //! What nodes show and trust, and what servers trust: so that the cluster's authority can be exchanged for another while
 //! all of them are connected, and nothing runs out unseen.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Value, json};
 
 use super::db::{self, values};
 use super::history::{self, Entry};
 use super::servers::SERVER_LEASE_SECONDS;
+use super::tx::list;
 use super::{Store, nodes, report};
 use crate::kernel::{Error, Timestamp};
 
@@ -45,22 +48,34 @@ pub struct Untold {
 }
 
 impl Store {
-    /// Keeps what a node shows and trusts. Nothing is written if nothing is new.
-    pub async fn node_shows(&self, node: &str, shown: Shown) -> Result<(), Error> {
-        let sql = "SELECT s.issuer, s.trust, s.shown_from, s.shown_until, r.status FROM node_state s \
-                   JOIN resource r ON r.id = s.node WHERE s.node = $1";
-        let Some(row) = self.read().await?.row(sql, values![node]).await? else { return Ok(()) };
-        let known = shown_in(&row)?;
-        if known == shown {
-            return Ok(());
+    /// Keeps what nodes show and trust. Nothing is written of those of which nothing is new.
+    pub async fn nodes_show(&self, all: Vec<(String, Shown)>) -> Result<(), Error> {
+        let nodes: Vec<String> = all.iter().map(|(node, _)| node.clone()).collect();
+        let (list, values) = list(&nodes);
+        let sql = format!(
+            "SELECT s.node, s.issuer, s.trust, s.shown_from, s.shown_until, r.status FROM node_state s \
+             JOIN resource r ON r.id = s.node WHERE s.node IN {list}"
+        );
+        let mut known = BTreeMap::new();
+        for row in self.read().await?.rows(&sql, &values).await? {
+            known.insert(row.text("node")?, shown_in(&row)?);
         }
+        for (node, shown) in all {
+            if let Some(known) = known.get(&node).filter(|known| **known != shown) {
+                self.show(node, known, shown).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn show(&self, node: String, known: &Shown, shown: Shown) -> Result<(), Error> {
         let mut certificate = json!({ "expires_at": shown.until });
         certificate["renewal_problem"] =
             if shown.problem.is_empty() { Value::Null } else { json!(&shown.problem) };
         if known.until != shown.until {
             certificate["expires_soon"] = Value::Null;
         }
-        let taken = (node.to_owned(), shown, json!({ "certificate": certificate }));
+        let taken = (node, shown, json!({ "certificate": certificate }));
         self.write(taken, move |tx, context, (node, shown, said)| {
             Box::pin(async move {
                 let sql = "UPDATE node_state SET issuer = $2, trust = $3, shown_from = $4, shown_until = $5 \

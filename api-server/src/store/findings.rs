@@ -8,7 +8,7 @@ use super::adopt::{self, AdoptAs};
 use super::create::Maker;
 use super::db::{Conn, values};
 use super::nodes::KIND;
-use super::tx::Tx;
+use super::tx::{Tx, list};
 use super::{Asked, Bell, Context, Store, history, objects};
 use crate::kernel::{Clash, Error, Right, Stored, Timestamp};
 
@@ -88,9 +88,8 @@ impl Store {
 
     /// What a node has to know of decisions: those that it carries out, by difference.
     pub async fn decisions_for(&self, node: &str) -> Result<Vec<(String, String)>, Error> {
-        let all = decisions(&mut self.read().await?, node).await?;
-        let carried = all.into_iter().filter(|(_, it)| matches!(it.verb.as_str(), "repair" | "forget"));
-        Ok(carried.map(|(difference, decision)| (difference, decision.verb)).collect())
+        let all = carried_out(&mut self.read().await?, &[node.to_owned()]).await?;
+        Ok(all.into_values().next().unwrap_or_default())
     }
 
     /// Decides on a difference that stands.
@@ -190,6 +189,23 @@ async fn stored(conn: &mut Conn, node: &str) -> Result<Option<Findings>, Error> 
     let sql = "SELECT guests, differences FROM node_finding WHERE node = $1";
     let Some(row) = conn.row(sql, values![node]).await? else { return Ok(None) };
     Ok(Some(Findings { guests: row.json("guests")?, differences: row.json("differences")? }))
+}
+
+/// By node, of those of which there are any: the decisions that they carry out, by difference.
+pub(super) async fn carried_out(
+    conn: &mut Conn,
+    nodes: &[String],
+) -> Result<BTreeMap<String, Vec<(String, String)>>, Error> {
+    let (list, values) = list(nodes);
+    let sql = format!(
+        "SELECT node, difference, verb FROM node_decision WHERE node IN {list} AND verb IN ('repair', 'forget') \
+         ORDER BY node, difference"
+    );
+    let mut all: BTreeMap<String, Vec<(String, String)>> = BTreeMap::new();
+    for row in conn.rows(&sql, &values).await? {
+        all.entry(row.text("node")?).or_default().push((row.text("difference")?, row.text("verb")?));
+    }
+    Ok(all)
 }
 
 async fn decisions(conn: &mut Conn, node: &str) -> Result<BTreeMap<String, Decision>, Error> {

@@ -5,10 +5,13 @@ use serde_json::json;
 use super::create::Maker;
 use super::db::{Value, values};
 use super::run::{self, Fresh, JobRow, Run};
-use super::tx::{Tx, padded, places};
+use super::tx::{Tx, list, padded, places};
 use super::{Bell, Context, advance, drain, history, steps};
 use crate::kernel::job::{Preempts, preempts};
 use crate::kernel::{Error, Facts, JobState, Step, Stored, Verb};
+
+/// So many objects are woken by one statement.
+const MANY: usize = 256;
 
 /// What a request wants done.
 pub(super) struct Intent {
@@ -176,5 +179,18 @@ pub(super) async fn ended(tx: &mut Tx, context: &Context, jobs: &[JobRow]) -> Re
         tx.ring(Bell::Jobs);
     }
     jobs.iter().for_each(|job| tx.ring(Bell::Resource(job.resource.clone())));
+    Ok(())
+}
+
+/// The jobs that wait for a report on these objects are due.
+pub(super) async fn wake(tx: &mut Tx, context: &Context, objects: &[String]) -> Result<(), Error> {
+    for some in objects.chunks(MANY) {
+        let (list, mut values) = list(some);
+        values.push(context.env.now().into());
+        let sql = format!("UPDATE job SET wake_at = ${} WHERE awaits IN {list}", values.len());
+        if tx.run(&sql, &values).await? > 0 {
+            tx.ring(Bell::Jobs);
+        }
+    }
     Ok(())
 }

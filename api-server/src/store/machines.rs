@@ -1,13 +1,15 @@
 //! Which machine is a node, and which processes of its agent were heard of: two of them with one identity would drive
 //! each other out for ever, and do the same things twice.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::create::Maker;
 use super::db::{Conn, values};
 use super::nodes::KIND;
-use super::tx::Tx;
+use super::tx::{Tx, list};
 use super::{Asked, Bell, Context, Store, history, objects, report};
 use crate::kernel::{Error, Right};
 
@@ -47,24 +49,47 @@ struct Seen {
 }
 
 impl Store {
-    /// Whether an agent may be this node: `Some` is why not, by name. What was refused stands in the node's status.
+    /// Whether each of these agents may be its node: `Some` is why not, by name; none of a node that is not there. What was
+    /// refused stands in the node's status.
     pub async fn introduce(
         &self,
-        node: &str,
-        who: Introduction,
+        all: &[(String, Introduction)],
         db_epoch: i64,
-    ) -> Result<Option<String>, Error> {
-        let mut conn = self.read().await?;
-        let seen = seen(&mut conn, node).await?;
-        let sql = "SELECT sequence FROM node_state WHERE node = $1";
-        let row = conn.row(sql, values![node]).await?.ok_or(Error::NotFound)?;
-        let sequence = row.int("sequence")?;
-        drop(conn);
-        let older = older_database(&who, db_epoch, sequence);
+    ) -> Result<BTreeMap<String, Option<String>>, Error> {
+        let nodes: Vec<String> = all.iter().map(|(node, _)| node.clone()).collect();
+        let (list, values) = list(&nodes);
+        let sql = format!(
+            "SELECT s.node, s.sequence, m.seen FROM node_state s LEFT JOIN node_machine m ON m.node = s.node \
+             WHERE s.node IN {list}"
+        );
+        let mut known = BTreeMap::new();
+        for row in self.read().await?.rows(&sql, &values).await? {
+            let seen = row.maybe_text("seen")?.map(|seen| serde_json::from_str(&seen)).transpose();
+            let seen: Seen = seen.map_err(|error| Error::Internal(error.to_string()))?.unwrap_or_default();
+            known.insert(row.text("node")?, (row.int("sequence")?, seen));
+        }
+        let mut met = BTreeMap::new();
+        for (node, who) in all {
+            let Some((sequence, seen)) = known.get(node) else { continue };
+            let refused = self.meet(node, who, db_epoch, *sequence, seen).await?;
+            met.insert(node.clone(), refused.map(|(name, why)| format!("{name}: {why}")));
+        }
+        Ok(met)
+    }
+
+    /// Why this agent cannot be the node, if it cannot: name and reason.
+    async fn meet(
+        &self,
+        node: &str,
+        who: &Introduction,
+        db_epoch: i64,
+        sequence: i64,
+        seen: &Seen,
+    ) -> Result<Option<(&'static str, String)>, Error> {
         let mut now = seen.clone();
-        let refused = match older {
+        let refused = match older_database(who, db_epoch, sequence) {
             Some(why) => Some(("older-database", why)),
-            None => now.meet(&who).map(|why| ("cloned-state", why)),
+            None => now.meet(who).map(|why| ("cloned-state", why)),
         };
         match &refused {
             Some((name, _)) => now.reason = (*name).to_owned(),
@@ -72,14 +97,14 @@ impl Store {
             None if now.reason == "older-database" => now.reason.clear(),
             None => {}
         }
-        if now != seen {
-            let said = status(&seen, &now, refused.as_ref(), &who, self.env().now());
+        if now != *seen {
+            let said = status(seen, &now, refused.as_ref(), who, self.env().now());
             self.write((node.to_owned(), now, said), |tx, context, (node, now, said)| {
                 Box::pin(async move { keep(tx, &context, &node, &now, said).await })
             })
             .await?;
         }
-        Ok(refused.map(|(name, why)| format!("{name}: {why}")))
+        Ok(refused)
     }
 
     /// Says which machine is a node from now on; `None`: the one that it was, and who was refused is forgotten.

@@ -1,11 +1,13 @@
 //! Nodes as the channel sees them: invitations, certificates, sessions.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Value, json};
 
 use super::create::Maker;
 use super::db::values;
 use super::history::{self, Entry};
-use super::tx::Tx;
+use super::tx::{Tx, list};
 use super::{Asked, Bell, Context, Store, among, machines, objects, placement, report};
 use crate::kernel::{Error, Right, Timestamp};
 
@@ -159,47 +161,21 @@ impl Store {
 
     /// Begins a session of a node at a server: its number, higher than any before.
     pub async fn open_session(&self, node: &str, server: &str) -> Result<i64, Error> {
-        self.open_session_saying(node, server, json!({})).await
+        let opened = self.open_sessions(&[(node.to_owned(), json!({}))], server).await?;
+        opened.get(node).copied().ok_or(Error::NotFound)
     }
 
-    /// The same, of an agent of which this (an object) is known by now: it goes into the node's status.
-    pub async fn open_session_saying(&self, node: &str, server: &str, known: Value) -> Result<i64, Error> {
-        let taken = (node.to_owned(), server.to_owned(), known);
-        self.write(taken, move |tx, context, (node, server, mut said)| {
-            Box::pin(async move {
-                let sql = "UPDATE node_state SET session = session + 1, server = $2, connected = 1, lost = 0 WHERE node = $1 \
-                           RETURNING session";
-                let row = tx.row(sql, values![&node, server]).await?.ok_or(Error::NotFound)?;
-                said["connected"] = true.into();
-                said["connected_at"] = json!(context.env.now());
-                report::merge_status(tx, &context, &node, said).await?;
-                // Whoever holds an older session of this node looks again, and ends it.
-                tx.ring(Bell::Node(node));
-                Ok(row.int("session")?)
-            })
+    /// The same, of many nodes, none of them twice; of each agent this (an object) is known by now: it goes into the node's
+    /// status. A node that is not there has no number.
+    pub async fn open_sessions(
+        &self,
+        all: &[(String, Value)],
+        server: &str,
+    ) -> Result<BTreeMap<String, i64>, Error> {
+        self.write((all.to_owned(), server.to_owned()), |tx, context, (mut all, server)| {
+            Box::pin(async move { open(tx, &context, &mut all, &server).await })
         })
         .await
-    }
-
-    /// Where a session stands among others of its node, and the certificate that it was begun with.
-    pub async fn session_standing(
-        &self,
-        node: &str,
-        session: i64,
-        serial: &str,
-    ) -> Result<SessionStanding, Error> {
-        let sql = "SELECT s.session, s.connected, (SELECT count(*) FROM certificate c JOIN live l ON l.id = c.node \
-                   WHERE c.serial = $2 AND c.node = $1 AND c.revoked_at IS NULL) AS good \
-                   FROM node_state s WHERE s.node = $1";
-        let row = self.read().await?.row(sql, values![node, serial]).await?;
-        let Some(row) = row.filter(|row| row.int("good").is_ok_and(|good| good > 0)) else {
-            return Ok(SessionStanding::Revoked);
-        };
-        Ok(match (row.int("session")? == session, row.truth("connected")?) {
-            (false, _) => SessionStanding::Superseded,
-            (true, false) => SessionStanding::Buried,
-            (true, true) => SessionStanding::Newest,
-        })
     }
 
     /// For the net under the bells: the newest session and the highest order of each node whose session is, as
@@ -242,6 +218,40 @@ impl Store {
         let object = objects::find(&mut self.read_for(right).await?, right, kind, id).await?;
         Ok(object.claims.get("node").and_then(|node| node.as_str()).map(str::to_owned))
     }
+}
+
+async fn open(
+    tx: &mut Tx,
+    context: &Context,
+    all: &mut Vec<(String, Value)>,
+    server: &str,
+) -> Result<BTreeMap<String, i64>, Error> {
+    // Whoever else has several in hand takes them in the same order.
+    all.sort_by(|one, other| one.0.cmp(&other.0));
+    let nodes: Vec<String> = all.iter().map(|(node, _)| node.clone()).collect();
+    let (list, mut values) = list(&nodes);
+    if tx.is_postgres() {
+        let sql = format!("SELECT node FROM node_state WHERE node IN {list} ORDER BY node FOR UPDATE");
+        tx.rows(&sql, &values).await?;
+    }
+    values.push(server.into());
+    let sql = format!(
+        "UPDATE node_state SET session = session + 1, server = ${}, connected = 1, lost = 0 WHERE node IN {list} \
+         RETURNING node, session",
+        values.len()
+    );
+    let mut numbers = BTreeMap::new();
+    for row in tx.rows(&sql, &values).await? {
+        numbers.insert(row.text("node")?, row.int("session")?);
+    }
+    for (node, said) in all.iter_mut() {
+        said["connected"] = true.into();
+        said["connected_at"] = json!(context.env.now());
+        // Whoever holds an older session of this node looks again, and ends it.
+        tx.ring(Bell::Node(node.clone()));
+    }
+    report::merge_statuses(tx, context, std::mem::take(all)).await?;
+    Ok(numbers)
 }
 
 /// Revokes all certificates of a node; their serials.

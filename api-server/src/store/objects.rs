@@ -228,6 +228,30 @@ pub(super) async fn update_status(tx: &mut Tx, object: &mut Stored) -> Result<()
     Ok(())
 }
 
+/// The same, of many.
+pub(super) async fn update_statuses(tx: &mut Tx, all: &mut [Stored]) -> Result<(), Error> {
+    if all.is_empty() {
+        return Ok(());
+    }
+    all.iter_mut().for_each(|object| object.core.status_version += 1);
+    let row = |object: &Stored| {
+        let core = &object.core;
+        row![&core.id, &object.status, core.status_version, &core.phase]
+    };
+    let rows = padded(&all.iter().map(row).collect::<Vec<Vec<Cell>>>());
+    let sql = format!(
+        "UPDATE resource SET status = v.column2, status_version = v.column3, phase = v.column4 \
+         FROM (VALUES {}) AS v WHERE resource.id = v.column1",
+        places(rows.len(), 4, 1)
+    );
+    tx.run(&sql, &rows.concat()).await?;
+    for object in all {
+        tx.ring(Bell::Resource(object.core.id.clone()));
+        tx.see(object);
+    }
+    Ok(())
+}
+
 /// Writes which job speaks for an object now.
 pub(super) async fn set_job(tx: &mut Tx, id: &str, job: &str) -> Result<(), Error> {
     let sql = "UPDATE resource SET job = $2 WHERE id = $1 AND deleted_at IS NULL";
@@ -262,6 +286,9 @@ pub(super) async fn set_phases(tx: &mut Tx, all: &[(String, String)]) -> Result<
 
 /// Those of these objects that have not gone, in the order of their ids, locked.
 pub(super) async fn all_by_id(tx: &mut Tx, ids: &[String]) -> Result<Vec<Stored>, Error> {
+    if ids.is_empty() {
+        return Ok(Vec::new());
+    }
     let (list, values) = list(ids);
     let lock = tx.for_update();
     let sql = format!(

@@ -23,6 +23,12 @@ pub(super) async fn last(tx: &mut Tx, object: &Stored) -> Result<Option<Last>, E
     Ok(read(tx, std::slice::from_ref(job)).await?.remove(job))
 }
 
+/// The last jobs that these objects name, by id.
+pub(super) async fn last_of(tx: &mut Tx, objects: &[Stored]) -> Result<BTreeMap<String, Last>, Error> {
+    let jobs: Vec<String> = objects.iter().filter_map(|object| object.core.job.clone()).collect();
+    read(tx, &jobs).await
+}
+
 /// The phase that an object should be in, given where its last job is.
 pub(super) fn now(
     context: &Context,
@@ -45,8 +51,7 @@ pub(super) async fn refresh(tx: &mut Tx, context: &Context, ids: &[String]) -> R
     }
     // Locked: whoever reports meanwhile must not be answered for with what was read before.
     let objects = objects::all_by_id(tx, ids).await?;
-    let jobs: Vec<String> = objects.iter().filter_map(|object| object.core.job.clone()).collect();
-    let jobs = read(tx, &jobs).await?;
+    let jobs = last_of(tx, &objects).await?;
     let mut changed = Vec::new();
     for mut object in objects {
         let last = object.core.job.as_ref().and_then(|job| jobs.get(job));
