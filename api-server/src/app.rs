@@ -1,6 +1,7 @@
 //! The App: makes clock, random numbers, store and everything around it, and hands each what it needs.
 
 mod agents;
+mod certificates;
 mod doors;
 mod serve;
 
@@ -11,6 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, bail};
+pub use certificates::{Certificates, Tenants};
 use futures_util::future::BoxFuture;
 use nix::fcntl::{Flock, FlockArg};
 use rhyzome_pki::Authority;
@@ -18,7 +20,7 @@ pub use serve::{Serving, serve};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::auth::{ApiTokens, Authenticator, Authenticators, OperatorToken, Sessions};
+use crate::auth::{ApiTokens, Authenticator, Authenticators, Domains, OperatorToken, Sessions};
 use crate::authority::{self, AuthorityDuty, Pace};
 use crate::blobs::Blobs;
 use crate::channel::{self, ChannelContext, Peers, Purpose, StreamError, Streams};
@@ -131,8 +133,12 @@ pub async fn run(config: Config, role: Role, stop: CancellationToken) -> anyhow:
             sessions.read(&store).await?;
             tasks.spawn(sessions.clone().follow(store.clone(), stop.clone()));
         }
+        store.called(config.http_names.iter().cloned());
+        let domains = Arc::new(Domains::beside(config.http_names.iter().cloned()));
+        domains.read(&store).await?;
+        tasks.spawn(domains.clone().follow(store.clone(), stop.clone()));
         let context = RestContext {
-            authenticators: authenticators(&config, store.env(), sessions)?,
+            authenticators: authenticators(&config, store.env(), sessions)?.with_domains(domains),
             store: store.clone(),
             blobs,
             consoles: Arc::new(consoles),

@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::sync::Arc;
 
 use axum::Router;
-use rhyzome_api::app::{Serving, serve};
+use rhyzome_api::app::{Certificates, Serving, serve};
 use rhyzome_api::limits::ConnectionLimits;
 use rhyzome_api::metrics::Metrics;
 use rustls::ServerConfig;
@@ -28,6 +28,11 @@ impl Door {
 
     /// Within these limits; with TLS, if there is a configuration of it.
     pub fn within(router: Router, limits: ConnectionLimits, tls: Option<Arc<ServerConfig>>) -> Door {
+        Door::showing(router, limits, tls.map(Certificates::of_server))
+    }
+
+    /// Within these limits; with TLS, if something is shown.
+    pub fn showing(router: Router, limits: ConnectionLimits, tls: Option<Certificates>) -> Door {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         listener.set_nonblocking(true).unwrap();
         let address = listener.local_addr().unwrap();

@@ -4,7 +4,9 @@
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
-use rhyzome_api::auth::{ApiTokens, Authenticator, OperatorToken, RequestDetails, Verdict};
+use rhyzome_api::auth::{
+    ApiTokens, Authenticator, Authenticators, Domains, OperatorToken, RequestDetails, Verdict,
+};
 use rhyzome_api::kernel::Caller;
 use serde_json::Value;
 
@@ -44,7 +46,14 @@ pub fn person(said: &str) -> Caller {
 
 /// The API over a world, for people, tokens and the operator.
 pub fn face(world: &World) -> Face {
-    Face::letting_in(world, vec![Arc::new(OperatorToken::new(TOKEN)), Arc::new(ApiTokens), Arc::new(People)])
+    knowing(world, Arc::default())
+}
+
+/// The same, with domains of tenants.
+pub fn knowing(world: &World, domains: Arc<Domains>) -> Face {
+    let who: Vec<Arc<dyn Authenticator>> =
+        vec![Arc::new(OperatorToken::new(TOKEN)), Arc::new(ApiTokens), Arc::new(People)];
+    Face::knowing(world, Authenticators::new(who).with_domains(domains))
 }
 
 impl Face {

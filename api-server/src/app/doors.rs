@@ -13,6 +13,7 @@ use rustls::DistinguishedName;
 use tokio_util::sync::CancellationToken;
 
 use super::TOKEN_FILE;
+use super::certificates::{Certificates, Tenants};
 use super::serve::{Serving, serve};
 use crate::config::Config;
 use crate::limits::ConnectionLimits;
@@ -28,6 +29,8 @@ struct Door {
     shown: Option<Arc<ServerCertificate>>,
     /// Callers are asked for certificates, of these authorities if they can choose.
     asks_for: Option<Vec<DistinguishedName>>,
+    /// On the domains of tenants something else is shown.
+    tenants: Option<Tenants>,
 }
 
 impl Door {
@@ -53,7 +56,7 @@ impl Door {
                 Some(shown)
             }
         };
-        Ok(Door { listener, address, shown, asks_for: None })
+        Ok(Door { listener, address, shown, asks_for: None, tenants: None })
     }
 
     /// Until `stop`.
@@ -69,6 +72,11 @@ impl Door {
             (None, _) => None,
             (Some(shown), None) => Some(rest_server_config(shown)?),
             (Some(shown), Some(authorities)) => Some(rest_server_config_asking(shown, authorities)?),
+        };
+        let tls = tls.map(Certificates::of_server);
+        let tls = match (tls, self.tenants) {
+            (Some(tls), Some(tenants)) => Some(tls.with_tenants(tenants)),
+            (tls, _) => tls,
         };
         serve(listener, Serving { router, tls, limits, metrics }, stop).await;
         Ok(())
@@ -88,12 +96,14 @@ pub(super) fn serve_rest(
     stop: CancellationToken,
 ) -> anyhow::Result<(Option<Arc<ServerCertificate>>, impl Future<Output = anyhow::Result<()>> + use<>)> {
     let mut door = Door::open("http.listen", config.http, config, &authority, &stop)?;
-    door.asks_for = context.authenticators.wants_certificates();
+    door.asks_for = context.authenticators.wants_certificates(None);
     if door.asks_for.is_some() && door.shown.is_none() {
         bail!(
             "certificates of callers are shown over TLS only: name the server's own in `http.cert` and `http.key`"
         );
     }
+    let (store, known) = (context.store.clone(), context.authenticators.clone());
+    door.tenants = Some(Tenants::new(store, authority.clone(), known));
     let url = door.url();
     tell_clients(&config.data, &url, &authority.trust_pem(), config.http_certificate.is_none())?;
     tokio::spawn(follow_trust(authority, config.data.clone(), stop.clone()));

@@ -14,18 +14,20 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::service::TowerToHyperService;
 use nix::sys::socket::{Backlog, listen};
-use rustls::ServerConfig;
+use rustls::server::Acceptor;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{sleep, timeout};
-use tokio_rustls::TlsAcceptor;
+use tokio_rustls::LazyConfigAcceptor;
+use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::GRACE;
+use super::certificates::Certificates;
 use crate::limits::{ConnectionLimits, Counts, network};
 use crate::metrics::Metrics;
-use crate::rest::{Line, Router, Shown, on_line};
+use crate::rest::{AskedFor, Line, Router, Shown, on_line};
 
 /// How often the other end of an HTTP/2 connection is asked whether it is there, and how long it has to say so.
 const ALIVE: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(20));
@@ -44,8 +46,8 @@ const PAUSE: Duration = Duration::from_millis(50);
 pub struct Serving {
     /// What.
     pub router: Router,
-    /// With TLS, if it has a configuration.
-    pub tls: Option<Arc<ServerConfig>>,
+    /// With TLS, if something is shown.
+    pub tls: Option<Certificates>,
     /// What is put up with.
     pub limits: ConnectionLimits,
     /// Where is counted what was not.
@@ -54,7 +56,7 @@ pub struct Serving {
 
 struct Door {
     router: Router,
-    tls: Option<TlsAcceptor>,
+    tls: Option<Certificates>,
     limits: ConnectionLimits,
     metrics: Metrics,
     http: Builder<TokioExecutor>,
@@ -82,7 +84,7 @@ pub async fn serve(listener: TcpListener, serving: Serving, stop: CancellationTo
     let Serving { router, tls, limits, metrics } = serving;
     let door = Arc::new(Door {
         router: router.with_state(()),
-        tls: tls.map(TlsAcceptor::from),
+        tls,
         http: http(&limits),
         limits,
         metrics,
@@ -169,26 +171,39 @@ async fn connection(stream: TcpStream, peer: SocketAddr, place: Place) {
         return;
     }
     let Some(tls) = &door.tls else {
-        return drive(&door, stream, peer, Shown::default(), place).await;
+        return drive(&door, stream, peer, (AskedFor::Unsaid, Shown::default()), place).await;
     };
-    match timeout(door.limits.header, tls.accept(stream)).await {
-        Ok(Ok(stream)) => {
+    match timeout(door.limits.header, encrypted(tls, stream)).await {
+        Ok(Ok((stream, name))) => {
             let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
             let shown = Shown(chain.iter().cloned().collect());
-            drive(&door, stream, peer, shown, place).await;
+            drive(&door, stream, peer, (AskedFor::Tls(name), shown), place).await;
         }
-        Ok(Err(error)) => tracing::debug!(%error, %peer, "no TLS came about"),
+        Ok(Err(error)) => tracing::debug!(error = format!("{error:#}"), %peer, "no TLS came about"),
         Err(_) => door.metrics.refused("header-seconds", ""),
     }
 }
 
-async fn drive<T>(door: &Door, stream: T, peer: SocketAddr, shown: Shown, place: Place)
+/// Shows what is to be shown to whoever asks for that name. The connection, and the name.
+async fn encrypted(
+    tls: &Certificates,
+    stream: TcpStream,
+) -> anyhow::Result<(TlsStream<TcpStream>, Option<Arc<str>>)> {
+    let begun = LazyConfigAcceptor::new(Acceptor::default(), stream).await?;
+    let name = begun.client_hello().server_name().map(str::to_ascii_lowercase);
+    let config = tls.shown_to(name.as_deref()).await.inspect_err(|error| {
+        tracing::warn!(error = format!("{error:#}"), name, "nothing can be shown on the domain of a tenant");
+    })?;
+    Ok((begun.into_stream(config).await?, name.map(Arc::from)))
+}
+
+async fn drive<T>(door: &Door, stream: T, peer: SocketAddr, (asked, shown): (AskedFor, Shown), place: Place)
 where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let line = Line::new(door.limits);
     let io = TokioIo::new(Watched { stream, line: line.clone(), _place: place });
-    let service = TowerToHyperService::new(on_line(door.router.clone(), peer, shown, line.clone()));
+    let service = TowerToHyperService::new(on_line(door.router.clone(), peer, asked, shown, line.clone()));
     let mut served = std::pin::pin!(door.http.serve_connection_with_upgrades(io, service));
     let mut leaving = false;
     loop {

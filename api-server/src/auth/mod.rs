@@ -4,6 +4,7 @@ mod api_token;
 mod breaker;
 mod cache;
 mod certificate;
+mod domains;
 mod external;
 mod guesses;
 mod header;
@@ -33,6 +34,7 @@ use crate::kernel::{Caller, Timestamp};
 pub use crate::store::EndedSession as Ended;
 pub use api_token::ApiTokens;
 pub use cache::Cache;
+pub use domains::Domains;
 pub use operator_token::{OperatorToken, TokenError};
 pub use sessions::Sessions;
 pub use settings::{AuthConfig, AuthFile};
@@ -50,6 +52,8 @@ pub struct RequestDetails {
     pub certificates: Arc<[CertificateDer<'static>]>,
     /// A browser sends it for a page of another site.
     pub from_another_site: bool,
+    /// It comes by the domain of this tenant.
+    pub domain: Option<Arc<str>>,
 }
 
 /// What one authenticator says.
@@ -68,6 +72,10 @@ pub enum Verdict {
     /// Of my kind, and I cannot tell now. Whether another one would know it does not count: in doubt, nobody.
     Unavailable(String),
 }
+
+/// What is told to whoever is not of the tenant whose domain it is.
+pub const STRANGERS_HERE: &str =
+    "nobody here knows these credentials: on this domain those of its own tenant count, and its API tokens";
 
 /// Why there is no caller.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -95,6 +103,12 @@ pub trait Authenticator: Send + Sync {
     /// Of which authorities callers should show certificates; `None`: it looks at none.
     fn wants_certificates(&self) -> Option<Vec<DistinguishedName>> {
         None
+    }
+
+    /// Whether it is asked about who comes by the domain of this tenant (`None`: by the server's own). Whom it knows is
+    /// looked at once more: nobody is let in there who is not known in this tenant only.
+    fn serves(&self, _domain: Option<&str>) -> bool {
+        true
     }
 
     /// Its configured name; empty: it has none.
@@ -126,11 +140,12 @@ pub struct Login {
     pub tenant: Option<String>,
 }
 
-/// All authenticators, in the order in which they are asked; and which logins have ended.
+/// All authenticators, in the order in which they are asked; which logins have ended; and the domains of tenants.
 #[derive(Clone, Default)]
 pub struct Authenticators {
     list: Vec<Arc<dyn Authenticator>>,
     sessions: Arc<Sessions>,
+    domains: Arc<Domains>,
 }
 
 // === impl Authenticators ===
@@ -138,7 +153,21 @@ pub struct Authenticators {
 impl Authenticators {
     /// These, in this order.
     pub fn new(list: Vec<Arc<dyn Authenticator>>) -> Authenticators {
-        Authenticators { list, sessions: Arc::default() }
+        Authenticators { list, ..Authenticators::default() }
+    }
+
+    /// The same, knowing the domains of tenants.
+    pub fn with_domains(self, domains: Arc<Domains>) -> Authenticators {
+        Authenticators { domains, ..self }
+    }
+
+    /// The domains of tenants.
+    pub fn domains(&self) -> &Arc<Domains> {
+        &self.domains
+    }
+
+    fn serving(&self, domain: Option<&str>) -> impl Iterator<Item = &Arc<dyn Authenticator>> {
+        self.list.iter().filter(move |one| one.serves(domain))
     }
 
     /// The same, knowing which logins have ended.
@@ -146,20 +175,28 @@ impl Authenticators {
         Authenticators { sessions, ..self }
     }
 
-    /// Of which authorities callers should show certificates; `None`: nobody looks at them.
-    pub fn wants_certificates(&self) -> Option<Vec<DistinguishedName>> {
-        let wanted: Vec<_> = self.list.iter().filter_map(|one| one.wants_certificates()).collect();
+    /// Of which authorities callers should show certificates on the domain of this tenant (`None`: on the server's own);
+    /// `None`: nobody looks at them.
+    pub fn wants_certificates(&self, domain: Option<&str>) -> Option<Vec<DistinguishedName>> {
+        let wanted: Vec<_> = self.serving(domain).filter_map(|one| one.wants_certificates()).collect();
         (!wanted.is_empty()).then(|| wanted.concat())
     }
 
-    /// Where people may log in.
-    pub fn logins(&self) -> Vec<Login> {
-        self.list.iter().filter_map(|one| one.login()).collect()
+    /// Where people may log in who come by the domain of this tenant; on the server's own domain: those who are known
+    /// everywhere. Whoever has a realm of their own knows where it is, and tells nobody else.
+    pub fn logins(&self, domain: Option<&str>) -> Vec<Login> {
+        let all = self.serving(domain).filter_map(|one| one.login());
+        all.filter(|login| login.tenant.as_deref() == domain).collect()
     }
 
     /// Which login has ended, as this token says to the authenticator of this name; `None`: there is none.
-    pub async fn logout(&self, name: &str, token: &str) -> Option<Result<Ended, String>> {
-        let one = self.list.iter().find(|one| one.name() == name && !name.is_empty())?;
+    pub async fn logout(
+        &self,
+        domain: Option<&str>,
+        name: &str,
+        token: &str,
+    ) -> Option<Result<Ended, String>> {
+        let one = self.serving(domain).find(|one| one.name() == name && !name.is_empty())?;
         Some(one.logout(token)?.await)
     }
 
@@ -176,7 +213,7 @@ impl Authenticators {
     ) -> Result<Caller, Refusal> {
         let refused = |reason: String| Refusal { reason, known: None, later: false };
         let (mut wrong, mut strangers) = (None, Vec::new());
-        for one in &self.list {
+        for one in self.serving(request.domain.as_deref()) {
             match one.authenticate(header, request).await {
                 Verdict::Caller(caller) => {
                     strangers.into_iter().for_each(|one: &Arc<dyn Authenticator>| {
@@ -199,6 +236,7 @@ impl Authenticators {
         let reason = match (wrong, header) {
             (Some(reason), _) => reason,
             (None, None) => "say who you are: send `Authorization: Bearer <token>`".to_owned(),
+            (None, Some(_)) if request.domain.is_some() => STRANGERS_HERE.to_owned(),
             (None, Some(_)) => "nobody here knows these credentials".to_owned(),
         };
         Err(refused(reason))

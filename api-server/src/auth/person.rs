@@ -58,6 +58,11 @@ pub struct Terms {
 }
 
 impl Terms {
+    /// Whether those whom it knows can be let in on the domain of this tenant; all can on the server's own.
+    pub fn serves(&self, domain: Option<&str>) -> bool {
+        domain.is_none() || self.tenant.as_deref() == domain
+    }
+
     /// The caller that this person is.
     pub fn caller(&self, person: Person) -> Verdict {
         let words = [&person.name, &person.subject].into_iter().chain(&person.groups);

@@ -76,6 +76,11 @@ impl Tokens {
 }
 
 impl Authenticator for Tokens {
+    /// Operators come by the server's own domain.
+    fn serves(&self, domain: Option<&str>) -> bool {
+        domain.is_none()
+    }
+
     fn authenticate<'a>(&'a self, header: Option<&'a str>, _: &'a RequestDetails) -> BoxFuture<'a, Verdict> {
         Box::pin(std::future::ready(self.verdict(header)))
     }

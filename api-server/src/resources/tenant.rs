@@ -46,10 +46,31 @@ pub struct TenantSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schema(max_items = 100)]
     pub domains: Vec<String>,
+    /// A domain of the API that serves this tenant only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub api: Option<TenantApi>,
     /// What it may use at most. What is not said has the default. Less than is used already refuses only what
     /// is new.
     #[serde(default)]
     pub quota: TenantQuota,
+}
+
+/// A domain of the API that serves one tenant only, and what is shown there.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TenantApi {
+    /// `api.acme.example`. One tenant's only.
+    #[schema(max_length = 253)]
+    pub domain: String,
+    /// The certificate of this domain in PEM, and what leads from it to its authority. Without one the server's own
+    /// authority vouches for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(max_length = 65536)]
+    pub certificate: Option<String>,
+    /// The certificate's key in PEM.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(write_only, max_length = 16384)]
+    pub key: Option<String>,
 }
 
 /// The most that a tenant may use of each quantity.
@@ -195,6 +216,7 @@ impl Resource for Tenant {
             errors.push(FieldError::new("spec.realm", "must be 1 to 63 of letters, digits, `-` and `_`"));
         }
         errors.extend(domain_errors(&object.spec.domains));
+        errors.extend(object.spec.api.as_ref().and_then(api_error));
         errors
     }
 
@@ -204,8 +226,8 @@ impl Resource for Tenant {
         Plan { claims: claims(&object.spec), ..Plan::default() }
     }
 
-    fn update(_old: &Object<Self>, new: &Object<Self>, _facts: &Facts) -> Plan {
-        Plan { claims: claims(&new.spec), ..Plan::default() }
+    fn update(old: &Object<Self>, new: &Object<Self>, _facts: &Facts) -> Plan {
+        Plan { claims: claims(&new.spec), errors: unpaired(old, new), ..Plan::default() }
     }
 
     fn remove(_object: &Object<Self>) -> Plan {
@@ -280,6 +302,28 @@ fn domain_errors(domains: &[String]) -> Vec<FieldError> {
     errors
 }
 
+fn api_error(api: &TenantApi) -> Option<FieldError> {
+    let (field, reason) = match (is_domain(&api.domain), &api.certificate, &api.key) {
+        (false, ..) => {
+            ("domain", "must be a name such as `api.acme.example`, in small letters (xn-- for others)")
+        }
+        (true, Some(_), None) => ("key", "is missing: it comes with the certificate"),
+        (true, None, Some(_)) => ("certificate", "is missing: it comes with the key"),
+        _ => return None,
+    };
+    Some(FieldError::new(format!("spec.api.{field}"), reason))
+}
+
+/// A key that is not seen any more cannot be compared with another certificate.
+fn unpaired(old: &Object<Tenant>, new: &Object<Tenant>) -> Vec<FieldError> {
+    let (Some(old), Some(new)) = (&old.spec.api, &new.spec.api) else { return Vec::new() };
+    let same_key = new.key.is_some() && old.key == new.key;
+    if !same_key || (&old.certificate, &old.domain) == (&new.certificate, &new.domain) {
+        return Vec::new();
+    }
+    vec![FieldError::new("spec.api.key", "must be sent with another certificate, and for another domain")]
+}
+
 /// What only one tenant can have.
 fn claims(spec: &TenantSpec) -> Vec<Claim> {
     let own = |scope: &str, value: &str, field: String| {
@@ -288,9 +332,11 @@ fn claims(spec: &TenantSpec) -> Vec<Claim> {
         Claim::new(format!("{scope}.{value}"), field, what)
     };
     let mut seen = BTreeSet::new();
-    let domains = spec.domains.iter().enumerate().filter(|(_, domain)| seen.insert(domain.as_str()));
-    let mut all: Vec<Claim> =
-        domains.map(|(at, domain)| own("domain", domain, format!("spec.domains.{at}"))).collect();
+    let listed = spec.domains.iter().enumerate().map(|(at, domain)| (domain, format!("spec.domains.{at}")));
+    let api = spec.api.iter().map(|api| (&api.domain, "spec.api.domain".to_owned()));
+    let domains = listed.chain(api).filter(|(domain, _)| seen.insert(domain.as_str()));
+    let mut all: Vec<Claim> = domains.map(|(domain, field)| own("domain", domain, field)).collect();
+    all.extend(spec.api.iter().map(|api| own("api", &api.domain, "spec.api.domain".to_owned())));
     all.extend(spec.realm.as_deref().map(|realm| own("realm", realm, "spec.realm".to_owned())));
     all
 }
@@ -338,6 +384,30 @@ mod tests {
         let plan = Tenant::create(&tenant, &Facts::default());
         assert_eq!(keys(&plan.claims), ["domain.a.example", "realm.a"]);
         assert_eq!(Tenant::update(&tenant, &tenant, &Facts::default()).claims, plan.claims);
+    }
+
+    #[test]
+    fn a_domain_of_the_api_has_both_or_neither() {
+        for (api, wanted) in [
+            (json!({"domain": "api.a.example"}), None),
+            (json!({"domain": "api.a.example", "certificate": "c", "key": "k"}), None),
+            (json!({"domain": "api.a.example", "certificate": "c"}), Some("spec.api.key")),
+            (json!({"domain": "api.a.example", "key": "k"}), Some("spec.api.certificate")),
+            (json!({"domain": "Api"}), Some("spec.api.domain")),
+        ] {
+            let said = complaints::<Tenant>(json!({ "api": api }), &Facts::default());
+            assert_eq!(fields(&said), wanted.into_iter().collect::<Vec<_>>());
+        }
+        let api = json!({"domains": ["a.example"], "api": {"domain": "a.example"}});
+        let plan = Tenant::create(&object::<Tenant>(api), &Facts::default());
+        assert_eq!(keys(&plan.claims), ["domain.a.example", "api.a.example"]);
+        let with = |certificate: &str, key: &str| {
+            let api = json!({"domain": "a.example", "certificate": certificate, "key": key});
+            object::<Tenant>(json!({ "api": api }))
+        };
+        let changed = |new: &Object<Tenant>| Tenant::update(&with("c", "k"), new, &Facts::default()).errors;
+        assert_eq!(fields(&changed(&with("d", "k"))), ["spec.api.key"]);
+        assert!(changed(&with("c", "k")).is_empty() && changed(&with("d", "l")).is_empty());
     }
 
     #[test]

@@ -4,10 +4,11 @@ use axum::http::StatusCode;
 use axum::http::header::AUTHORIZATION;
 use axum::http::request::Parts;
 
+use super::domain::Domain;
 use super::problem::Problem;
 use super::shown::{self, Shown};
 use super::{RestContext, denial, second_factor, share};
-use crate::auth::RequestDetails;
+use crate::auth::{RequestDetails, STRANGERS_HERE};
 use crate::kernel::{Caller, Error};
 use crate::store::Refused;
 
@@ -43,6 +44,7 @@ async fn look(ctx: &RestContext, parts: &Parts, request_id: &str, source: String
         source: source.clone(),
         certificates: parts.extensions.get::<Shown>().cloned().unwrap_or_default().0,
         from_another_site: shown::from_another_site(&parts.headers, &parts.uri),
+        domain: parts.extensions.get::<Domain>().and_then(|domain| domain.0.clone()),
     };
     let authorization = match parts.headers.get(AUTHORIZATION).map(|value| value.to_str()) {
         Some(Err(_)) => return Err(Error::Unauthenticated("credentials must be ASCII".into()).into()),
@@ -72,6 +74,12 @@ async fn look(ctx: &RestContext, parts: &Parts, request_id: &str, source: String
             return Err(error.into());
         }
     };
+    if let Some(tenant) = &details.domain
+        && (caller.operator || caller.only_in.as_deref() != Some(tenant))
+    {
+        denial::of_stranger(&ctx.store, &details, request_id, Some(caller));
+        return Err(Error::Unauthenticated(STRANGERS_HERE.into()).into());
+    }
     if let Err(problem) = second_factor::demand(ctx, &said, parts).await {
         if problem.status() == StatusCode::UNAUTHORIZED {
             denial::of_stranger(&ctx.store, &details, request_id, Some(said));

@@ -2,6 +2,7 @@
 //! (a panic too), and headers that keep browsers from guessing.
 
 use std::any::Any;
+use std::sync::Arc;
 use std::time::Instant;
 
 use axum::Router;
@@ -14,11 +15,13 @@ use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use tower_http::catch_panic::CatchPanicLayer;
 
+use super::domain;
 use super::line::Line;
 use super::operations::Operations;
 use super::problem::Problem;
 use super::shape::Whole;
 use super::share::{self, handed_over, source};
+use crate::auth::Domains;
 use crate::kernel::Env;
 use crate::limits::Gate;
 use crate::metrics::Metrics;
@@ -40,6 +43,8 @@ pub struct Around {
     pub metrics: Metrics,
     /// By which names.
     pub operations: Operations,
+    /// Those of tenants.
+    pub domains: Arc<Domains>,
 }
 
 /// All layers around a router, in their order.
@@ -77,7 +82,13 @@ async fn outermost(State(around): State<Around>, mut request: Request, next: Nex
     let (version, source) = (request.version(), source(request.extensions()));
     let line = request.extensions().get::<Line>().cloned();
     let on_line = line.as_ref().map(|line| line.begin(version < Version::HTTP_2));
-    let turned_away = if nowhere { lost(&around, source, version, line).await } else { None };
+    let turned_away = match domain::of(&request, &around.domains) {
+        Err(problem) => Some(problem),
+        Ok(domain) => {
+            request.extensions_mut().insert(domain);
+            if nowhere { lost(&around, source, version, line).await } else { None }
+        }
+    };
     let answer = match turned_away {
         Some(problem) => problem.into_response(),
         None => next.run(request).await,

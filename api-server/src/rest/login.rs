@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use url::form_urlencoded;
 
 use super::RestContext;
+use super::domain::Domain;
 use super::problem::{Answer, Problem};
 use super::share::Open;
 use crate::auth::Login;
@@ -20,10 +21,11 @@ use crate::auth::Login;
 /// The largest body that tells of an end.
 const LARGEST: usize = 64 << 10;
 
-/// Those whose people are known everywhere: whoever has a realm of their own knows where it is, and tells nobody.
-pub async fn logins(_: Open, State(ctx): State<Arc<RestContext>>) -> Answer {
-    let open = ctx.authenticators.logins().into_iter().filter(|login| login.tenant.is_none());
-    let items: Vec<Value> = open
+/// Those whose people are known everywhere; on a tenant's domain, its own.
+pub async fn logins(_: Open, State(ctx): State<Arc<RestContext>>, domain: Domain) -> Answer {
+    let logins = ctx.authenticators.logins(domain.tenant());
+    let items: Vec<Value> = logins
+        .into_iter()
         .map(|Login { name, issuer, client, .. }| json!({ "name": name, "issuer": issuer, "client_id": client }))
         .collect();
     Ok(Json(json!({ "items": items })).into_response())
@@ -33,6 +35,7 @@ pub async fn logins(_: Open, State(ctx): State<Arc<RestContext>>) -> Answer {
 pub async fn ended(
     _: Open,
     State(ctx): State<Arc<RestContext>>,
+    domain: Domain,
     Path(name): Path<String>,
     body: Body,
 ) -> Answer {
@@ -44,7 +47,8 @@ pub async fn ended(
         .map_err(|_| Problem::new("too-large", format!("a body may have at most {LARGEST} bytes")))?;
     let token = form_urlencoded::parse(&bytes).find(|(key, _)| key == "logout_token").map(|(_, token)| token);
     let token = token.ok_or_else(|| malformed("send `logout_token` as a form".into()))?;
-    let ended = ctx.authenticators.logout(&name, &token).await.ok_or_else(Problem::not_found)?;
+    let ended =
+        ctx.authenticators.logout(domain.tenant(), &name, &token).await.ok_or_else(Problem::not_found)?;
     let ended = ended.map_err(malformed)?;
     tracing::info!(authenticator = ended.authenticator, "a login has ended, says its provider");
     ctx.store.end_session(ended).await?;

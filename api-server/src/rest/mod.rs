@@ -12,6 +12,7 @@ mod content;
 mod crud;
 mod denial;
 mod document;
+mod domain;
 mod entry;
 mod envelope;
 mod events;
@@ -64,7 +65,7 @@ pub use line::Line;
 pub use metrics::metrics_router;
 pub use problem::TYPES;
 pub use share::Regulars;
-pub use shown::{OfLine, Shown, on_line};
+pub use shown::{AskedFor, OfLine, Shown, on_line};
 
 /// Both ends of a console, a port or a log, as this side holds them: what is sent goes to the guest. It ends when either is
 /// dropped; an error is the last that is received, and says why there is no more.
@@ -152,6 +153,7 @@ pub fn router(ctx: RestContext) -> Router {
         env: ctx.store.env().clone(),
         gate: ctx.gate.clone(),
         metrics: ctx.metrics.clone(),
+        domains: ctx.authenticators.domains().clone(),
         operations: operations::Operations::of(&mounted.document.paths),
     };
     let pages = pages::router(document::render(&mounted.document));

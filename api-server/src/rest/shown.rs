@@ -18,12 +18,26 @@ use super::line::Line;
 #[derive(Clone, Debug, Default)]
 pub struct Shown(pub Arc<[CertificateDer<'static>]>);
 
-/// A router of which each request knows the connection that it comes by.
-pub type OfLine = AddExtension<AddExtension<AddExtension<Router, Line>, Shown>, ConnectInfo<SocketAddr>>;
+/// Whom a connection was made to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum AskedFor {
+    /// Nothing says so: it is not encrypted here.
+    #[default]
+    Unsaid,
+    /// The name that was asked for when it was encrypted (SNI), in small letters; `None`: none was.
+    Tls(Option<Arc<str>>),
+}
 
-/// The router, for a connection from there on which this was shown.
-pub fn on_line(router: Router, peer: SocketAddr, shown: Shown, line: Line) -> OfLine {
-    Extension(ConnectInfo(peer)).layer(Extension(shown).layer(Extension(line).layer(router)))
+/// A router of which each request knows the connection that it comes by.
+pub type OfLine = AddExtension<
+    AddExtension<AddExtension<AddExtension<Router, Line>, Shown>, AskedFor>,
+    ConnectInfo<SocketAddr>,
+>;
+
+/// The router, for a connection from there to this name on which this was shown.
+pub fn on_line(router: Router, peer: SocketAddr, asked: AskedFor, shown: Shown, line: Line) -> OfLine {
+    let router = Extension(shown).layer(Extension(line).layer(router));
+    Extension(ConnectInfo(peer)).layer(Extension(asked).layer(router))
 }
 
 /// Whether a browser sends this for a page of another site: what it shows by itself does not count then.

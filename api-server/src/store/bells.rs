@@ -22,6 +22,8 @@ pub enum Bell {
     Sessions,
     /// What anybody may do.
     Rights,
+    /// The domains of tenants.
+    Domains,
 }
 
 /// Where bells are rung and heard, within this process; `notify.rs` carries them between processes.
@@ -46,6 +48,7 @@ impl Bell {
             Bell::Log => "l".to_owned(),
             Bell::Sessions => "s".to_owned(),
             Bell::Rights => "a".to_owned(),
+            Bell::Domains => "d".to_owned(),
         }
     }
 
@@ -56,6 +59,7 @@ impl Bell {
             None if text == "l" => Some(Bell::Log),
             None if text == "s" => Some(Bell::Sessions),
             None if text == "a" => Some(Bell::Rights),
+            None if text == "d" => Some(Bell::Domains),
             Some(("n", id)) => Some(Bell::Node(id.to_owned())),
             Some(("r", id)) => Some(Bell::Resource(id.to_owned())),
             _ => None,
@@ -117,7 +121,7 @@ mod tests {
     #[test]
     fn what_is_sent_between_processes_is_what_arrives() {
         let ids = [Bell::Node("node_1".into()), Bell::Resource("inst_1".into())];
-        let others = [Bell::Jobs, Bell::Events, Bell::Log, Bell::Sessions, Bell::Rights];
+        let others = [Bell::Jobs, Bell::Events, Bell::Log, Bell::Sessions, Bell::Rights, Bell::Domains];
         for bell in ids.into_iter().chain(others) {
             assert_eq!(Bell::decode(&bell.encode()), Some(bell));
         }

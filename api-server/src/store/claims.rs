@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 
 use super::db::values;
 use super::tx::{Tx, list};
-use super::{Context, placement, ports, prefixes, quota, ssh};
+use super::{Context, domains, placement, ports, prefixes, quota, ssh};
 use crate::kernel::{Claim, ClaimKind, Clash, Error, FieldError, Stored};
 
 /// How many random addresses are tried before the free ones are counted.
@@ -203,7 +203,10 @@ async fn mac(
 
 /// Gives back everything that an object holds.
 pub(super) async fn release(tx: &mut Tx, context: &Context, holder: &str) -> Result<(), Error> {
-    tx.run("DELETE FROM lease WHERE holder = $1", values![holder]).await?;
+    let gone = tx.rows("DELETE FROM lease WHERE holder = $1 RETURNING scope", values![holder]).await?;
+    if gone.iter().any(|row| row.text("scope").is_ok_and(|scope| scope.starts_with(domains::TENANTS))) {
+        domains::changed(tx, context).await?;
+    }
     tx.run("DELETE FROM range_lease WHERE holder = $1", values![holder]).await?;
     quota::release(tx, holder).await?;
     placement::release(tx, context, holder).await

@@ -12,7 +12,9 @@ use super::phases::{self, Last};
 use super::request::Write;
 use super::secrets::{self, Fresh, Stage};
 use super::tx::{Tx, apart};
-use super::{Context, Store, claims, facts, grants, history, nodes, objects, quota, users, webhooks};
+use super::{
+    Context, Store, claims, domains, facts, grants, history, nodes, objects, quota, users, webhooks,
+};
 use crate::kernel::adopt::Adopted;
 use crate::kernel::quota::{Exceeded, amounts};
 use crate::kernel::webhook;
@@ -196,6 +198,9 @@ pub(super) async fn finish(
     if object.core.kind == objects::TENANT && verb != Verb::Remove {
         quota::set_limits(tx, &object.core.id, &object.spec["quota"]).await?;
     }
+    if object.core.kind == objects::TENANT {
+        domains::wrote(tx, context, &object).await?;
+    }
     if object.core.kind == webhook::KIND {
         webhooks::wrote(tx, context, &mut object, &verb).await?;
     }
@@ -252,6 +257,7 @@ pub(super) async fn drafted(
     errors.extend(kind.validate(given.as_ref().unwrap_or(&object), &found.facts, stage != Stage::Changed));
     if errors.is_empty() {
         errors.extend(webhooks::judged(context, &object));
+        errors.extend(domains::judged(context, given.as_ref().unwrap_or(&object)));
     }
     Ok(Draft { object, facts: found.facts, references: found.references, fresh, errors })
 }

@@ -19,6 +19,7 @@ mod create;
 mod credentials;
 pub(crate) mod db;
 mod denials;
+mod domains;
 mod drain;
 mod empty;
 mod erase;
@@ -75,7 +76,7 @@ mod views;
 mod webhooks;
 mod writer;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, OnceLock};
 
 pub use adopt::AdoptAs;
@@ -85,6 +86,7 @@ pub use change::{Asked, NewObject, Written};
 pub use credentials::{NodeKeys, Shown, Untold};
 pub use db::outside;
 pub use denials::Denial;
+pub use domains::ApiDomain;
 pub use figures::{Figures, MOST_COUNTED};
 pub use findings::{Decided, Decision, Findings, Found};
 pub use keys::{Kept, KeptAnswer, Key};
@@ -151,6 +153,8 @@ pub(crate) struct Context {
     pub(crate) vault: OnceLock<Arc<dyn Vault>>,
     /// Refuses URLs that are not to be called.
     pub(crate) url_judge: OnceLock<UrlJudge>,
+    /// By which names the server itself is served.
+    pub(crate) own_names: OnceLock<BTreeSet<String>>,
     /// When each server that works with this store last said that it is there.
     pub(crate) beats: leases::Beats,
     /// For how long answers under a key are kept, unless it is a day.
@@ -181,6 +185,7 @@ impl Store {
             secret: tokio::sync::OnceCell::new(),
             vault: OnceLock::new(),
             url_judge: OnceLock::new(),
+            own_names: OnceLock::new(),
             beats: leases::Beats::default(),
             answer_seconds: OnceLock::new(),
             own_address: OnceLock::new(),

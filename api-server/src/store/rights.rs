@@ -61,6 +61,8 @@ struct Key {
 /// Who somebody is, and what they may do.
 struct Known {
     user: String,
+    /// They are known in this tenant only, or came by a token that is good there only.
+    only_in: Option<String>,
     disabled: bool,
     access: Arc<Access>,
     token: Option<ApiToken>,
@@ -121,6 +123,7 @@ impl Store {
             operator: known.access.is_operator(),
             user: known.user.clone(),
             access: Some(known.access.clone()),
+            only_in: known.only_in.clone(),
             ..caller
         };
         if let Some(token) = &known.token {
@@ -263,6 +266,7 @@ impl Store {
         let grants = granted(&mut conn, &who.user, &caller.groups, caller.only_in.as_deref()).await?;
         Ok(Known {
             user: who.user.core.id,
+            only_in: caller.only_in.clone(),
             disabled: who.user.spec["disabled"] == json!(true),
             access: Arc::new(Access { grants, limit: None }),
             token: None,
@@ -279,7 +283,7 @@ impl Store {
              WHERE t.hash = $1 AND r.deleted_at IS NULL"
         );
         let token = objects::stored(&conn.row(&sql, values![hash]).await?.ok_or_else(gone)?)?;
-        let (mut disabled, mut maker) = (false, "operator".to_owned());
+        let (mut disabled, mut maker, mut only_in) = (false, "operator".to_owned(), None);
         let grants = if token.core.owner.is_empty() {
             let why = "the operator made this token".to_owned();
             vec![Grant { why, scopes: Permission::all(["*:*"]), ..Grant::default() }]
@@ -290,10 +294,12 @@ impl Store {
             let row = conn.row(sql, values![&user.core.id]).await?.ok_or_else(gone)?;
             let groups: Vec<String> = row.json("groups")?;
             disabled = user.spec["disabled"] == json!(true);
+            only_in = user.spec["only_in"].as_str().map(str::to_owned);
             maker = user.spec["username"].as_str().unwrap_or_default().to_owned();
             granted(&mut conn, &user, &groups, None).await?
         };
         let read = |field: &str| token.spec[field].clone();
+        let only_in = token.spec["tenant"].as_str().map(str::to_owned).or(only_in);
         let api_token = ApiToken {
             id: token.core.id.clone(),
             name: token.core.name.clone(),
@@ -303,6 +309,7 @@ impl Store {
         };
         Ok(Known {
             user: token.core.owner.clone(),
+            only_in,
             disabled,
             access: Arc::new(Access { grants, limit: Some(limit(&token)) }),
             token: Some(api_token),

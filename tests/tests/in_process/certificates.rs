@@ -139,7 +139,7 @@ impl Door {
         let env = world.store.env();
         let list = file.resolve().unwrap().make(env, &Arc::new(outbound), &Arc::<Sessions>::default());
         let known = Authenticators::new(list.unwrap());
-        let authorities = known.wants_certificates().unwrap();
+        let authorities = known.wants_certificates(None).unwrap();
         let router = Face::knowing(&world, known).router();
         let shown =
             ServerCertificate::new(&cluster.issue_server(&["127.0.0.1".into()], now).unwrap()).unwrap();

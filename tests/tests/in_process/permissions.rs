@@ -2,12 +2,14 @@
 //! Nothing is left out, and nothing is listed here: what is new in the document is asked as soon as it is there.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
+use rhyzome_api::auth::Domains;
 use rhyzome_api::environment::system_env;
 use rhyzome_api::kernel::{Kind, Scope};
 use rhyzome_tests::face::{Face, Reply};
 use rhyzome_tests::on_both;
-use rhyzome_tests::people::face;
+use rhyzome_tests::people::{face, knowing};
 use rhyzome_tests::wait::until;
 use rhyzome_tests::world::World;
 use serde_json::{Value, json};
@@ -156,7 +158,34 @@ enum Relation {
     Operator,
 }
 
-async fn people(face: &Face) -> Vec<(Relation, String)> {
+/// Somebody, how they come, and by whose domain; empty: the server's own.
+struct Somebody {
+    relation: Relation,
+    who: String,
+    domain: &'static str,
+}
+
+fn somebody(relation: Relation, who: &str) -> Somebody {
+    by_domain(relation, who, "")
+}
+
+fn by_domain(relation: Relation, who: &str, domain: &'static str) -> Somebody {
+    Somebody { relation, who: who.to_owned(), domain }
+}
+
+/// The API, with domains of its own for two tenants.
+async fn with_domains(world: &World) -> Face {
+    let operator = face(world);
+    for tenant in ["default", "beta"] {
+        let api = json!({ "spec": { "api": { "domain": format!("api.{tenant}.example") } } });
+        operator.call("PATCH", &format!("/v1/tenants/{tenant}"), api).await.is(200);
+    }
+    let domains = Arc::new(Domains::default());
+    domains.read(&world.store).await.unwrap();
+    knowing(world, domains)
+}
+
+async fn people(face: &Face) -> Vec<Somebody> {
     face.member("default", "otto", "owner").await;
     face.member("default", "vera", "viewer").await;
     face.member("beta", "bea", "owner").await;
@@ -165,16 +194,27 @@ async fn people(face: &Face) -> Vec<(Relation, String)> {
     face.member("default", "dora", "owner").await;
     let all = json!({ "subjects": { "dora": { "user": face.user("dora").await } }, "effect": "deny", "scopes": ["*:*"] });
     face.call("POST", "/v1/tenants/default/bindings", json!({ "spec": all })).await.is(201);
+    // Known in one tenant only, as those of its own issuer are.
+    face.member("default", "dan - default", "owner").await;
+    face.member("beta", "bo - beta", "owner").await;
     let mut people = vec![
-        (Relation::Out, String::new()),
-        (Relation::Out, "rzo1.bogus".to_owned()),
-        (Relation::Out, "rzt_bogus".to_owned()),
-        (Relation::Apart, "stranger".to_owned()),
-        (Relation::Apart, "bea".to_owned()),
-        (Relation::Suspended, "sue".to_owned()),
-        (Relation::Viewer, "vera".to_owned()),
-        (Relation::Owner, "otto".to_owned()),
-        (Relation::Operator, "operator".to_owned()),
+        somebody(Relation::Out, ""),
+        somebody(Relation::Out, "rzo1.bogus"),
+        somebody(Relation::Out, "rzt_bogus"),
+        somebody(Relation::Apart, "stranger"),
+        somebody(Relation::Apart, "bea"),
+        somebody(Relation::Suspended, "sue"),
+        somebody(Relation::Viewer, "vera"),
+        somebody(Relation::Owner, "otto"),
+        somebody(Relation::Operator, "operator"),
+        // On a tenant's domain whoever is not of that tenant alone is nobody, and who is finds nothing of others.
+        by_domain(Relation::Out, "otto", "default"),
+        by_domain(Relation::Out, "otto", "beta"),
+        by_domain(Relation::Out, "operator", "default"),
+        by_domain(Relation::Out, "bo - beta", "default"),
+        by_domain(Relation::Owner, "dan - default", "default"),
+        by_domain(Relation::Out, "dan - default", "beta"),
+        by_domain(Relation::Apart, "bo - beta", "beta"),
     ];
     let cases = [
         ("otto", json!({ "tenant": "beta" }), Relation::Apart),
@@ -187,15 +227,20 @@ async fn people(face: &Face) -> Vec<(Relation, String)> {
         ("operator", json!({ "tenant": "beta" }), Relation::Apart),
     ];
     for (who, spec, relation) in cases {
-        let made = face.by(who, "POST", "/v1/tokens", json!({ "spec": spec })).await.is(201);
-        people.push((relation, made.json["secrets"]["token"].as_str().unwrap().to_owned()));
+        let made = face.by(who, "POST", "/v1/tokens", json!({ "spec": &spec })).await.is(201);
+        let token = made.json["secrets"]["token"].as_str().unwrap();
+        people.push(somebody(relation, token));
+        for domain in ["default", "beta"] {
+            let there = spec["tenant"] == domain;
+            people.push(by_domain(if there { relation } else { Relation::Out }, token, domain));
+        }
     }
     let gone = face.by("otto", "POST", "/v1/tokens", json!({ "spec": {} })).await.is(201).json;
     face.by("otto", "DELETE", &format!("/v1/tokens/{}", gone["id"].as_str().unwrap()), Value::Null)
         .await
         .is(202);
-    people.push((Relation::Out, gone["secrets"]["token"].as_str().unwrap().to_owned()));
-    people.push((Relation::Out, expired(face).await));
+    people.push(somebody(Relation::Out, gone["secrets"]["token"].as_str().unwrap()));
+    people.push(somebody(Relation::Out, &expired(face).await));
     people
 }
 
@@ -250,17 +295,20 @@ fn told(reply: &Reply) -> (u16, Vec<String>, Value) {
 
 async fn ask(
     face: &Face,
-    (relation, who): (Relation, &str),
+    Somebody { relation, who, domain }: &Somebody,
     operation: &Operation,
     (path, name): (&str, &str),
 ) -> Reply {
-    let authorization = match who {
+    let authorization = match who.as_str() {
         "operator" => format!("Bearer {}", rhyzome_tests::face::TOKEN),
         token if token.starts_with("rz") => format!("Bearer {token}"),
         person => format!("Is {person}"),
     };
     // Whoever may do it changes nothing: the version is one that nobody knows.
-    let mut headers = Vec::new();
+    let (mut headers, host) = (Vec::new(), format!("api.{domain}.example"));
+    if !domain.is_empty() {
+        headers.push(("host", host.as_str()));
+    }
     if !who.is_empty() {
         headers.push(("authorization", authorization.as_str()));
     }
@@ -285,8 +333,8 @@ async fn ask(
 
 /// What is told to those who know nothing of it must be the same wherever it is.
 async fn nobody_gets_what_is_not_theirs(world: World) {
-    let face = face(&world);
     let furnished = Furnished::new(&world).await;
+    let face = with_domains(&world).await;
     let people = people(&face).await;
     let document = face.get("/openapi.json").await.json;
     let (registry, operations) = (world.store.registry().clone(), operations(&document));
@@ -317,24 +365,21 @@ async fn nobody_gets_what_is_not_theirs(world: World) {
         };
         let halted = filled(operation, kinds, "halted", halted);
         let name = name_of(kind_of(operation, kinds));
-        for (relation, who) in &people {
+        for one in &people {
+            let Somebody { relation, who, domain } = one;
             let here = if *relation == Relation::Suspended { &halted } else { &here };
-            let reply = ask(&face, (*relation, who), operation, (here, name)).await;
+            let reply = ask(&face, one, operation, (here, name)).await;
             asked += 1;
             let everybodys = OF_EVERYBODY.contains(&operation.id.as_str()) || operation.path == "/v1/tokens";
             let fine = match relation {
                 Relation::Out => reply.status == 401,
                 Relation::Operator => !matches!(reply.status, 401 | 403),
                 _ if everybodys => reply.status < 500 && reply.status != 401,
-                Relation::Apart => {
-                    hidden(&reply, &ask(&face, (*relation, who), operation, (&not_here, name)).await)
-                }
+                Relation::Apart => hidden(&reply, &ask(&face, one, operation, (&not_here, name)).await),
                 Relation::Suspended if tenants && (is_write(operation) || is_guests(operation)) => {
                     reply.status == 403 && reply.json["type"] == "/problems/tenant-suspended"
                 }
-                _ if !tenants => {
-                    hidden(&reply, &ask(&face, (*relation, who), operation, (&not_here, name)).await)
-                }
+                _ if !tenants => hidden(&reply, &ask(&face, one, operation, (&not_here, name)).await),
                 Relation::Viewer if is_guests(operation) => reply.status == 403,
                 Relation::Viewer if is_write(operation) => refused(operation, &reply),
                 Relation::Suspended | Relation::Viewer | Relation::Owner => {
@@ -343,7 +388,7 @@ async fn nobody_gets_what_is_not_theirs(world: World) {
             };
             if !fine {
                 wrong.push(format!(
-                    "{relation:?} {who}: {} {here}: {} {}",
+                    "{relation:?} {who} {domain}: {} {here}: {} {}",
                     operation.method, reply.status, reply.json
                 ));
             }

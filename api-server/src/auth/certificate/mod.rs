@@ -173,6 +173,10 @@ impl Certificates {
 }
 
 impl Authenticator for Certificates {
+    fn serves(&self, domain: Option<&str>) -> bool {
+        self.terms.serves(domain)
+    }
+
     fn authenticate<'a>(
         &'a self,
         header: Option<&'a str>,

@@ -189,6 +189,10 @@ fn understood(answered: &Answered) -> Result<Said, String> {
 }
 
 impl Authenticator for External {
+    fn serves(&self, domain: Option<&str>) -> bool {
+        self.terms.serves(domain)
+    }
+
     fn authenticate<'a>(
         &'a self,
         header: Option<&'a str>,

@@ -138,6 +138,10 @@ impl Htpasswd {
 }
 
 impl Authenticator for Htpasswd {
+    fn serves(&self, domain: Option<&str>) -> bool {
+        self.terms.serves(domain)
+    }
+
     fn authenticate<'a>(
         &'a self,
         header: Option<&'a str>,

@@ -123,6 +123,10 @@ impl Directories {
 }
 
 impl Authenticator for Directories {
+    fn serves(&self, domain: Option<&str>) -> bool {
+        self.terms.serves(domain)
+    }
+
     fn authenticate<'a>(
         &'a self,
         header: Option<&'a str>,

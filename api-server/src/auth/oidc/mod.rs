@@ -264,6 +264,10 @@ fn algorithm(name: &str) -> Result<Algorithm, String> {
 }
 
 impl Authenticator for Oidc {
+    fn serves(&self, domain: Option<&str>) -> bool {
+        self.terms.serves(domain)
+    }
+
     fn authenticate<'a>(&'a self, header: Option<&'a str>, _: &'a RequestDetails) -> BoxFuture<'a, Verdict> {
         Box::pin(async move {
             match header::bearer(header) {

@@ -1,6 +1,7 @@
 //! Tenants: what they are called elsewhere, and what it means that one is suspended or deleted.
 
 mod delete;
+mod domains;
 mod guests;
 
 use std::time::Duration;
