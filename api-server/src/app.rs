@@ -20,7 +20,7 @@ pub use serve::{Serving, serve};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::auth::{ApiTokens, Authenticator, Authenticators, Domains, OperatorToken, Sessions};
+use crate::auth::{ApiTokens, Authenticator, Authenticators, Domains, OperatorToken, Realms, Sessions};
 use crate::authority::{self, AuthorityDuty, Pace};
 use crate::blobs::Blobs;
 use crate::channel::{self, ChannelContext, Peers, Purpose, StreamError, Streams};
@@ -31,6 +31,7 @@ use crate::limits::Gate;
 use crate::log::LogDuty;
 use crate::metrics::{self, Metrics, Watched};
 use crate::outbound::{Courier, Limits, Outbound, Rules, SystemNames, own_addresses};
+use crate::realms::{self, Keycloak};
 use crate::rest::{ConsoleEnds, ConsoleHub, Joining, Regulars, RestContext, RestLimits, Wanted};
 use crate::store::{Asked, DbUrl, NewObject, Store};
 use crate::webhooks::{self, Deliveries};
@@ -49,6 +50,11 @@ pub enum Role {
 
 /// How long requests may go on after the server was told to stop.
 const GRACE: Duration = Duration::from_secs(5);
+
+/// How long somebody is waited for of whom a request needs to know something.
+const AUTH_TIME: Duration = Duration::from_secs(5);
+/// The same for who makes a realm, which takes long, and nobody waits there.
+const REALM_TIME: Duration = Duration::from_secs(30);
 
 /// Runs a server until `stop`.
 pub async fn run(config: Config, role: Role, stop: CancellationToken) -> anyhow::Result<()> {
@@ -128,17 +134,22 @@ pub async fn run(config: Config, role: Role, stop: CancellationToken) -> anyhow:
         let peers = Peers::new(streams.clone(), store.clone(), authority.clone(), &server);
         let consoles = ConsolesOfChannel(peers);
         let sessions = Arc::new(Sessions::default());
-        if config.auth.has_sessions() {
+        if config.auth.has_sessions() || config.keycloak.is_some() {
             // What has ended while we were not there is known before anybody asks.
             sessions.read(&store).await?;
             tasks.spawn(sessions.clone().follow(store.clone(), stop.clone()));
+        }
+        let outbound = Arc::new(outbound_of_auth(&config, AUTH_TIME)?);
+        if let Some(keycloak) = keycloak(&config)? {
+            store.makes_realms();
+            tasks.spawn(realms::run(store.clone(), keycloak, stop.clone()));
         }
         store.called(config.http_names.iter().cloned());
         let domains = Arc::new(Domains::beside(config.http_names.iter().cloned()));
         domains.read(&store).await?;
         tasks.spawn(domains.clone().follow(store.clone(), stop.clone()));
         let context = RestContext {
-            authenticators: authenticators(&config, store.env(), sessions)?.with_domains(domains),
+            authenticators: authenticators(&config, store.env(), sessions, domains, &outbound)?,
             store: store.clone(),
             blobs,
             consoles: Arc::new(consoles),
@@ -234,9 +245,33 @@ impl ConsoleHub for ConsolesOfChannel {
 }
 
 /// The operator's token first: it is there however the others do.
-fn authenticators(config: &Config, env: &Env, sessions: Arc<Sessions>) -> anyhow::Result<Authenticators> {
+fn authenticators(
+    config: &Config,
+    env: &Env,
+    sessions: Arc<Sessions>,
+    domains: Arc<Domains>,
+    outbound: &Arc<Outbound>,
+) -> anyhow::Result<Authenticators> {
     let token = OperatorToken::load_or_create(&config.data.join(TOKEN_FILE), env)?;
     let mut list: Vec<Arc<dyn Authenticator>> = vec![Arc::new(token), Arc::new(ApiTokens)];
+    let made = config.auth.make(env, outbound, &sessions);
+    list.extend(made.map_err(anyhow::Error::msg)?);
+    if let Some(keycloak) = &config.keycloak {
+        let (domains, sessions) = (domains.clone(), sessions.clone());
+        list.push(Arc::new(Realms::new(keycloak.clone(), domains, sessions, outbound.clone(), env)));
+    }
+    Ok(Authenticators::new(list).with_sessions(sessions).with_domains(domains))
+}
+
+/// Who makes realms for tenants, if somebody does.
+fn keycloak(config: &Config) -> anyhow::Result<Option<Keycloak>> {
+    let Some(keycloak) = &config.keycloak else { return Ok(None) };
+    let outbound = outbound_of_auth(config, REALM_TIME)?;
+    Keycloak::new(keycloak, Arc::new(outbound)).map_err(anyhow::Error::msg)
+}
+
+/// What calls those who know callers.
+fn outbound_of_auth(config: &Config, time: Duration) -> anyhow::Result<Outbound> {
     let allow = config.outbound_allow.iter().chain(&config.auth.allow).copied().collect();
     let authorities = match &config.auth.ca {
         Some(path) => {
@@ -247,11 +282,8 @@ fn authenticators(config: &Config, env: &Env, sessions: Arc<Sessions>) -> anyhow
         None => Vec::new(),
     };
     let rules = Rules { allow, own: own_addresses() };
-    let limits = Limits { time: Duration::from_secs(5), ..Limits::default() };
-    let outbound = Outbound::believing(rules, limits, Arc::new(SystemNames), authorities)?;
-    let made = config.auth.make(env, &Arc::new(outbound), &sessions);
-    list.extend(made.map_err(anyhow::Error::msg)?);
-    Ok(Authenticators::new(list).with_sessions(sessions))
+    let limits = Limits { time, ..Limits::default() };
+    Ok(Outbound::believing(rules, limits, Arc::new(SystemNames), authorities)?)
 }
 
 /// Where other servers reach the agents' door of this one.

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use crate::auth::{AuthConfig, AuthFile};
+use crate::auth::{AuthConfig, AuthFile, REALM, RealmsConfig, RealmsFile};
 use crate::kernel::secret::Plain;
 use crate::limits::{LimitsConfig, LimitsFile};
 use crate::metrics::{MetricsConfig, MetricsFile};
@@ -36,6 +36,7 @@ struct File {
     outbound: Outbound,
     webhooks: Webhooks,
     auth: AuthFile,
+    keycloak: RealmsFile,
     metrics: MetricsFile,
     limits: LimitsFile,
 }
@@ -166,6 +167,8 @@ pub struct Config {
     pub webhooks_http: bool,
     /// Who knows callers, besides the operator's token.
     pub auth: AuthConfig,
+    /// Where the realms of tenants are, if anywhere.
+    pub keycloak: Option<RealmsConfig>,
     /// Where this server's metrics are served, if anywhere.
     pub metrics: Option<MetricsConfig>,
     /// What each may have of the server.
@@ -308,7 +311,7 @@ fn serde_path(json: serde_json::Value) -> Result<File, ConfigError> {
     // Room by room, so that the error can name the whole key.
     let rooms = [
         "http", "grpc", "pki", "images", "quota", "events", "history", "sealing", "outbound", "webhooks",
-        "auth", "metrics", "limits",
+        "auth", "keycloak", "metrics", "limits",
     ];
     for room in rooms {
         let Some(part) = json.get(room) else { continue };
@@ -325,6 +328,7 @@ fn serde_path(json: serde_json::Value) -> Result<File, ConfigError> {
             "metrics" => MetricsFile::deserialize(part).map(drop),
             "limits" => LimitsFile::deserialize(part).map(drop),
             "auth" => AuthFile::deserialize(part).map(drop),
+            "keycloak" => RealmsFile::deserialize(part).map(drop),
             _ => BTreeMap::<String, u64>::deserialize(part).map(drop),
         };
         outcome.map_err(|e| ConfigError(format!("configuration key `{room}`: {e}")))?;
@@ -365,6 +369,13 @@ fn resolve(file: File) -> Result<Config, ConfigError> {
     if leaf_seconds < 60 {
         return Err(ConfigError("`pki.leaf_seconds` must be at least 60".into()));
     }
+    let auth = file.auth.resolve().map_err(|why| ConfigError(format!("configuration key {why}")))?;
+    let keycloak = file.keycloak.resolve().map_err(ConfigError)?;
+    if keycloak.is_some() && auth.has(REALM) {
+        return Err(ConfigError(format!(
+            "configuration key `auth.authenticators`: names that begin with `{REALM}` are those of tenants' realms"
+        )));
+    }
     let images_folder = file.images.folder.map(|folder| there("images.folder", folder)).transpose()?;
     Ok(Config {
         db,
@@ -393,7 +404,8 @@ fn resolve(file: File) -> Result<Config, ConfigError> {
         webhooks_http: file.webhooks.http,
         metrics: file.metrics.resolve().map_err(ConfigError)?,
         limits: file.limits.resolve().map_err(ConfigError)?,
-        auth: file.auth.resolve().map_err(|why| ConfigError(format!("configuration key {why}")))?,
+        keycloak,
+        auth,
     })
 }
 

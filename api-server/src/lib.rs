@@ -20,6 +20,7 @@ pub mod log;
 pub mod metrics;
 pub mod outbound;
 pub mod process;
+pub mod realms;
 pub mod resources;
 pub mod rest;
 pub mod sealing;

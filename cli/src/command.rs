@@ -178,7 +178,11 @@ fn delete(kind: &Kind) -> Command {
         Command::new("delete").about("Delete some").visible_alias("rm").arg(names()).args(filters());
     let command = match kind.kind.as_str() {
         "tenant" => command
-            .arg(switch("cascade", "And all that it has; this cannot be undone").conflicts_with_all(FILTERS)),
+            .arg(switch("cascade", "And all that it has; this cannot be undone").conflicts_with_all(FILTERS))
+            .arg(
+                switch("delete-realm", "And its realm at the identity provider, if Rhyzome has made it")
+                    .conflicts_with_all(FILTERS),
+            ),
         _ => command,
     };
     command.args(waiting())

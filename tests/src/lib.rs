@@ -9,6 +9,7 @@ pub mod drive;
 pub mod exposition;
 pub mod face;
 pub mod given;
+pub mod keycloak;
 pub mod life;
 pub mod machine;
 pub mod model;

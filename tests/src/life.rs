@@ -329,8 +329,12 @@ impl Run {
                 store.remove(&self.right(kind), self.world.kind(kind), name, None, &asked).await?;
             }
             Ask::Empty(name) => {
-                let write =
-                    Write::Empty { kind: self.world.kind("tenant"), id: name.clone(), if_match: None };
+                let write = Write::Empty {
+                    kind: self.world.kind("tenant"),
+                    id: name.clone(),
+                    if_match: None,
+                    realm: false,
+                };
                 store.perform(&self.right("tenant"), write, &asked, &Terms::default()).await?;
             }
         }

@@ -1,4 +1,4 @@
-//! By which domains which tenant is served. Held in memory, so that a request costs no look into the database: what is
+//! By which domains which tenant is served, and whose realms count for it. Held in memory, so that a request costs no look into the database: what is
 //! asked for by strangers is only looked up here, and what they invent is kept nowhere.
 
 use std::collections::{BTreeSet, HashMap};
@@ -26,6 +26,9 @@ pub struct Domains {
 struct Known {
     epoch: Option<String>,
     domains: HashMap<String, Arc<ApiDomain>>,
+    /// Tenants by their realms at the identity provider, and the other way round.
+    realms: HashMap<String, Arc<str>>,
+    of_tenants: HashMap<Arc<str>, String>,
 }
 
 impl Domains {
@@ -43,6 +46,16 @@ impl Domains {
         self.known.load().domains.get(name).cloned()
     }
 
+    /// The tenant whose realm this is.
+    pub fn of_realm(&self, realm: &str) -> Option<Arc<str>> {
+        self.known.load().realms.get(realm).cloned()
+    }
+
+    /// The realm of a tenant.
+    pub fn realm_of(&self, tenant: &str) -> Option<String> {
+        self.known.load().of_tenants.get(tenant).cloned()
+    }
+
     /// Reads them, if they are others than they were.
     pub async fn read(&self, store: &Store) -> Result<(), Error> {
         // Before they are read: what happens meanwhile is read the next time.
@@ -52,7 +65,10 @@ impl Domains {
         }
         let all = store.api_domains().await?;
         let domains = all.into_iter().map(|one| (one.domain.clone(), Arc::new(one))).collect();
-        self.known.store(Arc::new(Known { epoch, domains }));
+        let realms: HashMap<String, Arc<str>> =
+            store.tenant_realms().await?.into_iter().map(|(realm, tenant)| (realm, tenant.into())).collect();
+        let of_tenants = realms.iter().map(|(realm, tenant)| (tenant.clone(), realm.clone())).collect();
+        self.known.store(Arc::new(Known { epoch, domains, realms, of_tenants }));
         Ok(())
     }
 

@@ -13,6 +13,7 @@ mod ldap;
 mod oidc;
 mod operator_token;
 mod person;
+mod realms;
 mod sessions;
 mod settings;
 #[cfg(test)]
@@ -36,6 +37,7 @@ pub use api_token::ApiTokens;
 pub use cache::Cache;
 pub use domains::Domains;
 pub use operator_token::{OperatorToken, TokenError};
+pub use realms::{Realms, RealmsConfig, RealmsFile};
 pub use sessions::Sessions;
 pub use settings::{AuthConfig, AuthFile};
 
@@ -72,6 +74,9 @@ pub enum Verdict {
     /// Of my kind, and I cannot tell now. Whether another one would know it does not count: in doubt, nobody.
     Unavailable(String),
 }
+
+/// What authenticators begin with that are those of tenants' own realms: `realm-acme`.
+pub const REALM: &str = "realm-";
 
 /// What is told to whoever is not of the tenant whose domain it is.
 pub const STRANGERS_HERE: &str =
@@ -123,6 +128,11 @@ pub trait Authenticator: Send + Sync {
 
     /// How people log in, if somebody else does that.
     fn login(&self) -> Option<Login> {
+        None
+    }
+
+    /// The one for the people of this tenant, if it has one for each.
+    fn of_tenant(&self, _tenant: &str) -> Option<Arc<dyn Authenticator>> {
         None
     }
 }
@@ -185,7 +195,10 @@ impl Authenticators {
     /// Where people may log in who come by the domain of this tenant; on the server's own domain: those who are known
     /// everywhere. Whoever has a realm of their own knows where it is, and tells nobody else.
     pub fn logins(&self, domain: Option<&str>) -> Vec<Login> {
-        let all = self.serving(domain).filter_map(|one| one.login());
+        let own =
+            domain.into_iter().flat_map(|tenant| self.list.iter().filter_map(|one| one.of_tenant(tenant)));
+        let own: Vec<_> = own.collect();
+        let all = self.serving(domain).chain(&own).filter_map(|one| one.login());
         all.filter(|login| login.tenant.as_deref() == domain).collect()
     }
 
@@ -196,8 +209,10 @@ impl Authenticators {
         name: &str,
         token: &str,
     ) -> Option<Result<Ended, String>> {
-        let one = self.serving(domain).find(|one| one.name() == name && !name.is_empty())?;
-        Some(one.logout(token)?.await)
+        let tenant = name.strip_prefix(REALM).filter(|tenant| domain.is_none_or(|domain| domain == *tenant));
+        let own = tenant.and_then(|tenant| self.list.iter().find_map(|one| one.of_tenant(tenant)));
+        let named = self.serving(domain).chain(&own).find(|one| one.name() == name && !name.is_empty());
+        Some(named?.logout(token)?.await)
     }
 
     /// Waits until the login of this caller, who came at `since`, has ended.
@@ -244,7 +259,7 @@ impl Authenticators {
 }
 
 /// The secret in a file that not everybody can read.
-fn secret_in(key: &str, path: &Path) -> Result<Zeroizing<String>, String> {
+pub(crate) fn secret_in(key: &str, path: &Path) -> Result<Zeroizing<String>, String> {
     use std::os::unix::fs::PermissionsExt as _;
 
     let failed = |error: std::io::Error| format!("`{key}`: {} cannot be read: {error}", path.display());

@@ -151,6 +151,11 @@ impl AuthConfig {
         self.authenticators.iter().map(|one| one.make(env, outbound, sessions, self.ca.as_deref())).collect()
     }
 
+    /// Whether one is called so.
+    pub fn has(&self, begins: &str) -> bool {
+        self.authenticators.iter().any(|one| one.terms.authenticator.starts_with(begins))
+    }
+
     /// True if logins may end before their tokens do.
     pub fn has_sessions(&self) -> bool {
         self.authenticators.iter().any(|one| matches!(one.what, What::Oidc(_)))

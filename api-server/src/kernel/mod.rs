@@ -15,6 +15,7 @@ pub mod place;
 pub mod plan;
 pub mod policy;
 pub mod quota;
+pub mod realm;
 pub mod resource;
 pub mod role;
 pub mod schema;

@@ -187,6 +187,15 @@ pub enum Step {
         /// Their ids.
         jobs: Vec<String>,
     },
+    /// Wait until the realm of the job's object, a tenant, was made at the identity provider, or deleted there.
+    Realm {
+        /// What it is called there.
+        name: String,
+        /// It is deleted, if it is one that was made here.
+        gone: bool,
+        /// After so many seconds the step has failed.
+        deadline_seconds: u32,
+    },
     /// Take away all that the job's object, a tenant, still has, and then its name.
     Empty,
     /// Give back all claims; the object is gone.

@@ -9,10 +9,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use utoipa::ToSchema;
 
+use crate::kernel::realm;
 use crate::kernel::resource::{Call, Choice};
 use crate::kernel::{
     Action, Claim, ClaimKind, Clash, Error, Facts, FieldError, Held, Meta, NameRule, Object, Plan, Resource,
-    Scope, Timestamp,
+    Scope, Step, Timestamp,
 };
 
 /// A tenant.
@@ -42,6 +43,10 @@ pub struct TenantSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(max_length = 63, pattern = "^[A-Za-z0-9_-]{1,63}$")]
     pub realm: Option<String>,
+    /// Make that realm: named as `realm` says, or as the tenant. What was made stays until it is deleted with the tenant
+    /// (`realm=delete`).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub make_realm: bool,
     /// Names in the DNS that are its own: each is one tenant's only.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schema(max_items = 100)]
@@ -139,6 +144,28 @@ pub struct TenantStatus {
     /// There while it is suspended.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub suspended: Option<TenantSuspension>,
+    /// Of its realm, if it is made by the server.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub realm: Option<TenantRealm>,
+}
+
+/// How the realm of a tenant stands that is made by the server.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+#[serde(default)]
+pub struct TenantRealm {
+    /// What it is called at the identity provider.
+    pub name: String,
+    /// It is there, and the server has made it.
+    pub made: bool,
+    /// Why it cannot be made, or deleted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
+    /// Why it is tried again.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub waits_for: Option<String>,
+    /// The job that has come to an end with it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub done: Option<String>,
 }
 
 /// That a tenant is suspended.
@@ -223,15 +250,18 @@ impl Resource for Tenant {
     // === create, update, remove ===
 
     fn create(object: &Object<Self>, _facts: &Facts) -> Plan {
-        Plan { claims: claims(&object.spec), ..Plan::default() }
+        planned(object)
     }
 
     fn update(old: &Object<Self>, new: &Object<Self>, _facts: &Facts) -> Plan {
-        Plan { claims: claims(&new.spec), errors: unpaired(old, new), ..Plan::default() }
+        let mut plan = planned(new);
+        plan.errors.extend(unpaired(old, new));
+        plan.errors.extend(unmade(old, new));
+        plan
     }
 
-    fn remove(_object: &Object<Self>) -> Plan {
-        Plan::release()
+    fn remove(object: &Object<Self>) -> Plan {
+        Plan::steps(realm::goes(&object.claims.0).into_iter().chain([Step::Release]))
     }
 
     fn act(object: &Object<Self>, call: &Call) -> Result<Plan, Error> {
@@ -324,8 +354,34 @@ fn unpaired(old: &Object<Tenant>, new: &Object<Tenant>) -> Vec<FieldError> {
     vec![FieldError::new("spec.api.key", "must be sent with another certificate, and for another domain")]
 }
 
+/// The realm that counts for it.
+fn realm_of(object: &Object<Tenant>) -> Option<&str> {
+    let own = object.spec.make_realm.then_some(object.core.name.as_str());
+    object.spec.realm.as_deref().or(own)
+}
+
+fn planned(object: &Object<Tenant>) -> Plan {
+    let realm = realm_of(object);
+    let wanted = realm.filter(|name| object.spec.make_realm && !realm::is_made(&object.claims, name));
+    let mut plan = Plan { claims: claims(&object.spec, realm), ..Plan::default() };
+    plan.values.insert(realm::MAKING.to_owned(), json!(object.spec.make_realm));
+    plan.steps.extend(wanted.map(realm::make));
+    plan
+}
+
+/// What is made, or may have been, is not forgotten by a change of words. What was refused was not made.
+fn unmade(old: &Object<Tenant>, new: &Object<Tenant>) -> Option<FieldError> {
+    let refused = old.status.realm.as_ref().is_some_and(|realm| realm.problem.is_some() && !realm.made);
+    let same = new.spec.make_realm && realm_of(old) == realm_of(new);
+    if !old.spec.make_realm || refused || same {
+        return None;
+    }
+    let field = if new.spec.make_realm { "spec.realm" } else { "spec.make_realm" };
+    Some(FieldError::new(field, "is of a realm that was made for this tenant, or is being made: it stays"))
+}
+
 /// What only one tenant can have.
-fn claims(spec: &TenantSpec) -> Vec<Claim> {
+fn claims(spec: &TenantSpec, realm: Option<&str>) -> Vec<Claim> {
     let own = |scope: &str, value: &str, field: String| {
         let taken = "belongs to another tenant".to_owned();
         let what = ClaimKind::Exclusive { scope: format!("tenant-{scope}"), value: value.to_owned(), taken };
@@ -337,98 +393,9 @@ fn claims(spec: &TenantSpec) -> Vec<Claim> {
     let domains = listed.chain(api).filter(|(domain, _)| seen.insert(domain.as_str()));
     let mut all: Vec<Claim> = domains.map(|(domain, field)| own("domain", domain, field)).collect();
     all.extend(spec.api.iter().map(|api| own("api", &api.domain, "spec.api.domain".to_owned())));
-    all.extend(spec.realm.as_deref().map(|realm| own("realm", realm, "spec.realm".to_owned())));
+    all.extend(realm.map(|realm| own("realm", realm, "spec.realm".to_owned())));
     all
 }
 
 #[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-    use crate::resources::testing::{complaints, fields, keys, object, stored_as};
-
-    #[test]
-    fn texts_have_an_end() {
-        let long = json!({"description": "x".repeat(1001), "billing_reference": "x".repeat(201)});
-        let said = complaints::<Tenant>(long, &Facts::default());
-        assert_eq!(fields(&said), ["spec.description", "spec.billing_reference"]);
-        assert_eq!(complaints::<Tenant>(json!({}), &Facts::default()), []);
-    }
-
-    #[test]
-    fn limits_have_an_end_too() {
-        let most = json!({"quota": {"vcpus": MOST, "instances": 0}});
-        assert_eq!(complaints::<Tenant>(most, &Facts::default()), []);
-        let beyond = json!({"quota": {"vcpus": MOST + 1}});
-        assert_eq!(fields(&complaints::<Tenant>(beyond, &Facts::default())), ["spec.quota.vcpus"]);
-    }
-
-    #[test]
-    fn domains_and_realms_are_names() {
-        let good = json!({"domains": ["acme.example", "a.b-1.acme.example"], "realm": "Acme_1"});
-        assert_eq!(complaints::<Tenant>(good, &Facts::default()), []);
-        let bad =
-            ["acme", "Acme.example", "-a.example", "a..example", "a.example.", "10.0.0.1", "*.a.example"];
-        for bad in bad {
-            let said = complaints::<Tenant>(json!({"domains": [bad]}), &Facts::default());
-            assert_eq!(fields(&said), ["spec.domains.0"], "{bad}");
-        }
-        let twice = json!({"domains": ["a.example", "a.example"], "realm": "a/b"});
-        assert_eq!(fields(&complaints::<Tenant>(twice, &Facts::default())), ["spec.realm", "spec.domains.1"]);
-    }
-
-    #[test]
-    fn what_one_tenant_has_no_other_has() {
-        let tenant = object::<Tenant>(json!({"domains": ["a.example"], "realm": "a"}));
-        let plan = Tenant::create(&tenant, &Facts::default());
-        assert_eq!(keys(&plan.claims), ["domain.a.example", "realm.a"]);
-        assert_eq!(Tenant::update(&tenant, &tenant, &Facts::default()).claims, plan.claims);
-    }
-
-    #[test]
-    fn a_domain_of_the_api_has_both_or_neither() {
-        for (api, wanted) in [
-            (json!({"domain": "api.a.example"}), None),
-            (json!({"domain": "api.a.example", "certificate": "c", "key": "k"}), None),
-            (json!({"domain": "api.a.example", "certificate": "c"}), Some("spec.api.key")),
-            (json!({"domain": "api.a.example", "key": "k"}), Some("spec.api.certificate")),
-            (json!({"domain": "Api"}), Some("spec.api.domain")),
-        ] {
-            let said = complaints::<Tenant>(json!({ "api": api }), &Facts::default());
-            assert_eq!(fields(&said), wanted.into_iter().collect::<Vec<_>>());
-        }
-        let api = json!({"domains": ["a.example"], "api": {"domain": "a.example"}});
-        let plan = Tenant::create(&object::<Tenant>(api), &Facts::default());
-        assert_eq!(keys(&plan.claims), ["domain.a.example", "api.a.example"]);
-        let with = |certificate: &str, key: &str| {
-            let api = json!({"domain": "a.example", "certificate": certificate, "key": key});
-            object::<Tenant>(json!({ "api": api }))
-        };
-        let changed = |new: &Object<Tenant>| Tenant::update(&with("c", "k"), new, &Facts::default()).errors;
-        assert_eq!(fields(&changed(&with("d", "k"))), ["spec.api.key"]);
-        assert!(changed(&with("c", "k")).is_empty() && changed(&with("d", "l")).is_empty());
-    }
-
-    #[test]
-    fn suspended_and_resumed() {
-        let call = |verb: &str| Call { verb: verb.into(), ..Call::default() };
-        let tenant = object::<Tenant>(json!({}));
-        assert!(Tenant::act(&tenant, &call("resume")).is_err());
-        let plan = Tenant::act(&tenant, &call("suspend")).unwrap();
-        assert_eq!(plan.values["suspended"]["instances"], "stop");
-        let kept = json!({"suspended": {"since": "2026-11-22T10:00:00Z", "instances": "keep"}});
-        let mut tenant = stored_as::<Tenant>(json!({}), kept, json!(null));
-        assert_eq!(Tenant::settled(&tenant), "suspended");
-        Tenant::show(&mut tenant);
-        assert_eq!(tenant.status.suspended.as_ref().unwrap().instances, "keep");
-        assert_eq!(Tenant::act(&tenant, &call("resume")).unwrap().values["suspended"], json!(null));
-    }
-
-    #[test]
-    fn is_there_and_gone_without_a_node() {
-        let tenant = object::<Tenant>(json!({}));
-        assert_eq!(Tenant::create(&tenant, &Facts::default()), Plan::default());
-        assert_eq!(Tenant::remove(&tenant), Plan::release());
-    }
-}
+mod tests;

@@ -63,7 +63,7 @@ pub async fn delete(mut ask: Ask, kind: &'static dyn Kind) -> Answer {
     let right = ask.right("delete", kind.meta().kind)?;
     let query = filter(&ask)?;
     ask.no_body().await?;
-    let write = move |id| Write::Remove { kind, id, if_match: None };
+    let write = move |id| Write::Remove { kind, id, if_match: None, realm: false };
     all(&ask, &right, &query, Manner::of(&ask, kind, How::TakeAway), write).await
 }
 

@@ -100,17 +100,24 @@ pub async fn patch(mut ask: Ask, kind: &'static dyn Kind) -> Answer {
 /// `DELETE .../{id}`
 pub async fn delete(mut ask: Ask, kind: &'static dyn Kind) -> Answer {
     let right = ask.right("delete", kind.meta().kind)?;
-    let known: &[&str] = if kind.meta().kind == "tenant" { &["plan", "cascade"] } else { &["plan"] };
+    let known: &[&str] = if kind.meta().kind == "tenant" { &["plan", "cascade", "realm"] } else { &["plan"] };
     ask.query(known)?;
     let cascade = match ask.parameter("cascade") {
         None | Some("false") => false,
         Some("true") => true,
         Some(_) => return Err(page::bad("cascade", "must be `true` or `false`")),
     };
+    let realm = match ask.parameter("realm") {
+        None | Some("keep") => false,
+        Some("delete") => true,
+        Some(_) => return Err(page::bad("realm", "must be `keep` or `delete`")),
+    };
     ask.no_body().await?;
     let (id, if_match) = (ask.id()?.to_owned(), ask.if_match()?);
-    let asked =
-        if cascade { Write::Empty { kind, id, if_match } } else { Write::Remove { kind, id, if_match } };
+    let asked = match cascade {
+        true => Write::Empty { kind, id, if_match, realm },
+        false => Write::Remove { kind, id, if_match, realm },
+    };
     write(&ask, &right, asked, Manner::of(&ask, kind, How::TakeAway)).await
 }
 

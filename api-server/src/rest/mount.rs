@@ -213,11 +213,14 @@ impl Mount {
         let delete = match kind.meta().kind {
             "tenant" => {
                 let cascade = json!({ "type": "boolean", "default": false });
-                delete.query(
+                let realm = json!({ "type": "string", "enum": ["keep", "delete"], "default": "keep" });
+                let delete = delete.query(
                     "cascade",
                     cascade,
                     "All that it has goes too; its name is free when all is gone.",
-                )
+                );
+                let about = "`delete`: its realm at the identity provider goes too, if Rhyzome has made it.";
+                delete.query("realm", realm, about)
             }
             _ => delete,
         };

@@ -9,7 +9,9 @@ use super::objects::{self, seen};
 use super::run::{self, JobRow, Run};
 use super::standing::Standing;
 use super::tx::Tx;
-use super::{Context, Store, among, assign, claims, drain, empty, jobs, letters, phases, quota, webhooks};
+use super::{
+    Context, Store, among, assign, claims, drain, empty, jobs, letters, phases, quota, realms, webhooks,
+};
 use crate::kernel::{Error, Held, JobState, Step, Stored, Timestamp, Verb, Who};
 
 /// How long a job that waits for a bell sleeps before it looks by itself.
@@ -256,7 +258,8 @@ async fn carry_out(
             Ok(Outcome::Done { made: false })
         }
         Step::AwaitGone { who } => gone(tx, context, job, id_of(job, who), "").await,
-        Step::AwaitJobs { jobs } => ended(tx, context, jobs).await,
+        Step::AwaitJobs { jobs } => jobs::all_ended(tx, context, jobs).await,
+        Step::Realm { .. } => realms::step(tx, context, job, step, started).await,
         Step::Empty => empty::some(tx, context, job).await,
         Step::Release => {
             release(tx, context, &job.resource).await?;
@@ -302,30 +305,6 @@ async fn applied(
         return Ok(Outcome::Failed(format!("node `{}` was not done in time: {last}", row.text("name")?)));
     }
     Ok(waiting(id, deadline, message, row.int("progress")?))
-}
-
-/// Each of these jobs is told of when it is its turn to be waited for.
-async fn ended(tx: &mut Tx, context: &Context, all: &[String]) -> Result<Outcome, Error> {
-    let (mut open, mut failed) = (Vec::new(), Vec::new());
-    for id in all {
-        let sql = "SELECT state, finished_at, resource_name FROM job WHERE id = $1";
-        let Some(row) = tx.row(sql, values![id]).await? else { continue };
-        if row.maybe_int("finished_at")?.is_none() {
-            open.push((id, row.text("resource_name")?));
-        } else if row.text("state")? == "failed" {
-            failed.push(format!("`{}`", row.text("resource_name")?));
-        }
-    }
-    let Some((next, name)) = open.first() else {
-        return Ok(match failed.is_empty() {
-            true => Outcome::Done { made: false },
-            false => Outcome::Failed(format!("{} failed: see what its job says", failed.join(", "))),
-        });
-    };
-    let done = all.len() - open.len();
-    let message = format!("{done} of {} are done; waits for `{name}`", all.len());
-    let progress = i64::try_from(done * 100 / all.len()).unwrap_or(0);
-    Ok(waiting(next, context.env.now().plus_seconds(LOOK_AGAIN_SECONDS), message, progress))
 }
 
 /// Removal is never given up: a node that is away finishes it when it returns. `node`: only that one matters; empty: all.
@@ -424,6 +403,9 @@ async fn backward(tx: &mut Tx, context: &Context, run: &mut Run) -> Result<bool,
         }
         row.state = "undone".to_owned();
         row.finished_at = Some(now);
+    } else if let Step::Realm { .. } = &row.step {
+        // What was made stays: realms are deleted by nobody who was not asked to.
+        realms::forget(tx, &job.id).await?;
     }
     step_back(tx, context, run).await
 }

@@ -22,8 +22,10 @@ pub enum Bell {
     Sessions,
     /// What anybody may do.
     Rights,
-    /// The domains of tenants.
+    /// The domains of tenants, and their realms.
     Domains,
+    /// What is to be done with realms.
+    Realms,
 }
 
 /// Where bells are rung and heard, within this process; `notify.rs` carries them between processes.
@@ -49,6 +51,7 @@ impl Bell {
             Bell::Sessions => "s".to_owned(),
             Bell::Rights => "a".to_owned(),
             Bell::Domains => "d".to_owned(),
+            Bell::Realms => "m".to_owned(),
         }
     }
 
@@ -60,6 +63,7 @@ impl Bell {
             None if text == "s" => Some(Bell::Sessions),
             None if text == "a" => Some(Bell::Rights),
             None if text == "d" => Some(Bell::Domains),
+            None if text == "m" => Some(Bell::Realms),
             Some(("n", id)) => Some(Bell::Node(id.to_owned())),
             Some(("r", id)) => Some(Bell::Resource(id.to_owned())),
             _ => None,
@@ -121,7 +125,8 @@ mod tests {
     #[test]
     fn what_is_sent_between_processes_is_what_arrives() {
         let ids = [Bell::Node("node_1".into()), Bell::Resource("inst_1".into())];
-        let others = [Bell::Jobs, Bell::Events, Bell::Log, Bell::Sessions, Bell::Rights, Bell::Domains];
+        let others =
+            [Bell::Jobs, Bell::Events, Bell::Log, Bell::Sessions, Bell::Rights, Bell::Domains, Bell::Realms];
         for bell in ids.into_iter().chain(others) {
             assert_eq!(Bell::decode(&bell.encode()), Some(bell));
         }

@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 
 use super::db::values;
 use super::tx::{Tx, list};
-use super::{Context, domains, placement, ports, prefixes, quota, ssh};
+use super::{Context, domains, placement, ports, prefixes, quota, realms, ssh};
 use crate::kernel::{Claim, ClaimKind, Clash, Error, FieldError, Stored};
 
 /// How many random addresses are tried before the free ones are counted.
@@ -225,7 +225,8 @@ pub(super) async fn drop_stale(tx: &mut Tx, holders: &[String]) -> Result<(), Er
     for row in tx.rows(&sql, &ids).await? {
         let (scope, value, key) = (row.text("scope")?, row.text("value")?, row.text("key")?);
         let claims: Map<String, Value> = row.json("claims")?;
-        if claims.get(&key).and_then(Value::as_str) != Some(&value) {
+        // What a job wants done with a realm is nothing that is claimed.
+        if scope != realms::WANTED && claims.get(&key).and_then(Value::as_str) != Some(&value) {
             tx.run("DELETE FROM lease WHERE scope = $1 AND value = $2", values![scope, value]).await?;
         }
     }

@@ -13,7 +13,7 @@ use super::request::Write;
 use super::secrets::{self, Fresh, Stage};
 use super::tx::{Tx, apart};
 use super::{
-    Context, Store, claims, domains, facts, grants, history, nodes, objects, quota, users, webhooks,
+    Context, Store, claims, domains, facts, grants, history, nodes, objects, quota, realms, users, webhooks,
 };
 use crate::kernel::adopt::Adopted;
 use crate::kernel::quota::{Exceeded, amounts};
@@ -258,6 +258,7 @@ pub(super) async fn drafted(
     if errors.is_empty() {
         errors.extend(webhooks::judged(context, &object));
         errors.extend(domains::judged(context, given.as_ref().unwrap_or(&object)));
+        errors.extend(realms::judged(context, &object));
     }
     Ok(Draft { object, facts: found.facts, references: found.references, fresh, errors })
 }

@@ -14,6 +14,7 @@ use super::run::JobRow;
 use super::tx::Tx;
 use super::{Bell, Context, grants, objects, quota, remove};
 use crate::kernel::error::UsedBy;
+use crate::kernel::realm;
 use crate::kernel::{Caller, Clash, Error, Facts, Kind, Scope, Step, Stored, Verb};
 
 /// So many are taken away in one transaction.
@@ -38,7 +39,9 @@ pub(super) async fn begin(
     grants::changed(tx, context).await?;
     // Written before anything of it goes: nothing is made in it from now on.
     objects::update(tx, &tenant).await?;
-    let intent = Intent { later: true, ..Intent::new(Verb::Remove, vec![Step::Empty, Step::Release]) };
+    let realm = realm::goes(&tenant.claims);
+    let steps = [Some(Step::Empty), realm, Some(Step::Release)].into_iter().flatten().collect();
+    let intent = Intent { later: true, ..Intent::new(Verb::Remove, steps) };
     finish(tx, context, maker, tenant, intent, &Facts::default()).await
 }
 

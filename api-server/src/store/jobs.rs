@@ -2,6 +2,7 @@
 
 use serde_json::json;
 
+use super::advance::{LOOK_AGAIN_SECONDS, Outcome};
 use super::create::Maker;
 use super::db::{Value, values};
 use super::run::{self, Fresh, JobRow, Run};
@@ -77,7 +78,7 @@ pub(super) async fn submit(
     }
     tx.see(object);
     let wait = match (blocked, intent.later) {
-        (true, _) => Some(advance::LOOK_AGAIN_SECONDS),
+        (true, _) => Some(LOOK_AGAIN_SECONDS),
         (false, true) => {
             tx.ring(Bell::Jobs);
             Some(0)
@@ -193,4 +194,29 @@ pub(super) async fn wake(tx: &mut Tx, context: &Context, objects: &[String]) -> 
         }
     }
     Ok(())
+}
+
+/// Each of these jobs is told of when it is its turn to be waited for.
+pub(super) async fn all_ended(tx: &mut Tx, context: &Context, all: &[String]) -> Result<Outcome, Error> {
+    let (mut open, mut failed) = (Vec::new(), Vec::new());
+    for id in all {
+        let sql = "SELECT state, finished_at, resource_name FROM job WHERE id = $1";
+        let Some(row) = tx.row(sql, values![id]).await? else { continue };
+        if row.maybe_int("finished_at")?.is_none() {
+            open.push((id, row.text("resource_name")?));
+        } else if row.text("state")? == "failed" {
+            failed.push(format!("`{}`", row.text("resource_name")?));
+        }
+    }
+    let Some((next, name)) = open.first() else {
+        return Ok(match failed.is_empty() {
+            true => Outcome::Done { made: false },
+            false => Outcome::Failed(format!("{} failed: see what its job says", failed.join(", "))),
+        });
+    };
+    let done = all.len() - open.len();
+    let message = format!("{done} of {} are done; waits for `{name}`", all.len());
+    let progress = i64::try_from(done * 100 / all.len()).unwrap_or(0);
+    let until = context.env.now().plus_seconds(LOOK_AGAIN_SECONDS);
+    Ok(Outcome::Wait { awaits: Some((*next).clone()), until, message, progress })
 }

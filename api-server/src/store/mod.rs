@@ -54,6 +54,7 @@ mod prove;
 mod prune;
 mod quota;
 mod reads;
+mod realms;
 mod remove;
 mod report;
 mod request;
@@ -102,6 +103,7 @@ pub use prove::{MOST_UNSIGNED, Proof};
 pub use prune::Keep;
 pub use quota::Usage;
 pub use reads::{ListQuery, Page};
+pub use realms::{RealmTold, RealmWork};
 pub use report::{AssignmentRow, NodeReport};
 pub use request::{Did, Once, Outcome, Terms, Write};
 pub use retain::KeepHistory;
@@ -155,6 +157,8 @@ pub(crate) struct Context {
     pub(crate) url_judge: OnceLock<UrlJudge>,
     /// By which names the server itself is served.
     pub(crate) own_names: OnceLock<BTreeSet<String>>,
+    /// Whether realms can be made at an identity provider.
+    pub(crate) makes_realms: OnceLock<()>,
     /// When each server that works with this store last said that it is there.
     pub(crate) beats: leases::Beats,
     /// For how long answers under a key are kept, unless it is a day.
@@ -186,6 +190,7 @@ impl Store {
             vault: OnceLock::new(),
             url_judge: OnceLock::new(),
             own_names: OnceLock::new(),
+            makes_realms: OnceLock::new(),
             beats: leases::Beats::default(),
             answer_seconds: OnceLock::new(),
             own_address: OnceLock::new(),

@@ -20,7 +20,7 @@ impl Store {
         if_match: Option<i64>,
         asked: &Asked,
     ) -> Result<Written, Error> {
-        self.written(right, Write::Remove { kind, id: id.to_owned(), if_match }, asked).await
+        self.written(right, Write::Remove { kind, id: id.to_owned(), if_match, realm: false }, asked).await
     }
 }
 

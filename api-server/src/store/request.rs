@@ -11,7 +11,7 @@ use super::create::{self, Maker};
 use super::keys::{self, Kept, KeptAnswer, Key};
 use super::plan::{self, Planned};
 use super::tx::{Tx, apart};
-use super::{Context, Job, Store, empty, grants, letters, remove};
+use super::{Context, Job, Store, empty, grants, letters, realms, remove};
 use crate::kernel::resource::Call;
 use crate::kernel::{Error, Kind, Right};
 
@@ -68,6 +68,8 @@ pub enum Write {
         id: String,
         /// Only at this version.
         if_match: Option<i64>,
+        /// The realm of the tenant goes too.
+        realm: bool,
     },
     /// Take a tenant away, and all that it has.
     Empty {
@@ -77,6 +79,8 @@ pub enum Write {
         id: String,
         /// Only at this version.
         if_match: Option<i64>,
+        /// Its realm goes too.
+        realm: bool,
     },
     /// End a job that has not ended.
     CancelJob {
@@ -263,15 +267,21 @@ pub(super) async fn carry_out(tx: &mut Tx, context: &Context, request: &Request)
             let object = change::changeable(tx, right, *kind, id, *if_match).await?;
             apart(tx, |tx| change::act(tx, context, &maker, *kind, object, call, *supersede)).await?
         }
-        Write::Remove { kind, id, if_match } => {
-            let object = change::changeable(tx, right, *kind, id, *if_match).await?;
+        Write::Remove { kind, id, if_match, realm } => {
+            let mut object = change::changeable(tx, right, *kind, id, *if_match).await?;
             remove::refuse_protected(&object)?;
+            if *realm {
+                realms::goes_with(context, &mut object)?;
+            }
             grants::refuse(tx, context, &maker, &object, true).await?;
             apart(tx, |tx| remove::remove(tx, context, &maker, *kind, object)).await?
         }
-        Write::Empty { kind, id, if_match } => {
-            let object = change::changeable(tx, right, *kind, id, *if_match).await?;
+        Write::Empty { kind, id, if_match, realm } => {
+            let mut object = change::changeable(tx, right, *kind, id, *if_match).await?;
             remove::refuse_protected(&object)?;
+            if *realm {
+                realms::goes_with(context, &mut object)?;
+            }
             apart(tx, |tx| empty::begin(tx, context, &maker, object)).await?
         }
         Write::CancelJob { id } => {

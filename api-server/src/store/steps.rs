@@ -23,6 +23,10 @@ fn one(object: &Stored, facts: &Facts, step: Step) -> Option<Step> {
         }
         Step::Unassign { who } => Step::Unassign { who: id(who)? },
         Step::AwaitGone { who } => Step::AwaitGone { who: id(who)? },
-        step @ (Step::AwaitStatus { .. } | Step::AwaitJobs { .. } | Step::Empty | Step::Release) => step,
+        step @ (Step::AwaitStatus { .. }
+        | Step::AwaitJobs { .. }
+        | Step::Realm { .. }
+        | Step::Empty
+        | Step::Release) => step,
     })
 }

@@ -97,8 +97,11 @@ async fn delete(
     name: &str,
     leaf: &ArgMatches,
 ) -> anyhow::Result<()> {
-    let cascade = if switch(leaf, "cascade") { "?cascade=true" } else { "" };
-    let answer = context.client.delete(&format!("{path}/{name}{cascade}")).await;
+    let more = [("cascade", "cascade=true"), ("delete-realm", "realm=delete")];
+    let more: Vec<&str> =
+        more.iter().filter(|(word, _)| switch(leaf, word)).map(|(_, query)| *query).collect();
+    let query = if more.is_empty() { String::new() } else { format!("?{}", more.join("&")) };
+    let answer = context.client.delete(&format!("{path}/{name}{query}")).await;
     let answer = answer.map_err(|e| context.missing(kind, name, e))?;
     let job = answer.body["job"].as_str().map(str::to_owned);
     let tenant = answer.body["tenant"].as_str().unwrap_or_default().to_owned();

@@ -156,6 +156,7 @@ async fn where_to(matches: &ArgMatches, settings: &Settings) -> anyhow::Result<(
 }
 
 /// In a browser anywhere, with a code that is shown here (RFC 8628). A provider that says `slow_down` is asked less often.
+/// Who asked is who gets the token: that is proven here too (PKCE), where a provider looks at it; others must ignore it.
 async fn by_device(
     http: &Http,
     provider: &Provider,
@@ -166,7 +167,12 @@ async fn by_device(
         .set_token_uri(TokenUrl::new(provider.token_endpoint.clone())?)
         .set_device_authorization_url(DeviceAuthorizationUrl::new(url.to_owned())?);
     let call = |request| http.call(request);
-    let asked = client.exchange_device_code().add_scope(Scope::new("openid".into()));
+    let (challenge, verifier) = PkceCodeChallenge::new_random_sha256();
+    let asked = client
+        .exchange_device_code()
+        .add_scope(Scope::new("openid".into()))
+        .add_extra_param("code_challenge", challenge.as_str().to_owned())
+        .add_extra_param("code_challenge_method", challenge.method().as_str().to_owned());
     let details: StandardDeviceAuthorizationResponse = asked.request_async(&call).await.map_err(told)?;
     match details.verification_uri_complete() {
         Some(whole) => {
@@ -179,6 +185,7 @@ async fn by_device(
         ),
     }
     let waiting = client.exchange_device_access_token(&details);
+    let waiting = waiting.add_extra_param("code_verifier", verifier.secret().clone());
     waiting.request_async(&call, tokio::time::sleep, None).await.map_err(told)
 }
 

@@ -1,11 +1,12 @@
 //! People and robots of a real Keycloak, with a realm that may have operators and a realm of one tenant.
 
 mod browser;
+mod made;
 mod realms;
 mod shell;
 
 use std::io::{BufRead as _, BufReader, Write as _};
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -21,6 +22,7 @@ use crate::house::{self, Answer, House, until};
 struct Story {
     house: House,
     realms: Realms,
+    _secrets: tempfile::TempDir,
 }
 
 impl Story {
@@ -41,15 +43,21 @@ impl Story {
             ),
             one("acme", json!({ "tenant": "acme" })),
         ]);
+        // Keycloak is told where the API is before that begins.
+        let http = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let secrets = house::folder();
+        let keycloak = made::config(&realms, secrets.path(), &format!("http://{http}"));
         let house = House::with(house::shared(), |options| {
             options.nodes.clear();
-            options.config =
-                json!({ "auth": { "allow": ["127.0.0.1/32"], "authenticators": authenticators } });
+            options.http = Some(http);
+            options.config = json!({
+                "auth": { "allow": ["127.0.0.1/32"], "authenticators": authenticators }, "keycloak": keycloak,
+            });
         });
         for realm in ["cloud", "acme"] {
             realms.make(realm, &format!("http://{}/v1/login/{realm}/ended", house.world.http));
         }
-        Story { house, realms }
+        Story { house, realms, _secrets: secrets }
     }
 
     /// One request with this token.
@@ -114,6 +122,8 @@ fn people_and_robots_of_a_real_keycloak() {
     keys_change(&story);
     shell::people_log_in_by_the_command_line(&story);
     a_logout_ends_tokens_and_streams(&story);
+    made::realms_are_made_for_tenants(&story);
+    made::what_is_not_ours_stays(&story);
     story.realms.keycloak.stop().unwrap();
 }
 

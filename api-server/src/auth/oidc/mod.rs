@@ -67,6 +67,29 @@ pub struct Settings {
     login_client: Option<String>,
 }
 
+impl Settings {
+    /// Those of a realm that a tenant has.
+    pub fn of_realm(issuer: String, audience: &str, client: &str, http: bool) -> Settings {
+        Settings {
+            issuer,
+            audiences: [audience.to_owned()].into(),
+            clients: BTreeSet::new(),
+            algorithms: None,
+            name_claim: preferred_username(),
+            group_claims: group_claims(),
+            untyped_tokens: false,
+            http,
+            introspection: None,
+            login_client: Some(client.to_owned()),
+        }
+    }
+}
+
+/// Who says to have issued this token; nothing of it is believed.
+pub fn claimed_issuer(token: &str) -> Option<String> {
+    Some(Signed::parse(token)?.claims["iss"].as_str()?.to_owned())
+}
+
 fn preferred_username() -> String {
     "preferred_username".into()
 }

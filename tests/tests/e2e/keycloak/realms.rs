@@ -81,6 +81,38 @@ impl Realms {
         self.admin("POST", &format!("/admin/realms/{realm}/users/{id}/logout"), &Value::Null);
     }
 
+    /// A client whose service account may make realms, and nothing more.
+    pub fn maker(&self, (client, secret): (&str, &str)) {
+        let body = json!({
+            "clientId": client, "secret": secret, "serviceAccountsEnabled": true, "standardFlowEnabled": false,
+        });
+        self.admin("POST", "/admin/realms/master/clients", &body);
+        let found =
+            self.admin("GET", &format!("/admin/realms/master/clients?clientId={client}"), &Value::Null);
+        let id = found[0]["id"].as_str().unwrap();
+        let path = format!("/admin/realms/master/clients/{id}/service-account-user");
+        let account = self.admin("GET", &path, &Value::Null)["id"].as_str().unwrap().to_owned();
+        let role = self.admin("GET", "/admin/realms/master/roles/create-realm", &Value::Null);
+        let path = format!("/admin/realms/master/users/{account}/role-mappings/realm");
+        self.admin("POST", &path, &json!([role]));
+    }
+
+    /// Anna, in a group, in a realm that somebody else has made.
+    pub fn person(&self, realm: &str) {
+        self.admin("POST", &format!("/admin/realms/{realm}/groups"), &json!({ "name": "dev" }));
+        let body = json!({
+            "username": ANNA.0, "enabled": true, "email": "anna@acme.example", "emailVerified": true,
+            "firstName": "Anna", "lastName": "A", "groups": ["/dev"],
+            "credentials": [{ "type": "password", "value": ANNA.1, "temporary": false }],
+        });
+        self.admin("POST", &format!("/admin/realms/{realm}/users"), &body);
+    }
+
+    /// Whether there is this realm.
+    pub fn is_there(&self, realm: &str) -> bool {
+        http::page(self.keycloak.address, &format!("/realms/{realm}"), Duration::from_secs(60)).is_ok()
+    }
+
     fn admin(&self, method: &str, path: &str, body: &Value) -> Value {
         let fields = [
             ("grant_type", "password"),

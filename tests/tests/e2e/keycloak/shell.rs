@@ -73,6 +73,18 @@ fn anna(browser: &mut Browser, url: &str) -> Page {
     browser.send(&page, &[("username", ANNA.0), ("password", ANNA.1)])
 }
 
+/// By a code of a device at this issuer, and is anna.
+pub fn somebody_logs_in(story: &Story, issuer: &str, profile: &str) {
+    let shell = Shell { story, home: tempfile::tempdir().unwrap() };
+    let url = format!("http://{}", story.house.world.http);
+    shell.login(&["--url", &url, "--issuer", issuer, "--profile", profile], |page| {
+        let mut browser = Browser::default();
+        let consent = anna(&mut browser, page);
+        browser.send(&consent, &[("accept", "Yes")]);
+    });
+    assert_eq!(shell.whoami(&["--profile", profile])["name"], json!(ANNA.0));
+}
+
 pub fn people_log_in_by_the_command_line(story: &Story) {
     let shell = Shell { story, home: tempfile::tempdir().unwrap() };
     let url = format!("http://{}", story.house.world.http);

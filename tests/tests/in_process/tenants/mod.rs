@@ -3,6 +3,7 @@
 mod delete;
 mod domains;
 mod guests;
+mod realms;
 
 use std::time::Duration;
 
