@@ -40,6 +40,8 @@ pub enum Made {
     Shown(Plain),
     /// Shown to nobody, ever.
     Kept(Plain),
+    /// Shown to nobody either, and kept nowhere: whoever has the tenant's SSH authority for hosts makes it again.
+    HostKey,
 }
 
 /// Under which key of the claims stands what everybody may know of the secret behind a marker: the public half of a
@@ -57,6 +59,12 @@ impl fmt::Debug for Plain {
 /// What stands in a spec for the secret of this id.
 pub fn marker(id: &str) -> String {
     format!("{MARK}{id}")
+}
+
+/// The id of the one secret that an object of this id has without a row: the same digits. No row has it, as no two ids
+/// of anything have the same.
+pub fn rowless(holder: &str) -> String {
+    format!("{PREFIX}_{}", holder.rsplit('_').next().unwrap_or_default())
 }
 
 /// The id of the secret that a text stands for; `None` if it is no marker.

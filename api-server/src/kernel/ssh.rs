@@ -1,5 +1,6 @@
 //! What is said of SSH: keys of hosts, and certificates that a tenant's own authorities sign. Pure.
 
+use ring::hkdf;
 use ssh_key::certificate::{Builder, CertType};
 use ssh_key::private::{Ed25519Keypair, KeypairData};
 use ssh_key::{Algorithm, Certificate, HashAlg, LineEnding, PrivateKey, PublicKey};
@@ -23,6 +24,8 @@ const HOST_SECONDS: u64 = 100 * 365 * 86_400;
 /// What an ordinary login may do beside running commands.
 const EXTENSIONS: [&str; 4] =
     ["permit-agent-forwarding", "permit-port-forwarding", "permit-pty", "permit-user-rc"];
+/// For which purpose keys of hosts are derived. Another text makes other keys: it never changes.
+const HOST_KEYS: &[u8] = b"rhyzome ssh host key 1";
 const BEGIN: &str = "-----BEGIN OPENSSH PRIVATE KEY-----";
 const END: &str = "-----END OPENSSH PRIVATE KEY-----";
 /// An encoded key is shorter than this, whatever it is.
@@ -120,6 +123,17 @@ impl Authority {
         self.0.fingerprint(HashAlg::Sha256).to_string()
     }
 
+    /// The private key of the host of this id, the same each time; from it nobody learns anything of another one's, nor
+    /// of the authority.
+    pub fn host_key(&self, id: &str) -> Option<Plain> {
+        let own = Zeroizing::new(self.0.key_data().ed25519()?.private.to_bytes());
+        let mut seed = Zeroizing::new([0; 32]);
+        let salt = hkdf::Salt::new(hkdf::HKDF_SHA256, HOST_KEYS);
+        let (from, which) = (salt.extract(&own[..]), [id.as_bytes()]);
+        from.expand(&which, hkdf::HKDF_SHA256).ok()?.fill(&mut seed[..]).ok()?;
+        private_key(*seed)
+    }
+
     /// Says that this is the key of the host of these names.
     pub fn sign_host(&self, public: &str, wanted: &Wanted) -> Result<String, Error> {
         let key = PublicKey::from_openssh(public).map_err(broken)?;
@@ -201,6 +215,19 @@ mod tests {
         assert_ne!(public_key(key.reveal()), public_key(private_key([4; 32]).unwrap().reveal()));
         for bad in ["", "ssh-ed25519 AAAA", BEGIN, &format!("#!/bin/sh\n{}", key.reveal())] {
             assert!(refuse_private(bad).is_some(), "{bad}");
+        }
+    }
+
+    /// A key that comes out otherwise one day would be none that any guest has.
+    #[test]
+    fn the_key_of_a_host_is_the_same_for_ever() {
+        let key = authority(1).host_key("inst_1").unwrap();
+        assert_eq!(refuse_private(key.reveal()), None);
+        assert_eq!(public_key(key.reveal()), public_key(authority(1).host_key("inst_1").unwrap().reveal()));
+        let public = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJuiMpZQ2TucZmhkcL3zjqjQJGlOuUeloLXs5cyHtq+1";
+        assert_eq!(public_key(key.reveal()).unwrap(), public);
+        for other in [authority(1).host_key("inst_2"), authority(2).host_key("inst_1")] {
+            assert_ne!(public_key(other.unwrap().reveal()).unwrap(), public);
         }
     }
 

@@ -236,7 +236,7 @@ pub(super) async fn drafted(
 ) -> Result<Draft, Error> {
     let mut errors = context.registry.check_spec(kind.meta().kind, spec);
     let mut readable = if errors.is_empty() { spec.clone() } else { without(spec, &errors) };
-    let fresh = secrets::take(tx, context, kind, &object.core.id, &mut readable, stage, &mut errors).await?;
+    let fresh = secrets::take(tx, context, kind, &object.core, &mut readable, stage, &mut errors).await?;
     let complete = match kind.complete(&readable) {
         Ok(complete) => complete,
         Err(error) => {

@@ -12,6 +12,7 @@ mod advance;
 mod among;
 mod assign;
 mod audit;
+mod authority;
 mod bells;
 mod change;
 mod claims;
@@ -153,6 +154,8 @@ pub(crate) struct Context {
     pub(crate) secret: tokio::sync::OnceCell<String>,
     /// Seals what must not be read in the database.
     pub(crate) vault: OnceLock<Arc<dyn Vault>>,
+    /// The SSH authorities of tenants that were asked for.
+    pub(crate) authorities: authority::Opened,
     /// Refuses URLs that are not to be called.
     pub(crate) url_judge: OnceLock<UrlJudge>,
     /// By which names the server itself is served.
@@ -188,6 +191,7 @@ impl Store {
             nodes: guess::Nodes::new(&opened.bells),
             secret: tokio::sync::OnceCell::new(),
             vault: OnceLock::new(),
+            authorities: authority::Opened::default(),
             url_judge: OnceLock::new(),
             own_names: OnceLock::new(),
             makes_realms: OnceLock::new(),

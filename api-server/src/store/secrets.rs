@@ -11,9 +11,9 @@ use serde_json::Value;
 use super::db::{Conn, Row, values};
 use super::report::AssignmentRow;
 use super::tx::{Tx, list};
-use super::{Context, Store};
+use super::{Context, Store, authority};
 use crate::kernel::secret::{self, Made, Plain};
-use crate::kernel::{Change, Error, FieldError, Kind, Stored};
+use crate::kernel::{Change, Error, FieldError, Kind, ResourceCore, Stored};
 
 /// The field of what an app makes codes with. No spec holds it, and it is taken away by its owner only.
 pub(super) const SECOND_FACTOR: &str = "second-factor";
@@ -47,8 +47,20 @@ pub(super) struct Fresh {
     /// `spec.peers.a.key`
     field: String,
     plain: Plain,
+    from: From,
+}
+
+/// Where a secret on its way in is from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum From {
+    /// Whoever asks has it.
+    Caller,
     /// Nobody gave it, and whoever asks has to be told.
-    made: bool,
+    MadeToShow,
+    /// Nobody gave it, and nobody is told.
+    MadeToKeep,
+    /// What it is made from is kept already.
+    Rowless,
 }
 
 /// What is done with the object that a spec is of.
@@ -116,7 +128,7 @@ pub(super) async fn take(
     tx: &mut Tx,
     context: &Context,
     kind: &'static dyn Kind,
-    holder: &str,
+    holder: &ResourceCore,
     spec: &mut Value,
     stage: Stage,
     errors: &mut Vec<FieldError>,
@@ -130,23 +142,31 @@ pub(super) async fn take(
             }
             let id = context.env.id(secret::PREFIX);
             let plain = Plain::new(std::mem::replace(text, secret::marker(&id)));
-            fresh.push(Fresh { id, field, plain, made: false });
+            fresh.push(Fresh { id, field, plain, from: From::Caller });
         }
         if let Some(map) = spec.as_object_mut()
             && map.get(path).is_none_or(Value::is_null)
             && stage.makes(kind, path)
             && let Some(made) = kind.make_secret(path, context.env.bytes())
         {
-            let id = context.env.id(secret::PREFIX);
-            map.insert(path.clone(), secret::marker(&id).into());
-            let (plain, made) = match made {
-                Made::Shown(plain) => (plain, true),
-                Made::Kept(plain) => (plain, false),
+            let (id, plain, from) = match made {
+                Made::Shown(plain) => (context.env.id(secret::PREFIX), plain, From::MadeToShow),
+                Made::Kept(plain) => (context.env.id(secret::PREFIX), plain, From::MadeToKeep),
+                Made::HostKey => {
+                    let plain = authority::of(tx, context, &holder.tenant).await?.host_key(&holder.id)?;
+                    (secret::rowless(&holder.id), plain, From::Rowless)
+                }
             };
-            fresh.push(Fresh { id, field: format!("spec.{path}"), plain, made });
+            map.insert(path.clone(), secret::marker(&id).into());
+            fresh.push(Fresh { id, field: format!("spec.{path}"), plain, from });
         }
     }
+    let holder = &holder.id;
     for (field, id) in markers {
+        let path = field.trim_start_matches("spec.");
+        if id == secret::rowless(holder) && kind.make_secret(path, [0; 32]) == Some(Made::HostKey) {
+            continue;
+        }
         let sql = "SELECT 1 AS one FROM secret WHERE id = $1 AND holder = $2 AND field = $3";
         if tx.row(sql, values![id, holder, &field]).await?.is_none() {
             let reason = "is the marker of a secret that is not this object's: send the secret itself";
@@ -183,7 +203,7 @@ pub(super) fn given(object: &Stored, fresh: &[Fresh]) -> Option<Stored> {
 
 /// Seals what is fresh, and writes it.
 pub(super) async fn keep(tx: &mut Tx, context: &Context, holder: &str, fresh: &[Fresh]) -> Result<(), Error> {
-    for one in fresh {
+    for one in fresh.iter().filter(|one| one.from != From::Rowless) {
         keep_one(tx, context, holder, (one.id.as_str(), one.field.as_str()), &one.plain).await?;
     }
     Ok(())
@@ -220,7 +240,7 @@ pub(super) async fn open_one(
 
 /// Those that nobody gave, by their field.
 pub(super) fn made(fresh: Vec<Fresh>) -> Vec<(String, Plain)> {
-    fresh.into_iter().filter(|one| one.made).map(|one| (one.field, one.plain)).collect()
+    fresh.into_iter().filter(|one| one.from == From::MadeToShow).map(|one| (one.field, one.plain)).collect()
 }
 
 /// Opens, for each of these orders, what the markers in its body stand for: secrets of the ordered object itself, and no
@@ -240,17 +260,21 @@ pub(super) async fn open_for(
     if within.is_empty() {
         return Ok(());
     }
-    let ids: Vec<String> = within.iter().map(|(_, id)| id.clone()).collect();
-    let (list, ids) = list(&ids);
-    let sql = format!("SELECT id, holder, field, key, sealed FROM secret WHERE id IN {list}");
-    let mut rows = BTreeMap::new();
-    for row in conn.rows(&sql, &ids).await? {
-        rows.insert((row.text("id")?, row.text("holder")?), row);
-    }
-    for (place, id) in within {
+    let (rowless, kept): (Vec<_>, Vec<_>) =
+        within.into_iter().partition(|(place, id)| *id == secret::rowless(&orders[*place].object_id));
+    let tenants = rowless.iter().map(|(place, _)| orders[*place].tenant.clone()).collect();
+    let authorities = authority::of_all(conn, context, tenants).await?;
+    let rows = rows(conn, &kept).await?;
+    for (place, id) in rowless.into_iter().chain(kept) {
         let order = &mut orders[place];
         let opened = match rows.get(&(id.clone(), order.object_id.clone())) {
             Some(row) => opened(context, row),
+            None if id == secret::rowless(&order.object_id) => match authorities.get(&order.tenant) {
+                Some(both) => both.host_key(&order.object_id),
+                None => {
+                    Err(Error::Internal(format!("the SSH authorities of {} are not there", order.tenant)))
+                }
+            },
             None => Err(Error::Internal(format!("the secret {id} is none of this object's"))),
         };
         match (opened, &mut order.secrets) {
@@ -260,6 +284,21 @@ pub(super) async fn open_for(
         }
     }
     Ok(())
+}
+
+/// The rows of these secrets, by their ids and holders.
+async fn rows(conn: &mut Conn, which: &[(usize, String)]) -> Result<BTreeMap<(String, String), Row>, Error> {
+    let mut rows = BTreeMap::new();
+    if which.is_empty() {
+        return Ok(rows);
+    }
+    let ids: Vec<String> = which.iter().map(|(_, id)| id.clone()).collect();
+    let (list, ids) = list(&ids);
+    let sql = format!("SELECT id, holder, field, key, sealed FROM secret WHERE id IN {list}");
+    for row in conn.rows(&sql, &ids).await? {
+        rows.insert((row.text("id")?, row.text("holder")?), row);
+    }
+    Ok(rows)
 }
 
 /// What a row of `secret` (all but the time of it) holds.

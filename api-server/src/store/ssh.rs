@@ -1,29 +1,19 @@
-//! SSH authorities: two keys of each tenant, one that signs for hosts and one that signs for users, made when first
-//! needed and sealed like all secrets. No spec holds them; they go with their tenant.
+//! SSH certificates: of instances, made with them, and of whoever logs in to one.
+
+use std::collections::BTreeSet;
 
 use serde_json::{Map, Value};
 use ssh_key::PublicKey;
 
 use super::change::Asked;
 use super::create::Maker;
-use super::db::{Conn, values};
 use super::tx::Tx;
-use super::{Context, Store, history, objects, secrets};
-use crate::kernel::secret;
+use super::{Context, Store, authority, history, objects};
 use crate::kernel::ssh::{self, Authority, UserCertificate, Wanted};
 use crate::kernel::{Clash, Error, Kind, Right, Stored};
 
 /// The longest id of a key that is written down.
 const LONGEST_KEY_ID: usize = 200;
-
-/// For whom an authority signs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SignsFor {
-    /// Instances.
-    Hosts,
-    /// People and programs that log in to them.
-    Users,
-}
 
 /// What is known of an authority.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,37 +39,22 @@ pub struct SshCertificate {
     pub hosts: SshAuthority,
 }
 
-impl SignsFor {
-    /// The field of its secret.
-    fn field(self) -> &'static str {
-        match self {
-            SignsFor::Hosts => "ssh-hosts",
-            SignsFor::Users => "ssh-users",
-        }
-    }
-}
-
 impl Store {
     /// The authorities of a tenant: for hosts, for users.
     pub async fn ssh_authorities(&self, right: &Right) -> Result<(SshAuthority, SshAuthority), Error> {
         let tenant = right.tenant().to_owned();
-        let found = objects::by_name(&mut self.read().await?, objects::TENANT, "", &tenant).await?;
-        let holder = found.ok_or(Error::NotFound)?.core.id;
-        let mut conn = self.read().await?;
-        let hosts = there(&mut conn, &self.context, &holder, SignsFor::Hosts).await?;
-        let users = there(&mut conn, &self.context, &holder, SignsFor::Users).await?;
-        drop(conn);
-        if let (Some(hosts), Some(users)) = (hosts, users) {
-            return Ok((known(&hosts, &tenant)?, known(&users, &tenant)?));
-        }
-        self.write(tenant, |tx, context, tenant| {
-            Box::pin(async move {
-                let hosts = authority(tx, &context, &tenant, SignsFor::Hosts).await?;
-                let users = authority(tx, &context, &tenant, SignsFor::Users).await?;
-                Ok((known(&hosts, &tenant)?, known(&users, &tenant)?))
-            })
-        })
-        .await
+        let names = BTreeSet::from([tenant.clone()]);
+        let mut there = authority::of_all(&mut self.read().await?, &self.context, names).await?;
+        let both = match there.remove(&tenant) {
+            Some(both) => both,
+            None => {
+                let made = self.write(tenant.clone(), |tx, context, tenant| {
+                    Box::pin(async move { authority::of(tx, &context, &tenant).await })
+                });
+                made.await?
+            }
+        };
+        Ok((known(&both.hosts, &tenant)?, known(&both.users, &tenant)?))
     }
 
     /// A certificate for whoever has this key: it opens this one instance, and not for long.
@@ -97,13 +72,12 @@ impl Store {
                 let object = objects::find(tx, &right, kind, &id).await?;
                 ready(&object)?;
                 let tenant = &object.core.tenant;
-                let users = authority(tx, &context, tenant, SignsFor::Users).await?;
-                let hosts = authority(tx, &context, tenant, SignsFor::Hosts).await?;
+                let signs = authority::of(tx, &context, tenant).await?;
                 let maker = Maker { caller: right.caller(), tenant, asked: &asked };
                 let wanted = wanted(&context, key_id(&maker, &object), vec![object.core.id.clone()]);
-                let certificate = users.sign_user(&key, &wanted, seconds)?;
+                let certificate = signs.users.sign_user(&key, &wanted, seconds)?;
                 history::noted(tx, &context, &maker, &object, "ssh");
-                let hosts = known(&hosts, tenant)?;
+                let hosts = known(&signs.hosts, tenant)?;
                 let Wanted { key_id, serial, .. } = wanted;
                 Ok(SshCertificate { certificate, key_id, serial, hosts, object })
             })
@@ -159,7 +133,7 @@ pub(super) async fn certify_host(
     names: &[String],
 ) -> Result<String, Error> {
     let core = &object.core;
-    let hosts = authority(tx, context, &core.tenant, SignsFor::Hosts).await?;
+    let hosts = authority::of(tx, context, &core.tenant).await?.hosts;
     let mut principals = vec![core.id.clone()];
     principals.extend(names.iter().cloned().chain(addresses(&object.claims)));
     principals.dedup();
@@ -174,40 +148,5 @@ fn addresses(claims: &Map<String, Value>) -> impl Iterator<Item = String> + '_ {
 
 /// The public half of who signs for the users of a tenant, one line.
 pub(super) async fn users_of(tx: &mut Tx, context: &Context, tenant: &str) -> Result<String, Error> {
-    Ok(known(&authority(tx, context, tenant, SignsFor::Users).await?, tenant)?.public_key)
-}
-
-/// An authority of the tenant of this name; made if there is none yet.
-async fn authority(
-    tx: &mut Tx,
-    context: &Context,
-    tenant: &str,
-    signs_for: SignsFor,
-) -> Result<Authority, Error> {
-    let holder = objects::tenant(tx, tenant).await?.ok_or(Error::NotFound)?.core.id;
-    if let Some(there) = there(tx, context, &holder, signs_for).await? {
-        return Ok(there);
-    }
-    // Two that find none at once make one.
-    tx.lock(&format!("{} {holder}", signs_for.field())).await?;
-    if let Some(there) = there(tx, context, &holder, signs_for).await? {
-        return Ok(there);
-    }
-    let plain = ssh::private_key(context.env.bytes());
-    let plain =
-        plain.ok_or_else(|| Error::Internal("no key of an SSH authority could be made".to_owned()))?;
-    let id = context.env.id(secret::PREFIX);
-    secrets::keep_one(tx, context, &holder, (id.as_str(), signs_for.field()), &plain).await?;
-    Authority::from_private(&plain)
-}
-
-async fn there(
-    conn: &mut Conn,
-    context: &Context,
-    holder: &str,
-    signs_for: SignsFor,
-) -> Result<Option<Authority>, Error> {
-    let sql = "SELECT id, holder, field, key, sealed FROM secret WHERE holder = $1 AND field = $2";
-    let Some(row) = conn.row(sql, values![holder, signs_for.field()]).await? else { return Ok(None) };
-    Authority::from_private(&secrets::opened(context, &row)?).map(Some)
+    Ok(known(&authority::of(tx, context, tenant).await?.users, tenant)?.public_key)
 }

@@ -6,7 +6,7 @@ use rhyzome_proto::v1::{InstanceOrder, OrderBody};
 use rhyzome_tests::face::{Face, Reply};
 use rhyzome_tests::on_both;
 use rhyzome_tests::people::face;
-use rhyzome_tests::world::World;
+use rhyzome_tests::world::{Engine, World};
 use serde_json::{Value, json};
 use ssh_key::certificate::CertType;
 use ssh_key::{Certificate, Fingerprint, HashAlg, PublicKey};
@@ -16,6 +16,8 @@ on_both!(
     a_certificate_is_for_one_instance_and_for_whoever_may,
     what_a_user_says_is_never_taken_for_a_secret,
     what_was_there_before_goes_on_without,
+    a_key_that_has_no_row_is_made_again_wherever_it_is_needed,
+    names_of_authorities_are_found_again,
     each_tenant_has_authorities_of_its_own,
 );
 
@@ -98,6 +100,9 @@ async fn an_instance_is_given_a_key_and_what_is_said_of_it(world: World) {
         let told = face.call("PATCH", &format!("{ALL}/www"), patch).await.is_problem(422, "invalid");
         assert!(told.fields().contains(&"spec.ssh_host_key".to_owned()), "{:#}", told.json);
     }
+    // Its marker is good for nobody else.
+    let theirs = json!({ "spec": { "image": "tiny", "ssh_host_key": shown["spec"]["ssh_host_key"] } });
+    face.call("POST", ALL, theirs).await.is_problem(422, "invalid");
     // Or somebody brings their own.
     let own = rhyzome_api::kernel::ssh::private_key([9; 32]).unwrap();
     let public = rhyzome_api::kernel::ssh::public_key(own.reveal()).unwrap();
@@ -221,6 +226,53 @@ async fn what_was_there_before_goes_on_without(world: World) {
     assert_eq!((order.ssh, order.vcpus, secrets.len()), (None, 2, 0));
     let refused = face.call("POST", &format!("{path}/ssh-certificate"), json!({ "public_key": KEY })).await;
     refused.is_problem(409, "wrong-state");
+}
+
+/// Nothing keeps it: not the database, and no server's memory.
+async fn a_key_that_has_no_row_is_made_again_wherever_it_is_needed(world: World) {
+    let (face, node) = furnished(&world).await;
+    let web = instance(&face, "default", "web", json!({})).await;
+    let own = rhyzome_api::kernel::ssh::private_key([9; 32]).unwrap();
+    let brought = instance(&face, "default", "own", json!({ "ssh_host_key": own.reveal() })).await;
+    let rows = world.ask("SELECT holder FROM secret WHERE field = 'spec.ssh_host_key'").await;
+    assert_eq!(rows, [[brought["id"].as_str().unwrap()]], "one that was brought has a row, and no other");
+    let given = order(&world, &node, &web["id"]).await;
+    let kept = order(&world, &node, &brought["id"]).await;
+    assert_eq!(kept.1[0].1, own.reveal());
+    // The marker is said back, and nothing changes by it.
+    let patch = json!({ "spec": { "ssh_host_key": web["spec"]["ssh_host_key"] } });
+    face.call("PATCH", &format!("{ALL}/web"), patch).await.is(200);
+    let theirs = json!({ "spec": { "ssh_host_key": web["spec"]["ssh_host_key"] } });
+    face.call("PATCH", &format!("{ALL}/own"), theirs).await.is_problem(422, "invalid");
+    for engine in [Engine::Sqlite, Engine::Postgres] {
+        let later = world.carried(engine).await;
+        assert_eq!(order(&later, &node, &web["id"]).await, given);
+        assert_eq!(order(&later, &node, &brought["id"]).await, kept);
+    }
+}
+
+/// Those of an older program are named by no tenant; and what was not kept names none.
+async fn names_of_authorities_are_found_again(world: World) {
+    let (face, node) = furnished(&world).await;
+    let bad = json!({ "name": "bad", "spec": { "image": "tiny", "vcpus": 0 } });
+    face.call("POST", ALL, bad).await.is_problem(422, "invalid");
+    let many = "SELECT count(*) FROM secret WHERE field LIKE 'ssh-%'";
+    assert_eq!(world.ask(many).await, [["0"]], "nothing is left of what was refused");
+    let web = instance(&face, "default", "web", json!({})).await;
+    let (authorities, key) = (face.get(CA).await.is(200).json, order(&world, &node, &web["id"]).await);
+    let is_tenant = "kind = 'tenant' AND name = 'default'";
+    let named = world.ask(&format!("SELECT claims FROM resource WHERE {is_tenant}")).await;
+    let ids = world.ask("SELECT id FROM secret WHERE field LIKE 'ssh-%'").await;
+    assert!(ids.len() == 2 && ids.iter().all(|id| named[0][0].contains(&id[0])), "{named:?}");
+    world.sql(&format!("UPDATE resource SET claims = '{{}}' WHERE {is_tenant}")).await;
+    let before = face.get("/v1/tenants/default").await.is(200);
+    assert_eq!(face.get(CA).await.is(200).json, authorities);
+    assert_eq!(order(&world, &node, &web["id"]).await, key);
+    instance(&face, "default", "other", json!({})).await;
+    assert_eq!(world.ask(&format!("SELECT claims FROM resource WHERE {is_tenant}")).await, named);
+    assert_eq!(world.ask(many).await, [["2"]]);
+    let after = face.get("/v1/tenants/default").await.is(200);
+    assert_eq!((before.header("etag"), &before.json), (after.header("etag"), &after.json));
 }
 
 async fn each_tenant_has_authorities_of_its_own(world: World) {
