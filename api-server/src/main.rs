@@ -179,8 +179,10 @@ fn refuse(line: &str) -> ExitCode {
 }
 
 fn serve(config: Config, role: Role) -> anyhow::Result<()> {
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().worker_threads(workers()).enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(process::workers())
+        .enable_all()
+        .build()?;
     runtime.block_on(async {
         let stop = CancellationToken::new();
         let mut terminate = signal(SignalKind::terminate())?;
@@ -196,8 +198,4 @@ fn serve(config: Config, role: Role) -> anyhow::Result<()> {
         });
         app::run(config, role, stop).await
     })
-}
-
-fn workers() -> usize {
-    std::thread::available_parallelism().map_or(2, |count| count.get().clamp(2, 16))
 }

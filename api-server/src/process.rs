@@ -71,6 +71,11 @@ fn hand_over(path: &Path, account: &User) -> Result<(), String> {
     Ok(())
 }
 
+/// Threads of each runtime: one a core, and more than one, so that nobody who takes long holds all others up.
+pub fn workers() -> usize {
+    std::thread::available_parallelism().map_or(2, |count| count.get().clamp(2, 16))
+}
+
 /// Keeps memory that is free from staying with this process, as far as the allocator lets itself be told.
 ///
 /// glibc gives each thread an arena of its own, and arenas do not share what is free in them: an idle server kept

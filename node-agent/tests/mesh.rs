@@ -19,10 +19,11 @@ use std::io::Write as _;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
+use support::tunnel::{self, Stream};
 use support::{Node, on_a_node, run};
 
 /// A node: a namespace on the wire, its agent as far as the mesh goes, and what was ordered.
@@ -132,28 +133,13 @@ impl Machine {
 
     /// The process that is the device.
     fn device(&self) -> ProcessId {
-        let socket = names::wireguard_socket(self.state.path(), &member(self.number)).display().to_string();
-        let mut found = fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| {
-            let process = ProcessId::of(entry.file_name().to_str()?.parse().ok()?)?;
-            process.command_line().contains(&socket).then_some(process)
-        });
-        found.next().unwrap()
+        tunnel::device(&names::wireguard_socket(self.state.path(), &member(self.number)))
     }
 }
 
 impl Drop for Machine {
     fn drop(&mut self) {
-        let folder = self.state.path().display().to_string();
-        for entry in fs::read_dir("/proc").unwrap().flatten() {
-            let process = entry.file_name().to_str().and_then(|name| ProcessId::of(name.parse().ok()?));
-            let is_ours = |it: &ProcessId| {
-                let words = it.command_line().join(" ");
-                words.contains("wireguard-device") && words.contains(&folder)
-            };
-            if let Some(process) = process.filter(is_ours) {
-                process.end(Duration::from_secs(5)).unwrap();
-            }
-        }
+        tunnel::end_devices(self.state.path());
         netns::delete(&self.namespace).unwrap();
     }
 }
@@ -243,27 +229,6 @@ impl House {
     }
 }
 
-/// Sends a packet every 10 ms until it is stopped.
-struct Stream(Child);
-
-impl Stream {
-    fn start(from: &Machine, to: u8) -> Self {
-        let words = ["-i", "0.01", "-q", &address(to)];
-        let start = || Command::new("ping").args(words).stdout(Stdio::piped()).spawn().unwrap();
-        Stream(from.inside(start))
-    }
-
-    /// How many were sent and how many came back.
-    fn stop(self) -> (u32, u32) {
-        let pid = nix::unistd::Pid::from_raw(self.0.id().cast_signed());
-        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT).unwrap();
-        let said = String::from_utf8(self.0.wait_with_output().unwrap().stdout).unwrap();
-        let line = said.lines().find(|line| line.contains("packets transmitted")).unwrap();
-        let mut words = line.split(", ").map(|part| part.split(' ').next().unwrap().parse().unwrap());
-        (words.next().unwrap(), words.next().unwrap())
-    }
-}
-
 fn all_reach_each_other(house: &House) {
     for (from, to) in [(3, 1), (3, 2), (1, 2), (2, 1), (1, 3), (2, 3)] {
         assert!(house.at(from).pings(&address(to), 20), "from {from} to {to}");
@@ -338,8 +303,8 @@ fn a_key_changes_under_a_ping() {
         house.settle();
         all_reach_each_other(&house);
         let (before, processes) = (house.at(1).report().public_key, [1, 2, 3].map(|n| house.at(n).device()));
-        let streams =
-            [(1, 2), (2, 1), (3, 1), (2, 3)].map(|(from, to)| (from, to, Stream::start(house.at(from), to)));
+        let streams = [(1, 2), (2, 1), (3, 1), (2, 3)]
+            .map(|(from, to)| (from, to, Stream::start(&house.at(from).namespace, &address(to))));
 
         // Asked for, told to all, and not used before all had their time.
         house.members.get_mut(&member(1)).unwrap().rotations = 1;
@@ -352,7 +317,10 @@ fn a_key_changes_under_a_ping() {
         house.settle();
         all_reach_each_other(&house);
         assert_eq!(house.at(1).report().next_public_key, "");
-        std::thread::sleep(Duration::from_millis(500));
+        let so_far: Vec<u32> = streams.iter().map(|(_, _, stream)| stream.back()).collect();
+        house.until("all streams go on with the new key", |_| {
+            streams.iter().zip(&so_far).all(|((_, _, stream), so_far)| stream.back() >= so_far + 20)
+        });
         for (from, to, stream) in streams {
             let (sent, back) = stream.stop();
             println!("from {from} to {to}: {} of {sent} lost, one each 10 ms", sent - back);
@@ -399,7 +367,7 @@ fn who_is_taken_out_is_cut_off_and_a_reboot_needs_no_server() {
         assert_eq!(house.at(2).room.messages(), 0, "what is as it should be is not touched");
 
         // The third is taken out, and does not hear of it. The others go on as if nothing were.
-        let stream = Stream::start(house.at(1), 2);
+        let stream = Stream::start(&house.at(1).namespace, &address(2));
         let messages = house.at(1).room.messages();
         house.members.remove(&member(3));
         for machine in &mut house.machines[..2] {

@@ -22,11 +22,12 @@ use std::io::Write as _;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 use support::guest::Guest;
+use support::tunnel::{self, Stream};
 use support::{Node, network, on_a_node, run};
 
 const SERVER: &str = "wgs_1";
@@ -270,17 +271,7 @@ impl Drop for Leftover {
         if fs::read_link(shown()).is_ok_and(|to| to.starts_with(&self.0)) {
             fs::remove_file(shown()).unwrap();
         }
-        let folder = self.0.display().to_string();
-        for entry in fs::read_dir("/proc").unwrap().flatten() {
-            let process = entry.file_name().to_str().and_then(|name| ProcessId::of(name.parse().ok()?));
-            let is_ours = |it: &ProcessId| {
-                let words = it.command_line().join(" ");
-                words.contains("wireguard-device") && words.contains(&folder)
-            };
-            if let Some(process) = process.filter(is_ours) {
-                process.end(Duration::from_secs(5)).unwrap();
-            }
-        }
+        tunnel::end_devices(&self.0);
     }
 }
 
@@ -296,12 +287,7 @@ fn begin(node: &Node) -> (Agent, (String, String), Leftover) {
 
 /// The process that is the device.
 fn device(state: &Path) -> ProcessId {
-    let socket = names::wireguard_socket(state, SERVER).display().to_string();
-    let mut found = fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| {
-        let process = ProcessId::of(entry.file_name().to_str()?.parse().ok()?)?;
-        process.command_line().contains(&socket).then_some(process)
-    });
-    found.next().unwrap()
+    tunnel::device(&names::wireguard_socket(state, SERVER))
 }
 
 fn end(agent: &Agent, state: &Path) {
@@ -317,26 +303,6 @@ fn end(agent: &Agent, state: &Path) {
     assert!(!rules.contains("wireguard"), "{rules}");
     let links = run(&["ip", "link"]);
     assert!(!links.contains(names::WIREGUARD_PREFIX), "{links}");
-}
-
-/// Sends a packet every 10 ms until it is stopped.
-struct Stream(Child);
-
-impl Stream {
-    fn start(client: &Client, address: &str) -> Self {
-        let words = ["netns", "exec", &client.namespace, "ping", "-i", "0.01", "-q", address];
-        Stream(Command::new("ip").args(words).stdout(Stdio::piped()).spawn().unwrap())
-    }
-
-    /// How many were sent and how many came back.
-    fn stop(self) -> (u32, u32) {
-        let pid = nix::unistd::Pid::from_raw(self.0.id().cast_signed());
-        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT).unwrap();
-        let said = String::from_utf8(self.0.wait_with_output().unwrap().stdout).unwrap();
-        let line = said.lines().find(|line| line.contains("packets transmitted")).unwrap();
-        let mut words = line.split(", ").map(|part| part.split(' ').next().unwrap().parse().unwrap());
-        (words.next().unwrap(), words.next().unwrap())
-    }
 }
 
 #[test]
@@ -368,7 +334,7 @@ fn a_peer_gets_through_and_whoever_is_none_gets_nothing() {
         // One more peer is one message, and the first one's session goes on.
         client.up(&key.1, &client.key.clone(), &format!("PresharedKey = {preshared}\n"), "10.9.0.0/24");
         assert!(client.pings("10.9.0.1", 10));
-        let (stream, before) = (Stream::start(&client, "10.9.0.1"), agent.room.messages());
+        let (stream, before) = (Stream::start(&client.namespace, "10.9.0.1"), agent.room.messages());
         agent.order("wireguard-peer", "wgp_2", peer(&stranger, |_| {}));
         agent.settle().unwrap();
         assert_eq!(agent.room.messages() - before, 1);
@@ -462,7 +428,7 @@ fn an_agent_that_ends_loses_no_packet_and_what_a_reboot_took_comes_back() {
         let routes = || run(&["ip", "route"]);
         assert!(routes().contains(&format!("10.77.0.0/16 dev {}", names::wireguard(SERVER))), "{}", routes());
 
-        let (process, stream) = (device(state), Stream::start(&client, "10.9.0.1"));
+        let (process, stream) = (device(state), Stream::start(&client.namespace, "10.9.0.1"));
         for _ in 0..3 {
             agent = agent.again(state);
             assert_eq!(agent.settle().unwrap(), Vec::<String>::new());

@@ -9,6 +9,7 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use crate::channel::{Channel, ChannelContext};
+use crate::process;
 
 /// How much these threads give way to the others of this process, of 19. They have all that is left.
 const GIVE_WAY: i32 = 5;
@@ -32,9 +33,8 @@ pub fn serve(
 ) -> anyhow::Result<impl Future<Output = anyhow::Result<()>>> {
     // It is to wake up there, not here.
     let listener = listener.into_std()?;
-    let count = std::thread::available_parallelism().map_or(2, |count| count.get().clamp(2, 16));
     let runtime = Builder::new_multi_thread()
-        .worker_threads(count)
+        .worker_threads(process::workers())
         .thread_name("agents")
         .on_thread_start(|| {
             // Of this thread alone; one that may not give way goes on as it is.

@@ -3,16 +3,31 @@
 
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
+
 use super::cache::Cache;
 use super::header::{self, Basic};
+use super::person::Terms;
 use super::tries::Tries;
-use super::{RequestDetails, Verdict};
+use super::{Authenticator, RequestDetails, Verdict};
 use crate::kernel::Env;
 
 /// Wrong passwords of one source: so many, then one each so often.
 pub const TRIES: (u32, Duration) = (10, Duration::from_secs(6));
 /// For how long what another authenticator knows is not looked at again.
 const REMEMBERED: Duration = Duration::from_secs(60);
+
+/// An authenticator that asks for a name and a password.
+pub trait ByPassword: Send + Sync {
+    /// What is known of those who guess.
+    fn guesses(&self) -> &Guesses;
+
+    /// How its people are known.
+    fn terms(&self) -> &Terms;
+
+    /// Whose name and password these are, of somebody at this address.
+    fn verdict(&self, pair: Basic, source: &str) -> impl Future<Output = Verdict> + Send;
+}
 
 /// The guesses at one authenticator's passwords.
 pub struct Guesses {
@@ -56,6 +71,29 @@ impl Guesses {
             self.elsewhere.put(self.elsewhere.fingerprint(&parts(&pair)), (), REMEMBERED);
             self.give_back(&request.source);
         }
+    }
+}
+
+impl<T: ByPassword> Authenticator for T {
+    fn serves(&self, domain: Option<&str>) -> bool {
+        self.terms().serves(domain)
+    }
+
+    fn authenticate<'a>(
+        &'a self,
+        header: Option<&'a str>,
+        request: &'a RequestDetails,
+    ) -> BoxFuture<'a, Verdict> {
+        Box::pin(async move {
+            match self.guesses().asked(header) {
+                Ok(pair) => self.verdict(pair, &request.source).await,
+                Err(verdict) => *verdict,
+            }
+        })
+    }
+
+    fn known_elsewhere(&self, header: Option<&str>, request: &RequestDetails) {
+        self.guesses().known_elsewhere(header, request);
     }
 }
 

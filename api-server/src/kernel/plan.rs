@@ -251,6 +251,14 @@ impl Claims {
 
 // === impl Claim ===
 
+impl ClaimKind {
+    /// This very range, among those of this scope.
+    pub fn this_range(scope: &str, range: IpNet) -> ClaimKind {
+        let (scope, length) = (scope.to_owned(), range.prefix_len());
+        ClaimKind::Prefix { scope, wanted: Some(range), within: range, length, pick: Pick::Next }
+    }
+}
+
 impl Claim {
     /// `field` wants this; the result is kept under `key`.
     pub fn new(key: impl Into<String>, field: impl Into<String>, what: ClaimKind) -> Claim {

@@ -25,6 +25,11 @@ pub fn parse_key(text: &str) -> Option<Zeroizing<[u8; 32]>> {
     (key != [0; 32]).then(|| Zeroizing::new(key))
 }
 
+/// What is wrong with a private key, or with what stands for one.
+pub fn refuse_key(text: &str) -> Option<&'static str> {
+    (secret::id_of(text).is_none() && parse_key(text).is_none()).then_some(KEY_REASON)
+}
+
 /// A private key from random bytes.
 pub fn private_key(random: [u8; 32]) -> Plain {
     let secret = StaticSecret::from(*Zeroizing::new(random));

@@ -9,8 +9,8 @@ use utoipa::ToSchema;
 
 use crate::kernel::plan::ranges;
 use crate::kernel::{
-    Change, Claim, ClaimKind, Facts, FieldError, Held, Meta, NameRule, Object, Pick, Plan, Resource, Scope,
-    Step, Who, wireguard,
+    Change, Claim, ClaimKind, Facts, FieldError, Held, Meta, NameRule, Object, Plan, Resource, Scope, Step,
+    Who, wireguard,
 };
 
 /// A mesh.
@@ -128,14 +128,7 @@ impl Resource for Mesh {
     fn create(object: &Object<Self>, _facts: &Facts) -> Plan {
         let Some(prefix) = prefix(&object.spec) else { return Plan::default() };
         let claim = |key: &str, scope: &str, wanted: IpNet| {
-            let what = ClaimKind::Prefix {
-                scope: scope.to_owned(),
-                wanted: Some(wanted),
-                within: wanted,
-                length: wanted.prefix_len(),
-                pick: Pick::Next,
-            };
-            Claim::new(key, "spec.prefix", what)
+            Claim::new(key, "spec.prefix", ClaimKind::this_range(scope, wanted))
         };
         // The ends of an IPv4 range are nobody's; of IPv6 the same, so that both count alike.
         let (first, last) = (wireguard::only(prefix.network()), wireguard::only(prefix.broadcast()));

@@ -9,7 +9,6 @@ use serde_json::json;
 use utoipa::ToSchema;
 
 use crate::kernel::place::Needs;
-use crate::kernel::secret;
 use crate::kernel::{
     Change, Claim, ClaimKind, Claims, Fact, Facts, FieldError, Held, Meta, NameRule, Object, Order, Pick,
     Plan, Ref, Relation, Resource, Scope, Step, Target, Timestamp, Who, wireguard,
@@ -151,12 +150,8 @@ impl Resource for VpnNetwork {
         } else if pool.and_then(wireguard::server_key) == Some(&spec.public_key) {
             refuse("spec.public_key", "is the server's own key: each side has its own".into());
         }
-        if spec
-            .preshared_key
-            .as_ref()
-            .is_some_and(|key| secret::id_of(key).is_none() && wireguard::parse_key(key).is_none())
-        {
-            refuse("spec.preshared_key", wireguard::KEY_REASON.into());
+        if let Some(reason) = spec.preshared_key.as_deref().and_then(wireguard::refuse_key) {
+            refuse("spec.preshared_key", reason.into());
         }
         let Some((pool, whole, size)) = pool.and_then(|pool| Some((pool, range(pool)?, size(pool)?))) else {
             return errors;

@@ -11,10 +11,10 @@ use utoipa::ToSchema;
 
 use crate::kernel::place::Needs;
 use crate::kernel::plan::ranges;
-use crate::kernel::secret::{self, Made};
+use crate::kernel::secret::Made;
 use crate::kernel::{
-    Change, Claim, ClaimKind, Facts, FieldError, Held, Meta, NameRule, Object, Order, Pick, Plan, Ref,
-    Resource, Scope, Step, Who, wireguard,
+    Change, Claim, ClaimKind, Facts, FieldError, Held, Meta, NameRule, Object, Order, Plan, Ref, Resource,
+    Scope, Step, Who, wireguard,
 };
 
 /// A VPN pool.
@@ -146,12 +146,8 @@ impl Resource for VpnPool {
         if let Some(reason) = wireguard::refuse_host(&spec.hostname) {
             refuse("spec.hostname", reason.into());
         }
-        if spec
-            .private_key
-            .as_ref()
-            .is_some_and(|key| secret::id_of(key).is_none() && wireguard::parse_key(key).is_none())
-        {
-            refuse("spec.private_key", wireguard::KEY_REASON.into());
+        if let Some(reason) = spec.private_key.as_deref().and_then(wireguard::refuse_key) {
+            refuse("spec.private_key", reason.into());
         }
         if spec.allowed_ips.len() > MOST_ALLOWED {
             refuse("spec.allowed_ips", format!("at most {MOST_ALLOWED}"));
@@ -246,14 +242,7 @@ fn claims(object: &Object<VpnPool>, facts: &Facts) -> Vec<Claim> {
         return claims;
     };
     let range = |key: &str, scope: &str, wanted: IpNet| {
-        let what = ClaimKind::Prefix {
-            scope: scope.to_owned(),
-            wanted: Some(wanted),
-            within: wanted,
-            length: wanted.prefix_len(),
-            pick: Pick::Next,
-        };
-        Claim::new(key, "spec.prefix", what)
+        Claim::new(key, "spec.prefix", ClaimKind::this_range(scope, wanted))
     };
     claims.push(range("prefix", "vpn-pools", prefix));
     // Its own part, that no client is given.

@@ -11,7 +11,6 @@ use serde_json::{Value, json};
 use utoipa::ToSchema;
 
 use crate::kernel::place::Needs;
-use crate::kernel::secret;
 use crate::kernel::{
     Change, Claim, ClaimKind, Claims, Fact, Facts, FieldError, Held, Meta, NameRule, Object, Order, Pick,
     Plan, Ref, Resource, Scope, Step, Timestamp, Who, wireguard,
@@ -160,12 +159,8 @@ impl Resource for WireguardPeer {
         } else if server.and_then(wireguard::server_key) == Some(&spec.public_key) {
             refuse("spec.public_key", "is the server's own key: each side has its own".into());
         }
-        if spec
-            .preshared_key
-            .as_ref()
-            .is_some_and(|key| secret::id_of(key).is_none() && wireguard::parse_key(key).is_none())
-        {
-            refuse("spec.preshared_key", wireguard::KEY_REASON.into());
+        if let Some(reason) = spec.preshared_key.as_deref().and_then(wireguard::refuse_key) {
+            refuse("spec.preshared_key", reason.into());
         }
         if let Some(reason) = spec.endpoint.as_deref().and_then(wireguard::refuse_endpoint) {
             refuse("spec.endpoint", reason.into());

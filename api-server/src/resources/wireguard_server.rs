@@ -10,9 +10,9 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::kernel::place::{Group, Needs, Policy, Rule};
-use crate::kernel::secret::{self, Made};
+use crate::kernel::secret::Made;
 use crate::kernel::{
-    Change, Claim, ClaimKind, Fact, Facts, FieldError, Held, Meta, NameRule, Object, Order, Pick, Plan, Ref,
+    Change, Claim, ClaimKind, Fact, Facts, FieldError, Held, Meta, NameRule, Object, Order, Plan, Ref,
     Resource, Scope, Step, Who, wireguard,
 };
 
@@ -156,12 +156,8 @@ impl Resource for WireguardServer {
         if let Some(reason) = spec.hostname.as_deref().and_then(wireguard::refuse_host) {
             refuse("spec.hostname", reason.into());
         }
-        if spec
-            .private_key
-            .as_ref()
-            .is_some_and(|key| secret::id_of(key).is_none() && wireguard::parse_key(key).is_none())
-        {
-            refuse("spec.private_key", wireguard::KEY_REASON.into());
+        if let Some(reason) = spec.private_key.as_deref().and_then(wireguard::refuse_key) {
+            refuse("spec.private_key", reason.into());
         }
         errors
     }
@@ -263,14 +259,7 @@ fn claims(object: &Object<WireguardServer>, facts: &Facts) -> Vec<Claim> {
         Claim::new("wireguard.port", "spec.port", port),
     ];
     let taken = |key: &str, field: &str, scope: &str, wanted: IpNet| {
-        let what = ClaimKind::Prefix {
-            scope: scope.to_owned(),
-            wanted: Some(wanted),
-            within: wanted,
-            length: wanted.prefix_len(),
-            pick: Pick::Next,
-        };
-        Claim::new(key, field, what)
+        Claim::new(key, field, ClaimKind::this_range(scope, wanted))
     };
     let Some(range) = range(object) else { return claims };
     claims.push(taken("cidr", "spec.cidr", &object.core.tenant, range));

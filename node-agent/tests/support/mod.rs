@@ -7,6 +7,7 @@
 
 pub mod frames;
 pub mod guest;
+pub mod tunnel;
 
 use rhyzome_agent::drivers::network::{DesiredNetwork, NetworkDriver, Port};
 use rhyzome_agent::host::netns;

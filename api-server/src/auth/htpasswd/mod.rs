@@ -10,17 +10,16 @@ use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use futures_util::future::BoxFuture;
 use serde::Deserialize;
 use tokio::sync::Semaphore;
 
 use self::file::{Known, Stamp};
 use self::hash::Hash;
+use super::Verdict;
 use super::cache::Cache;
-use super::guesses::Guesses;
+use super::guesses::{ByPassword, Guesses};
 use super::header::Basic;
 use super::person::{PASSWORD, Person, Terms};
-use super::{Authenticator, RequestDetails, Verdict};
 use crate::kernel::Env;
 
 /// For how long a password that was right is not looked at again.
@@ -83,34 +82,6 @@ impl Htpasswd {
         Ok(known)
     }
 
-    async fn verdict(&self, pair: Basic, source: &str) -> Verdict {
-        let known = match self.known() {
-            Ok(known) => known,
-            Err(error) => {
-                tracing::error!(authenticator = self.terms.authenticator, %error, "nobody can log in by password");
-                return Verdict::Unavailable("passwords cannot be looked at now".into());
-            }
-        };
-        let found = known.hashes.get(&pair.user);
-        let Some(hash) = found.or_else(|| self.instead(&known, &pair.user)).cloned() else {
-            return wrong();
-        };
-        let print = self.right.fingerprint(&[
-            pair.user.as_bytes(),
-            pair.password.as_bytes(),
-            hash.text().as_bytes(),
-            &[u8::from(found.is_some())],
-        ]);
-        if self.right.get(&print).is_none() {
-            if let Err(verdict) = self.look(&pair, hash, found.is_some(), source).await {
-                return verdict;
-            }
-            self.right.put(print, (), REMEMBERED);
-        }
-        let groups = known.groups.get(&pair.user).cloned().unwrap_or_default();
-        self.terms.caller(Person { name: pair.user, groups, credential: PASSWORD, ..Person::default() })
-    }
-
     /// The hash on which an unknown user's time is spent: one of those that there are, always the same for a name.
     fn instead<'a>(&self, known: &'a Known, user: &str) -> Option<&'a Hash> {
         let count = known.hashes.len();
@@ -137,26 +108,41 @@ impl Htpasswd {
     }
 }
 
-impl Authenticator for Htpasswd {
-    fn serves(&self, domain: Option<&str>) -> bool {
-        self.terms.serves(domain)
+impl ByPassword for Htpasswd {
+    fn guesses(&self) -> &Guesses {
+        &self.guesses
     }
 
-    fn authenticate<'a>(
-        &'a self,
-        header: Option<&'a str>,
-        request: &'a RequestDetails,
-    ) -> BoxFuture<'a, Verdict> {
-        Box::pin(async move {
-            match self.guesses.asked(header) {
-                Ok(pair) => self.verdict(pair, &request.source).await,
-                Err(verdict) => *verdict,
+    fn terms(&self) -> &Terms {
+        &self.terms
+    }
+
+    async fn verdict(&self, pair: Basic, source: &str) -> Verdict {
+        let known = match self.known() {
+            Ok(known) => known,
+            Err(error) => {
+                tracing::error!(authenticator = self.terms.authenticator, %error, "nobody can log in by password");
+                return Verdict::Unavailable("passwords cannot be looked at now".into());
             }
-        })
-    }
-
-    fn known_elsewhere(&self, header: Option<&str>, request: &RequestDetails) {
-        self.guesses.known_elsewhere(header, request);
+        };
+        let found = known.hashes.get(&pair.user);
+        let Some(hash) = found.or_else(|| self.instead(&known, &pair.user)).cloned() else {
+            return wrong();
+        };
+        let print = self.right.fingerprint(&[
+            pair.user.as_bytes(),
+            pair.password.as_bytes(),
+            hash.text().as_bytes(),
+            &[u8::from(found.is_some())],
+        ]);
+        if self.right.get(&print).is_none() {
+            if let Err(verdict) = self.look(&pair, hash, found.is_some(), source).await {
+                return verdict;
+            }
+            self.right.put(print, (), REMEMBERED);
+        }
+        let groups = known.groups.get(&pair.user).cloned().unwrap_or_default();
+        self.terms.caller(Person { name: pair.user, groups, credential: PASSWORD, ..Person::default() })
     }
 }
 

@@ -11,6 +11,7 @@ use super::super::Authenticators;
 use super::super::guesses::TRIES;
 use super::super::testing::{Watch, env};
 use super::*;
+use crate::auth::{Authenticator, RequestDetails};
 
 fn line(user: &str, password: &str) -> String {
     let hash = bcrypt::hash_with_result(password, 4).unwrap().format_for_version(bcrypt::Version::TwoY);

@@ -13,17 +13,16 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::BoxFuture;
 use tokio::sync::Semaphore;
 
 use self::directory::{Away, Directory, Found};
 pub use self::settings::Settings;
+use super::Verdict;
 use super::breaker::Breaker;
 use super::cache::Cache;
-use super::guesses::Guesses;
+use super::guesses::{ByPassword, Guesses};
 use super::header::Basic;
 use super::person::{LONGEST, Person, Terms};
-use super::{Authenticator, RequestDetails, Verdict};
 use crate::kernel::Env;
 use crate::outbound::Outbound;
 
@@ -67,6 +66,33 @@ impl Directories {
         })
     }
 
+    async fn found(&self, pair: &Basic) -> Result<Found, String> {
+        let busy = |_| "too many log in at once".to_owned();
+        let _place = self.places.try_acquire().map_err(|_| busy(()))?;
+        let _working = self.working.acquire().await.map_err(|_| busy(()))?;
+        if !self.breaker.may_ask() {
+            return Err("it has not answered for some time".into());
+        }
+        let answered = tokio::time::timeout(self.time, self.directory.person(pair)).await;
+        self.breaker.was(matches!(answered, Ok(Ok(_))));
+        match answered {
+            Ok(Ok(found)) => Ok(found),
+            Ok(Err(Away::Lost(why) | Away::Cannot(why))) => Err(why),
+            Ok(Err(Away::TooMuch)) => Err("a search found too much".to_owned()),
+            Err(_) => Err("it takes too long".into()),
+        }
+    }
+}
+
+impl ByPassword for Directories {
+    fn guesses(&self) -> &Guesses {
+        &self.guesses
+    }
+
+    fn terms(&self) -> &Terms {
+        &self.terms
+    }
+
     async fn verdict(&self, pair: Basic, source: &str) -> Verdict {
         // Never shown to a directory: without a password it would let in whoever asks.
         if pair.password.is_empty() || pair.user.len() > LONGEST {
@@ -102,46 +128,6 @@ impl Directories {
                 Verdict::Unavailable("passwords cannot be looked at now".into())
             }
         }
-    }
-
-    async fn found(&self, pair: &Basic) -> Result<Found, String> {
-        let busy = |_| "too many log in at once".to_owned();
-        let _place = self.places.try_acquire().map_err(|_| busy(()))?;
-        let _working = self.working.acquire().await.map_err(|_| busy(()))?;
-        if !self.breaker.may_ask() {
-            return Err("it has not answered for some time".into());
-        }
-        let answered = tokio::time::timeout(self.time, self.directory.person(pair)).await;
-        self.breaker.was(matches!(answered, Ok(Ok(_))));
-        match answered {
-            Ok(Ok(found)) => Ok(found),
-            Ok(Err(Away::Lost(why) | Away::Cannot(why))) => Err(why),
-            Ok(Err(Away::TooMuch)) => Err("a search found too much".to_owned()),
-            Err(_) => Err("it takes too long".into()),
-        }
-    }
-}
-
-impl Authenticator for Directories {
-    fn serves(&self, domain: Option<&str>) -> bool {
-        self.terms.serves(domain)
-    }
-
-    fn authenticate<'a>(
-        &'a self,
-        header: Option<&'a str>,
-        request: &'a RequestDetails,
-    ) -> BoxFuture<'a, Verdict> {
-        Box::pin(async move {
-            match self.guesses.asked(header) {
-                Ok(pair) => self.verdict(pair, &request.source).await,
-                Err(verdict) => *verdict,
-            }
-        })
-    }
-
-    fn known_elsewhere(&self, header: Option<&str>, request: &RequestDetails) {
-        self.guesses.known_elsewhere(header, request);
     }
 }
 

@@ -7,6 +7,7 @@ use tokio::net::TcpListener;
 
 use super::super::testing::{Watch, env, outbound};
 use super::*;
+use crate::auth::{Authenticator, RequestDetails};
 
 fn made(port: u16, watch: &Watch) -> Directories {
     let settings = json!({
