@@ -20,6 +20,7 @@ pub mod quick;
 pub mod sim;
 pub mod statements;
 pub mod tables;
+pub mod tokens;
 pub mod told;
 pub mod wait;
 pub mod world;

@@ -16,6 +16,7 @@ pub mod progress;
 pub mod run;
 pub mod sim;
 pub mod test;
+pub mod tokens;
 pub mod world;
 
 use std::path::PathBuf;

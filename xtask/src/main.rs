@@ -1,9 +1,9 @@
-//! Project commands: demo, test, bench, sim, image, openapi.
+//! Project commands: demo, test, bench, sim, tokens, image, openapi.
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use xtask::{bench, demo, fuzz, image, keycloak, new_resource, openapi, sim, test};
+use xtask::{bench, demo, fuzz, image, keycloak, new_resource, openapi, sim, test, tokens};
 
 /// Commands for those who work on Rhyzome.
 #[derive(Parser)]
@@ -31,6 +31,8 @@ enum Command {
     NewResource(new_resource::Arguments),
     /// Simulates the control plane and its nodes, with all that can go wrong, from seeds
     Sim(sim::Arguments),
+    /// Shows hostile tokens to the code that verifies them, from a seed
+    Tokens(tokens::Arguments),
     /// Compares the locked API document with what the server serves
     Openapi(openapi::Arguments),
 }
@@ -41,6 +43,7 @@ fn main() -> ExitCode {
         Command::Test(arguments) => test::main(&arguments),
         Command::Bench(arguments) => bench::main(&arguments),
         Command::Fuzz(arguments) => fuzz::main(&arguments),
+        Command::Tokens(arguments) => tokens::main(&arguments),
         Command::Sim(arguments) => sim::main(&arguments),
         Command::Image(arguments) => image::main(arguments),
         Command::Keycloak(arguments) => keycloak::main(&arguments),

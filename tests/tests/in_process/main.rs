@@ -39,6 +39,7 @@ mod states;
 mod store;
 mod stories;
 mod tenants;
+mod tokens;
 mod walls;
 mod webhooks;
 mod wire;
