@@ -13,6 +13,7 @@ pub mod openapi;
 pub mod packages;
 pub mod procfs;
 pub mod progress;
+pub mod provider;
 pub mod run;
 pub mod sim;
 pub mod test;

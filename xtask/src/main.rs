@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use xtask::{bench, demo, fuzz, image, keycloak, new_resource, openapi, sim, test, tokens};
+use xtask::{bench, demo, fuzz, image, keycloak, new_resource, openapi, provider, sim, test, tokens};
 
 /// Commands for those who work on Rhyzome.
 #[derive(Parser)]
@@ -27,6 +27,8 @@ enum Command {
     Image(image::Arguments),
     /// Fetches and prepares the Keycloak that tests log in at
     Keycloak(keycloak::Arguments),
+    /// Installs the identity provider, other than Keycloak, that tests log in at
+    Provider(provider::Arguments),
     /// Writes all that a new kind needs, in its places
     NewResource(new_resource::Arguments),
     /// Simulates the control plane and its nodes, with all that can go wrong, from seeds
@@ -47,6 +49,7 @@ fn main() -> ExitCode {
         Command::Sim(arguments) => sim::main(&arguments),
         Command::Image(arguments) => image::main(arguments),
         Command::Keycloak(arguments) => keycloak::main(&arguments),
+        Command::Provider(arguments) => provider::main(&arguments),
         Command::NewResource(arguments) => new_resource::main(&arguments),
         Command::Openapi(arguments) => openapi::main(&arguments),
     };

@@ -1,6 +1,6 @@
 //! Debian packages that our commands need: which are missing, and how they get installed.
 
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use anyhow::{Result, bail};
 
@@ -56,8 +56,8 @@ pub const BENCH: Set = Set { name: "bench", packages: &["postgresql"] };
 /// What measures tunnels, beside the other end of them.
 pub const TUNNELS: Set = Set { name: "bench wireguard", packages: &["iperf3", "nftables"] };
 
-/// What a peer's queue needs that is measured beside ours, where nobody has brought `npm` from elsewhere.
-pub const PEER: Set = Set { name: "peer", packages: &["nodejs", "npm"] };
+/// What runs programs of npm.
+const NODE: Set = Set { name: "npm", packages: &["nodejs", "npm"] };
 
 /// What a real Keycloak needs, and how it is fetched.
 pub const KEYCLOAK: Set = Set { name: "keycloak", packages: &["maven", "openjdk-17-jre-headless"] };
@@ -94,6 +94,16 @@ pub fn ensure(sets: &[Set], install: bool) -> Result<()> {
     let mut command = as_root("apt-get", &format!("apt-get install {list}"))?;
     command.args(["install", "--yes", "--quiet", "--no-install-recommends"]).args(&missing);
     run::shown(command.env("DEBIAN_FRONTEND", "noninteractive"))
+}
+
+/// The same for npm and its node, unless somebody has brought them from elsewhere.
+pub fn ensure_npm(install: bool) -> Result<()> {
+    let there = |program: &str| {
+        let asked =
+            Command::new(program).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
+        asked.is_ok_and(|status| status.success())
+    };
+    if there("node") && there("npm") { Ok(()) } else { ensure(&[NODE], install) }
 }
 
 /// Refreshes apt's lists.

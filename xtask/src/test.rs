@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use clap::Args;
 
-use crate::{image, keycloak, packages, repository, run};
+use crate::{image, keycloak, packages, provider, repository, run};
 
 /// Arguments of `cargo xtask test`.
 #[derive(Args)]
@@ -88,6 +88,7 @@ pub fn main(arguments: &Arguments) -> Result<()> {
         packages::SSH,
     ];
     packages::ensure(&wanted, !arguments.no_install)?;
+    packages::ensure_npm(!arguments.no_install)?;
     let chosen: Vec<&Part> =
         PARTS.iter().filter(|part| arguments.part.as_ref().is_none_or(|name| name == part.name)).collect();
     let is_beside = |part: &Part| chosen.iter().any(|other| part.beside == Some(other.name));
@@ -163,6 +164,7 @@ fn go_through(part: &Part, install: bool, out: &mut impl Write, total: &mut Coun
     }
     if part.name == "e2e" {
         keycloak::prepared(install)?;
+        provider::prepared(install)?;
     }
     for name in part.images {
         match *name {

@@ -1,23 +1,17 @@
 //! People and robots of a real Keycloak, with a realm that may have operators and a realm of one tenant.
 
-mod browser;
+mod login;
 mod made;
 mod realms;
-mod shell;
 
-use std::io::{BufRead as _, BufReader, Write as _};
-use std::net::{TcpListener, TcpStream};
-use std::time::Duration;
+use std::net::TcpListener;
 
-use base64::Engine as _;
-use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
-use url::Url;
-use xtask::http;
 
-use self::browser::Browser;
 use self::realms::{ANNA, ROBOT, Realms};
 use crate::house::{self, Answer, House, until};
+use crate::people::browser::Browser;
+use crate::people::{self, PKCE, Stream, part, query, text};
 
 struct Story {
     house: House,
@@ -62,16 +56,12 @@ impl Story {
 
     /// One request with this token.
     fn ask(&self, token: &str, path: &str) -> Answer {
-        let headers = [format!("Authorization: Bearer {token}")];
-        let reply = http::request(self.house.world.http, "GET", path, &headers, "", Duration::from_secs(60));
-        Answer::of(reply.unwrap())
+        people::ask(&self.house, token, path)
     }
 
     /// Logs anna in by a code with PKCE, as a browser and a client would together; all tokens.
     fn anna(&self, realm: &str) -> Value {
-        // As in RFC 7636, appendix B.
-        let (verifier, challenge) =
-            ("dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk", "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM");
+        let (verifier, challenge) = PKCE;
         let url = format!(
             "{}/protocol/openid-connect/auth?response_type=code&client_id=rhyzome-cli&scope=openid&state=s\
              &redirect_uri=http://{}/healthz&code_challenge={challenge}&code_challenge_method=S256",
@@ -99,28 +89,13 @@ impl Story {
     }
 }
 
-fn query(url: &Url, name: &str) -> String {
-    let found = url.query_pairs().find(|(key, _)| key == name);
-    found.unwrap_or_else(|| panic!("no {name} in {url}")).1.into_owned()
-}
-
-fn text<'a>(tokens: &'a Value, name: &str) -> &'a str {
-    tokens[name].as_str().unwrap()
-}
-
-/// A part of a signed token.
-fn part(token: &str, index: usize) -> Value {
-    let part = token.split('.').nth(index).unwrap();
-    serde_json::from_slice(&BASE64_URL_SAFE_NO_PAD.decode(part).unwrap()).unwrap()
-}
-
 #[test]
 fn people_and_robots_of_a_real_keycloak() {
     let story = Story::new();
     people_log_in_by_a_code(&story);
     robots_show_who_they_are(&story);
     keys_change(&story);
-    shell::people_log_in_by_the_command_line(&story);
+    login::people_log_in_by_the_command_line(&story);
     a_logout_ends_tokens_and_streams(&story);
     made::realms_are_made_for_tenants(&story);
     made::what_is_not_ours_stays(&story);
@@ -170,15 +145,9 @@ fn keys_change(story: &Story) {
 fn a_logout_ends_tokens_and_streams(story: &Story) {
     let (mine, robot) = (story.anna("cloud"), story.realms.robot(ROBOT.0));
     let token = text(&mine, "access_token");
-    let mut stream = TcpStream::connect(story.house.world.http).unwrap();
-    stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
-    write!(stream, "GET /v1/events HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n\r\n").unwrap();
-    let mut lines = BufReader::new(stream).lines();
-    assert!(lines.next().unwrap().unwrap().contains("200"));
+    let stream = Stream::open(&story.house, token);
     story.realms.log_out("cloud", ANNA.0);
-    // The end of a chunked answer, not a broken one.
-    let rest: Vec<String> = lines.by_ref().map(Result::unwrap).take_while(|line| line != "0").collect();
-    assert!(rest.iter().any(|line| line.contains("text/event-stream")), "{rest:#?}");
+    stream.ends();
     let refused = story.ask(token, "/v1/whoami").problem(401, "unauthenticated");
     assert!(text(&refused.json, "detail").contains("this login has ended"), "{:#}", refused.json);
     story.ask(&robot, "/v1/whoami").is(200);

@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod house;
+mod people;
 
 mod crash;
 mod doors;
@@ -17,6 +18,7 @@ mod life;
 mod long;
 mod mesh;
 mod partition;
+mod provider;
 mod refuse;
 mod servers;
 mod simulated;

@@ -93,15 +93,14 @@ impl Inside {
 
 /// Builds the program and becomes it, with the words that we were given.
 pub fn start(wanted: &Inside) -> Result<()> {
-    let mut sets = match wanted {
+    let sets = match wanted {
         Inside::Wireguard(_) => vec![packages::WIREGUARD, packages::TUNNELS],
         _ => vec![packages::BENCH],
     };
-    let npm = || Command::new("npm").arg("--version").stdout(Stdio::null()).status();
-    if matches!(wanted, Inside::Jobs(_)) && !npm().is_ok_and(|status| status.success()) {
-        sets.push(packages::PEER);
-    }
     packages::ensure(&sets, !wanted.ends().no_install)?;
+    if matches!(wanted, Inside::Jobs(_)) {
+        packages::ensure_npm(!wanted.ends().no_install)?;
+    }
     let words = std::env::args_os().skip_while(|word| word != "bench").skip(1);
     let program = build()?;
     let mut command = Command::new(&program);

@@ -6,7 +6,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use super::realms::{ANNA, Realms};
-use super::{Story, shell, text};
+use super::{Story, login, text};
 use crate::house::{self, until};
 
 /// Who makes realms, and what they show.
@@ -57,7 +57,7 @@ pub fn realms_are_made_for_tenants(story: &Story) {
     house.call("POST", "/v1/tenants/beta/bindings", json!({ "spec": spec })).is(201);
     story.ask(token, networks).is(200);
     // With a code of a device, by the command line.
-    shell::somebody_logs_in(story, &story.realms.keycloak.issuer("beta"), "beta");
+    login::somebody_logs_in(story, &story.realms.keycloak.issuer("beta"), "beta");
     // Keycloak tells of the end of a login, where it was told to when the realm was made.
     story.realms.log_out("beta", ANNA.0);
     let refused = until("the login to end", 30, || {

@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use url::form_urlencoded;
 use xtask::http::{self, Reply};
 use xtask::keycloak::{ADMIN, Keycloak};
+
+use crate::people;
 
 /// What robots show at the realm `cloud`.
 pub const ROBOT: (&str, &str) = ("robot", "robot-of-a-test");
@@ -50,14 +51,8 @@ impl Realms {
 
     /// One request of a form to an endpoint of a realm.
     pub fn form(&self, realm: &str, endpoint: &str, fields: &[(&str, &str)]) -> Reply {
-        let mut body = form_urlencoded::Serializer::new(String::new());
-        for (name, value) in fields {
-            body.append_pair(name, value);
-        }
         let path = format!("/realms/{realm}/protocol/openid-connect/{endpoint}");
-        let headers = ["Content-Type: application/x-www-form-urlencoded".to_owned()];
-        let wait = Duration::from_secs(60);
-        http::request(self.keycloak.address, "POST", &path, &headers, &body.finish(), wait).unwrap()
+        people::form(self.keycloak.address, &path, fields)
     }
 
     /// The realm signs with a new key from now on.

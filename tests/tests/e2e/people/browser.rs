@@ -1,5 +1,5 @@
-//! A browser as small as it comes: cookies, redirects, and the first form of a page. It has no JavaScript, and Keycloak's
-//! pages need none.
+//! A browser as small as it comes: cookies, redirects, and the first form of a page. It has no JavaScript, and the
+//! pages of the providers need none.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -8,7 +8,7 @@ use std::time::Duration;
 use url::{Url, form_urlencoded};
 use xtask::http;
 
-/// A person's browser at one Keycloak.
+/// A person's browser at one provider.
 #[derive(Default)]
 pub struct Browser {
     cookies: BTreeMap<String, String>,

@@ -1,71 +1,11 @@
 //! `rhyzome login`, by both of its ways, as people use it: nothing is known but where the API is.
 
-use std::io::{BufRead as _, BufReader, Read as _};
-use std::path::PathBuf;
-use std::process::{Command, Stdio};
-
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::Story;
-use super::browser::{Browser, Page};
 use super::realms::ANNA;
-
-/// A person's home.
-struct Shell<'a> {
-    story: &'a Story,
-    home: tempfile::TempDir,
-}
-
-impl Shell<'_> {
-    fn command(&self, words: &[&str]) -> Command {
-        let mut command = self.story.house.world.command(words);
-        command
-            .env_remove("RHYZOME_HOME")
-            .env("XDG_CONFIG_HOME", self.home.path())
-            .current_dir(self.home.path());
-        command
-    }
-
-    fn said(&self, words: &[&str]) -> String {
-        let output = self.command(words).output().unwrap();
-        assert!(output.status.success(), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));
-        String::from_utf8(output.stdout).unwrap()
-    }
-
-    fn refused(&self, words: &[&str]) -> String {
-        let output = self.command(words).output().unwrap();
-        assert!(!output.status.success(), "{words:?}: {}", String::from_utf8_lossy(&output.stdout));
-        String::from_utf8(output.stderr).unwrap()
-    }
-
-    fn whoami(&self, more: &[&str]) -> Value {
-        let said = self.said(&[&["whoami", "--output", "json"], more].concat());
-        serde_json::from_str(&said).unwrap()
-    }
-
-    /// Runs `rhyzome login`, and does in a browser what it says.
-    fn login(&self, words: &[&str], person: impl FnOnce(&str)) -> String {
-        let mut command = self.command(&[&["login"], words].concat());
-        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        let mut stderr = BufReader::new(child.stderr.take().unwrap());
-        let mut line = String::new();
-        stderr.read_line(&mut line).unwrap();
-        let url = line.strip_prefix("open ").unwrap_or_else(|| panic!("{line}")).trim().to_owned();
-        person(&url);
-        let output = child.wait_with_output().unwrap();
-        stderr.read_to_string(&mut line).unwrap();
-        assert!(output.status.success(), "{words:?}: {line}");
-        String::from_utf8(output.stdout).unwrap()
-    }
-
-    fn file(&self, profile: &str) -> PathBuf {
-        self.home.path().join(format!("rhyzome/profiles/{profile}.json"))
-    }
-
-    fn kept(&self, profile: &str) -> Value {
-        serde_json::from_str(&std::fs::read_to_string(self.file(profile)).unwrap()).unwrap()
-    }
-}
+use crate::people::browser::{Browser, Page};
+use crate::people::shell::Shell;
 
 /// Logs anna in wherever the page leads to.
 fn anna(browser: &mut Browser, url: &str) -> Page {
@@ -75,7 +15,7 @@ fn anna(browser: &mut Browser, url: &str) -> Page {
 
 /// By a code of a device at this issuer, and is anna.
 pub fn somebody_logs_in(story: &Story, issuer: &str, profile: &str) {
-    let shell = Shell { story, home: tempfile::tempdir().unwrap() };
+    let shell = Shell::new(&story.house);
     let url = format!("http://{}", story.house.world.http);
     shell.login(&["--url", &url, "--issuer", issuer, "--profile", profile], |page| {
         let mut browser = Browser::default();
@@ -86,7 +26,7 @@ pub fn somebody_logs_in(story: &Story, issuer: &str, profile: &str) {
 }
 
 pub fn people_log_in_by_the_command_line(story: &Story) {
-    let shell = Shell { story, home: tempfile::tempdir().unwrap() };
+    let shell = Shell::new(&story.house);
     let url = format!("http://{}", story.house.world.http);
 
     // With a code, in any browser.
