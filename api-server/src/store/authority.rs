@@ -65,12 +65,15 @@ impl Opened {
 /// Those of the tenant of this name; made if there are none yet.
 pub(super) async fn of(tx: &mut Tx, context: &Context, tenant: &str) -> Result<Authorities, Error> {
     let tenant = objects::tenant(tx, tenant).await?.ok_or(Error::NotFound)?;
-    let named = [HOSTS, USERS].iter().all(|field| tenant.claims.contains_key(*field));
-    if named && let Some(both) = there(tx, context, &tenant).await? {
+    if let Some(both) = named(tx, context, &tenant).await? {
         return Ok(both);
     }
     // Two that find none at once make one.
     let mut tenant = objects::by_id(tx, &tenant.core.id, true).await?.ok_or(Error::NotFound)?;
+    if let Some(both) = named(tx, context, &tenant).await? {
+        tx.see(&tenant);
+        return Ok(both);
+    }
     for field in [HOSTS, USERS] {
         let id = named_or_made(tx, context, &tenant, field).await?;
         tenant.claims.insert(field.to_owned(), id.into());
@@ -105,6 +108,14 @@ pub(super) async fn of_all(
         }
     }
     Ok(all)
+}
+
+/// Those that a tenant names.
+async fn named(conn: &mut Conn, context: &Context, tenant: &Stored) -> Result<Option<Authorities>, Error> {
+    match [HOSTS, USERS].iter().all(|field| tenant.claims.contains_key(*field)) {
+        true => there(conn, context, tenant).await,
+        false => Ok(None),
+    }
 }
 
 /// Those of a tenant.
