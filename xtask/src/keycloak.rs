@@ -4,13 +4,11 @@ use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use clap::Args;
 use sha2::{Digest, Sha256};
 
-use crate::http;
 use crate::packages;
 use crate::run;
 use crate::world::{Process, Style};
@@ -26,14 +24,6 @@ const PATIENCE: Duration = Duration::from_secs(180);
 /// Who may do everything in a Keycloak that was started here.
 pub const ADMIN: (&str, &str) = ("admin", "admin-of-a-test");
 
-/// Arguments of `cargo xtask keycloak`.
-#[derive(Args)]
-pub struct Arguments {
-    /// Install nothing: refuse when packages are missing, and say which
-    #[arg(long)]
-    no_install: bool,
-}
-
 /// A Keycloak that runs, in memory only, until this is dropped.
 #[derive(Debug)]
 pub struct Keycloak {
@@ -43,7 +33,7 @@ pub struct Keycloak {
 }
 
 /// Runs the command.
-pub fn main(arguments: &Arguments) -> Result<()> {
+pub fn main(arguments: &packages::Installing) -> Result<()> {
     println!("{}", prepared(!arguments.no_install)?.display());
     Ok(())
 }
@@ -110,17 +100,7 @@ impl Keycloak {
         let environment = environment.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
         let process = Process::new("keycloak", folder, words.to_vec(), Style::default());
         let mut keycloak = Keycloak { process: process.with_environment(environment), address };
-        keycloak.process.start()?;
-        let until = Instant::now() + PATIENCE;
-        while http::page(address, "/realms/master", Duration::from_secs(10)).is_err() {
-            if !keycloak.process.is_running() {
-                bail!("Keycloak ended{}", keycloak.process.last_words());
-            }
-            if Instant::now() > until {
-                bail!("Keycloak does not answer{}", keycloak.process.last_words());
-            }
-            std::thread::sleep(Duration::from_millis(200));
-        }
+        keycloak.process.start_and_answer(address, "/realms/master", PATIENCE)?;
         Ok(keycloak)
     }
 

@@ -3,7 +3,9 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use xtask::{bench, demo, fuzz, image, keycloak, new_resource, openapi, provider, sim, test, tokens};
+use xtask::{
+    bench, demo, fuzz, image, keycloak, new_resource, openapi, packages, provider, sim, test, tokens,
+};
 
 /// Commands for those who work on Rhyzome.
 #[derive(Parser)]
@@ -26,9 +28,9 @@ enum Command {
     /// Builds a guest image from Debian's own packages
     Image(image::Arguments),
     /// Fetches and prepares the Keycloak that tests log in at
-    Keycloak(keycloak::Arguments),
+    Keycloak(packages::Installing),
     /// Installs the identity provider, other than Keycloak, that tests log in at
-    Provider(provider::Arguments),
+    Provider(packages::Installing),
     /// Writes all that a new kind needs, in its places
     NewResource(new_resource::Arguments),
     /// Simulates the control plane and its nodes, with all that can go wrong, from seeds

@@ -6,6 +6,14 @@ use anyhow::{Result, bail};
 
 use crate::run;
 
+/// Arguments of commands that fetch something.
+#[derive(clap::Args)]
+pub struct Installing {
+    /// Install nothing: refuse when packages are missing, and say which
+    #[arg(long)]
+    pub no_install: bool,
+}
+
 /// Packages that something needs, under a name to say it by.
 #[derive(Debug, Clone, Copy)]
 pub struct Set {

@@ -5,12 +5,10 @@ use std::fs;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
-use clap::Args;
+use anyhow::{Context, Result};
 
-use crate::http;
 use crate::packages;
 use crate::run;
 use crate::world::{Process, Style};
@@ -19,14 +17,6 @@ use crate::world::{Process, Style};
 const FILES: [&str; 3] = ["package.json", "package-lock.json", "provider.js"];
 /// Until it answers.
 const PATIENCE: Duration = Duration::from_secs(60);
-
-/// Arguments of `cargo xtask provider`.
-#[derive(Args)]
-pub struct Arguments {
-    /// Install nothing: refuse when packages are missing, and say which
-    #[arg(long)]
-    no_install: bool,
-}
 
 /// A provider that runs, in memory only, until this is dropped.
 #[derive(Debug)]
@@ -37,7 +27,7 @@ pub struct Provider {
 }
 
 /// Runs the command.
-pub fn main(arguments: &Arguments) -> Result<()> {
+pub fn main(arguments: &packages::Installing) -> Result<()> {
     println!("{}", prepared(!arguments.no_install)?.display());
     Ok(())
 }
@@ -80,17 +70,7 @@ impl Provider {
         let words = ["node".to_owned(), program, address.port().to_string(), ended.to_owned()];
         let process = Process::new("provider", folder, words.to_vec(), Style::default());
         let mut provider = Provider { process, address };
-        provider.process.start()?;
-        let until = Instant::now() + PATIENCE;
-        while http::page(address, "/.well-known/openid-configuration", Duration::from_secs(10)).is_err() {
-            if !provider.process.is_running() {
-                bail!("the provider ended{}", provider.process.last_words());
-            }
-            if Instant::now() > until {
-                bail!("the provider does not answer{}", provider.process.last_words());
-            }
-            std::thread::sleep(Duration::from_millis(50));
-        }
+        provider.process.start_and_answer(address, "/.well-known/openid-configuration", PATIENCE)?;
         Ok(provider)
     }
 

@@ -204,7 +204,7 @@ impl Bench {
         let purpose = if number % LOGOUT_EVERY == 5 { Purpose::Logout } else { Purpose::Access };
         let mut draft = self.good(purpose, number, dice);
         let mut flaws = Vec::new();
-        if number % CONTROL_EVERY != 0 {
+        if !number.is_multiple_of(CONTROL_EVERY) {
             for _ in 0..1 + dice.below(8) / 6 + dice.below(8) / 7 {
                 let part = drawn(purpose, dice);
                 if !flaws.contains(&part.name) {

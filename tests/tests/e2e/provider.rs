@@ -2,7 +2,7 @@
 //! address, groups by teams, clients by `client_id`.
 
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -17,6 +17,9 @@ use crate::people::{self, PKCE, Stream, part, query, text};
 /// What robots show.
 const SECRET: &str = "robot-of-a-test";
 const ANNA: &str = "anna@acme.example";
+
+/// A logout is done after so long, the provider's own work with it.
+const ENDED_WITHIN: Duration = Duration::from_secs(2);
 
 struct Story {
     house: House,
@@ -183,9 +186,13 @@ fn a_logout_in_the_browser_ends_tokens_and_streams(story: &Story) {
     let token = text(&tokens, "access_token");
     let stream = Stream::open(&story.house, token);
     let page = mine.open(&format!("http://{}/session/end?client_id=rhyzome-cli", story.address()));
+    let begun = Instant::now();
     mine.send(&page, &[("logout", "yes")]);
     stream.ends();
     let refused = story.ask(token, "/v1/whoami").problem(401, "unauthenticated");
+    let took = begun.elapsed();
+    println!("from the click to the end of token and stream: {} ms", took.as_millis());
+    assert!(took <= ENDED_WITHIN, "it took {took:?}");
     assert!(text(&refused.json, "detail").contains("this login has ended"), "{:#}", refused.json);
     // This login, and no other.
     story.ask(text(&other, "access_token"), "/v1/whoami").is(200);

@@ -1,6 +1,7 @@
 //! One process of a world: started, killed, started again, with its log in a file.
 
 use std::fs::{self, OpenOptions};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -8,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use nix::sys::signal::Signal;
 
-use crate::procfs;
+use crate::{http, procfs};
 
 /// How it is started, and the process if it runs.
 #[derive(Debug)]
@@ -65,6 +66,22 @@ impl Process {
         self.child = Some(command.spawn().with_context(|| format!("{} cannot be started", self.words[0]))?);
         let pid = self.pid().context("it was started just now")?;
         fs::write(self.log.with_extension("pid"), format!("{pid}\n"))?;
+        Ok(())
+    }
+
+    /// Starts it, and waits until it answers at this path.
+    pub fn start_and_answer(&mut self, address: SocketAddr, path: &str, patience: Duration) -> Result<()> {
+        self.start()?;
+        let until = Instant::now() + patience;
+        while http::page(address, path, Duration::from_secs(10)).is_err() {
+            if !self.is_running() {
+                bail!("{} ended{}", self.name, self.last_words());
+            }
+            if Instant::now() > until {
+                bail!("{} does not answer{}", self.name, self.last_words());
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
         Ok(())
     }
 
