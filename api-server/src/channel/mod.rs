@@ -2,7 +2,7 @@
 //!
 //! - `accept`: TLS, one task per connection. `caller`: who calls, from the certificate.
 //! - `enroll`: the one service without a certificate, with `comeback` for those whose own has run out. `control`: all other calls.
-//! - `door`: where sessions begin. `session`: orders out, reports in, for one node. `sessions`: all that this server holds, and their bells. `together`: what many
+//! - `door`: where sessions begin. `session`: orders out, reports in (`ear`), for one node. `sessions`: all that this server holds, and their bells. `together`: what many
 //!   of them ask the store at once.
 //! - `credentials`: what agents show and trust.
 //! - `blobs`: an image's bytes. `streams`: consoles and logs, lent by agents (`lent`); `peers`: those of nodes whose session another
@@ -19,6 +19,7 @@ mod comeback;
 mod control;
 mod credentials;
 mod door;
+mod ear;
 mod enroll;
 mod findings;
 mod flood;

@@ -6,8 +6,8 @@ use super::caller::Caller;
 use super::control::VERSION;
 use super::credentials::Known;
 use super::door::Said;
+use super::ear::{Deaf, Ear};
 use super::findings;
-use super::flood::Allowance;
 use super::report::{self, insist, signed, unsigned};
 use super::sessions::{Place, superseded};
 use super::together::{Desk, Opened, Opening};
@@ -15,15 +15,14 @@ use super::{ChannelContext, timestamp};
 use crate::store::{AssignmentRow, Introduction, Look, SessionStanding};
 use rhyzome_pki::sha256_hex;
 use rhyzome_proto::v1::{
-    AgentMessage, CaughtUp, Credentials, Goodbye, Heartbeat, Hello, OpenStream, Order, RenewResponse,
+    AgentMessage, CaughtUp, Credentials, Goodbye, Heartbeat, Hello, OpenStream, Order, RenewResponse, Report,
     ServerMessage, Welcome, agent_message, server_message,
 };
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use tokio::sync::mpsc;
-use tokio::time::Instant;
 use tokio_stream::{Stream, StreamExt as _};
-use tonic::{Code, Status};
+use tonic::Status;
 
 /// For the agent's Hello.
 const FIRST: Duration = Duration::from_secs(10);
@@ -146,11 +145,6 @@ fn end_of(standing: SessionStanding) -> Option<End> {
         }
         SessionStanding::Revoked => Some(goodbye("this node was revoked", COME_BACK_LATE_MS)),
     }
-}
-
-/// Not the connection has broken off, but what came over it is no message, or too large.
-fn is_nonsense(status: &Status) -> bool {
-    matches!(status.code(), Code::Internal | Code::OutOfRange | Code::Unimplemented)
 }
 
 async fn first(incoming: &mut impl FromAgent) -> Option<Box<Hello>> {
@@ -316,30 +310,26 @@ impl Session {
         std::future::pending().await
     }
 
-    async fn listen(&self, place: &Place, mut incoming: impl FromAgent) -> End {
-        let patience = self.context.heartbeat * 3;
-        let began = Instant::now();
-        let mut allowance = Allowance::new();
+    async fn listen(&self, place: &Place, incoming: impl FromAgent) -> End {
+        let mut ear = Ear::new(incoming, self.context.heartbeat * 3);
         let mut not_after = self.caller.not_after;
         place.certificate_ends(not_after);
         loop {
-            let message = match tokio::time::timeout(patience, incoming.next()).await {
-                Ok(Some(Ok(message))) => message.message,
-                Ok(Some(Err(status))) if is_nonsense(&status) => {
-                    let why = format!("a message cannot be read: {}", status.message().replace('\n', " "));
-                    return goodbye(why, COME_BACK_LATE_MS);
-                }
-                Ok(None | Some(Err(_))) => return End::Gone,
-                Err(_) => return goodbye("nothing was heard for three heartbeats", 1_000),
+            let message = match ear.next().await {
+                Ok(message) => message,
+                Err(deaf) => return self.end_of(deaf),
             };
-            if !allowance.take(began.elapsed()) {
-                tracing::warn!(node = self.caller.node, "an agent floods the server and is cut off");
-                return goodbye("too many messages; this agent is cut off for a while", COME_BACK_LATE_MS);
-            }
             if self.context.now() > not_after {
                 return goodbye("the certificate has expired and was not renewed", COME_BACK_LATE_MS);
             }
             Box::pin(self.known.watch(&self.context, &self.caller.node)).await;
+            if let Some(agent_message::Message::Report(first)) = message {
+                match Box::pin(ear.with_more(first)).await {
+                    Ok(reports) => Box::pin(self.keep(reports)).await,
+                    Err(deaf) => return self.end_of(deaf),
+                }
+                continue;
+            }
             match Box::pin(self.hear(place, message)).await {
                 Ok(Some(renewed)) => {
                     not_after = renewed;
@@ -351,6 +341,32 @@ impl Session {
         }
     }
 
+    fn end_of(&self, deaf: Deaf) -> End {
+        match deaf {
+            Deaf::Gone => End::Gone,
+            Deaf::Silent => goodbye("nothing was heard for three heartbeats", 1_000),
+            Deaf::Nonsense(why) => goodbye(format!("a message cannot be read: {why}"), COME_BACK_LATE_MS),
+            Deaf::Flooded => {
+                tracing::warn!(node = self.caller.node, "an agent floods the server and is cut off");
+                goodbye("too many messages; this agent is cut off for a while", COME_BACK_LATE_MS)
+            }
+        }
+    }
+
+    /// Reports on different objects.
+    async fn keep(&self, reports: Vec<Report>) {
+        let node = &self.caller.node;
+        let mut kept = Vec::new();
+        for report in reports {
+            self.context.streams.reported();
+            match report::node_report(report) {
+                Some(report) => kept.push(self.desk.report(node, report)),
+                None => tracing::warn!(node, "a report without a state is ignored"),
+            }
+        }
+        futures_util::future::join_all(kept).await;
+    }
+
     /// One message; after a renewal, when the new certificate ends.
     async fn hear(
         &self,
@@ -358,13 +374,6 @@ impl Session {
         message: Option<agent_message::Message>,
     ) -> Result<Option<SystemTime>, End> {
         match message {
-            Some(agent_message::Message::Report(report)) => {
-                self.context.streams.reported();
-                match report::node_report(report) {
-                    Some(report) => self.desk.report(&self.caller.node, report).await,
-                    None => tracing::warn!(node = self.caller.node, "a report without a state is ignored"),
-                }
-            }
             Some(agent_message::Message::Node(status)) => {
                 self.desk.status(&self.caller.node, report::node_status(&status)).await;
             }
@@ -382,8 +391,8 @@ impl Session {
             Some(agent_message::Message::Findings(findings)) => {
                 findings::keep(&self.context, &self.caller.node, findings).await;
             }
-            // A newer agent may say what this server does not know.
-            Some(agent_message::Message::Hello(_)) | None => {}
+            // Reports are taken together; a newer agent may say what this server does not know.
+            Some(agent_message::Message::Hello(_) | agent_message::Message::Report(_)) | None => {}
         }
         Ok(None)
     }

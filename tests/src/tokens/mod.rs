@@ -189,7 +189,7 @@ impl Bench {
                     Err(_) => Ok(false),
                 }
             }
-            Purpose::Logout => match self.server.logout(NAME, &token.text).await {
+            Purpose::Logout => match self.server.logout(None, NAME, &token.text).await {
                 Some(told) => Ok(told.is_ok()),
                 None => Err("nobody hears of logouts".to_owned()),
             },
