@@ -1,11 +1,14 @@
 //! A node on a machine of its own, as far as networks go, and the laptops of its users: namespaces with a cable to it, in
 //! which Debian's `wg-quick` and `wireguard-go` take the file that `rhyzome` printed.
 
+use std::io::{BufRead as _, BufReader};
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -183,8 +186,17 @@ impl Laptop {
 
     /// Asks 50 times a second until it is stopped.
     pub fn keep_asking(&self, to: &str) -> Asking {
-        let mut command = self.command(&["ping", "-i", "0.02", "-q", to]);
-        Asking(command.stdout(Stdio::piped()).spawn().unwrap())
+        let mut command = self.command(&["ping", "-i", "0.02", to]);
+        let mut ping = command.stdout(Stdio::piped()).spawn().unwrap();
+        let (said, mut out) = (Arc::new(Mutex::new(Vec::new())), BufReader::new(ping.stdout.take().unwrap()));
+        let all = said.clone();
+        let listener = std::thread::spawn(move || {
+            let mut line = Vec::new();
+            while out.read_until(b'\n', &mut line).unwrap() > 0 {
+                all.lock().unwrap().append(&mut line);
+            }
+        });
+        Asking { ping, said, listener }
     }
 }
 
@@ -200,15 +212,33 @@ impl Drop for Laptop {
 }
 
 /// A `ping` that goes on.
-pub struct Asking(Child);
+pub struct Asking {
+    ping: Child,
+    said: Arc<Mutex<Vec<u8>>>,
+    listener: JoinHandle<()>,
+}
 
 impl Asking {
+    fn said(&self) -> String {
+        String::from_utf8(self.said.lock().unwrap().clone()).unwrap()
+    }
+
+    fn answered(&self) -> usize {
+        self.said().matches(" bytes from ").count()
+    }
+
+    /// Waits for this many answers more.
+    pub fn goes_on(&self, answers: usize) {
+        let wanted = self.answered() + answers;
+        until("more answers", 30, || (self.answered() >= wanted).then_some(()));
+    }
+
     /// How many questions there were and how many answers.
     pub fn stop(mut self) -> (u32, u32) {
-        kill(Pid::from_raw(self.0.id().cast_signed()), Signal::SIGINT).unwrap();
-        let mut said = String::new();
-        std::io::Read::read_to_string(self.0.stdout.as_mut().unwrap(), &mut said).unwrap();
-        self.0.wait().unwrap();
+        kill(Pid::from_raw(self.ping.id().cast_signed()), Signal::SIGINT).unwrap();
+        self.ping.wait().unwrap();
+        until("its last words", 30, || self.listener.is_finished().then_some(()));
+        let said = self.said();
         let line = said.lines().find(|line| line.contains("packets transmitted"));
         let line = line.unwrap_or_else(|| panic!("ping said: {said}"));
         let mut words = line.split(", ").map(|part| part.split(' ').next().unwrap().parse().unwrap());
@@ -219,7 +249,7 @@ impl Asking {
 impl Drop for Asking {
     fn drop(&mut self) {
         // It has ended, or its story failed.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        let _ = self.ping.kill();
+        let _ = self.ping.wait();
     }
 }
