@@ -11,6 +11,9 @@ use nix::sys::signal::Signal;
 
 use crate::{http, procfs};
 
+/// How many lines of its log are shown when a test fails.
+const LAST: usize = 60;
+
 /// How it is started, and the process if it runs.
 #[derive(Debug)]
 pub struct Process {
@@ -146,14 +149,33 @@ impl Process {
 
     /// For errors: the last lines of its log.
     pub fn last_words(&self) -> String {
-        let text = self.log_text();
-        let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
-        let last = &lines[lines.len().saturating_sub(3)..];
+        let last = self.last_lines(3);
         if last.is_empty() {
             String::new()
         } else {
             format!("; {}: {}", self.log.display(), last.join(" | "))
         }
+    }
+
+    fn last_lines(&self, count: usize) -> Vec<String> {
+        let text = self.log_text();
+        let mut lines: Vec<String> = Vec::new();
+        let mut before = Vec::new();
+        for line in text.lines().rev().filter(|line| !line.trim().is_empty()) {
+            // Whoever waits asks the same again and again: only time, length and number differ.
+            let same = |word: &&str| !word.starts_with("millis=") && !word.starts_with("request_id=");
+            let alike: Vec<&str> = line.split(' ').skip(1).filter(same).collect();
+            if alike == before {
+                continue;
+            }
+            before = alike;
+            lines.push(line.to_owned());
+            if lines.len() == count {
+                break;
+            }
+        }
+        lines.reverse();
+        lines
     }
 
     /// Lets it run on after us.
@@ -164,6 +186,10 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            // A test fails: its folder goes, and with it what this one had to say.
+            eprintln!("=== the end of {}\n{}", self.log.display(), self.last_lines(LAST).join("\n"));
+        }
         if self.is_running() && self.terminate(Duration::from_secs(10)).is_err() {
             let _ = self.kill9();
         }
