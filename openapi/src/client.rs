@@ -4,14 +4,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use base64::Engine as _;
-use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use futures_util::stream::BoxStream;
-use reqwest::header::{
-    ACCEPT, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, ETAG, HeaderName, HeaderValue, IF_MATCH,
-};
+use reqwest::header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE, ETAG, HeaderName, IF_MATCH};
 use reqwest::{Certificate, Method, Url};
 use rustls::pki_types::{CertificateDer, pem::PemObject as _};
 use serde::de::DeserializeOwned;
@@ -19,7 +15,8 @@ use serde_json::{Value, json};
 use tokio_util::io::ReaderStream;
 use zeroize::Zeroizing;
 
-use super::{Console, Error, Events, Job, Outcome, Page, Problem, Resource, Written, patience};
+use super::shown::{Sent, Shown};
+use super::{Console, Error, Events, Job, Outcome, Page, Problem, Renewal, Resource, Written};
 
 /// How long a call may take that does not wait for anything.
 const CALL_SECONDS: u64 = 60;
@@ -62,7 +59,7 @@ pub struct Client {
     http: reqwest::Client,
     base: Url,
     /// What every call shows.
-    shown: Vec<(HeaderName, HeaderValue)>,
+    shown: Shown,
     roots: Vec<CertificateDer<'static>>,
 }
 
@@ -123,7 +120,12 @@ impl Client {
             builder = builder.tls_certs_only([]);
         }
         let http = builder.build().map_err(|e| refuse(format!("TLS cannot be set up: {e}")))?;
-        Ok(Client { http, base, shown: shown(settings)?, roots })
+        Ok(Client { http, base, shown: Shown::new(settings)?, roots })
+    }
+
+    /// Asks there for another token whenever the one that is shown counts no more, and goes on.
+    pub fn renewed_by(self, renewal: Arc<dyn Renewal>) -> Client {
+        Client { shown: self.shown.renewed_by(renewal), ..self }
     }
 
     /// Where the server is.
@@ -305,24 +307,21 @@ impl Client {
         if let Some(last) = last {
             request = request.header("last-event-id", last);
         }
-        let response = request.send().await.map_err(|e| Error::unreachable(self.url(), &e))?;
-        if !response.status().is_success() {
-            return Err(self.refused(&path, response).await?);
-        }
+        let response = self.answered(&path, request).await?;
         Ok(Events::of(self.url(), response, last))
-    }
-
-    async fn refused(&self, path: &str, response: reqwest::Response) -> Result<Error, Error> {
-        let status = response.status().as_u16();
-        let media = response.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
-        let media = media.unwrap_or_default().to_owned();
-        let text = response.text().await.map_err(|e| Error::unreachable(self.url(), &e))?;
-        Ok(refusal(path, status, &media, &text))
     }
 
     /// Opens the websocket at `path`.
     pub async fn console(&self, path: &str) -> Result<Console, Error> {
-        Console::open(&self.base, path, &self.shown, &self.roots).await
+        let mut renewals = 0;
+        loop {
+            let shown = self.shown.headers();
+            let opened = Console::open(&self.base, path, &shown, &self.roots).await;
+            let refused = matches!(&opened, Err(error) if error.is_unauthenticated());
+            if !refused || !self.shown.renew(&shown, &mut renewals).await? {
+                return opened;
+            }
+        }
     }
 
     fn request(&self, method: &str, path: &str) -> Result<reqwest::RequestBuilder, Error> {
@@ -330,11 +329,7 @@ impl Client {
             method.parse().map_err(|_| Error::Settings(format!("`{method}` is no HTTP method")))?;
         let url = format!("{}/{}", self.url(), path.trim_start_matches('/'));
         let url: Url = url.parse().map_err(|e| Error::Settings(format!("`{path}` is no path: {e}")))?;
-        let mut request = self.http.request(method, url);
-        for (name, value) in &self.shown {
-            request = request.header(name, value);
-        }
-        Ok(request)
+        Ok(self.http.request(method, url))
     }
 
     /// A response that is no refusal; its body is still to come.
@@ -343,7 +338,10 @@ impl Client {
         path: &str,
         request: reqwest::RequestBuilder,
     ) -> Result<reqwest::Response, Error> {
-        let response = patience::send(request).await.map_err(|e| Error::unreachable(self.url(), &e))?;
+        let response = self.shown.send(request).await.map_err(|sent| match sent {
+            Sent::Lost(error) => Error::unreachable(self.url(), &error),
+            Sent::Refused(error) => error,
+        })?;
         let status = response.status();
         if status.is_success() {
             return Ok(response);
@@ -399,31 +397,6 @@ fn with_query<'a>(path: &str, pairs: impl Iterator<Item = (&'a str, &'a str)>) -
     let Ok(mut url) = Url::parse("http://host/") else { return path.to_owned() };
     url.query_pairs_mut().extend_pairs(pairs);
     format!("{path}?{}", url.query().unwrap_or_default())
-}
-
-/// The headers that say who calls.
-fn shown(settings: &Settings) -> Result<Vec<(HeaderName, HeaderValue)>, Error> {
-    let value = |text: &str| {
-        let mut value = HeaderValue::from_str(text).map_err(|_| {
-            Error::Settings("the token, or the code, has letters that no header can hold".into())
-        })?;
-        value.set_sensitive(true);
-        Ok::<_, Error>(value)
-    };
-    let mut shown = Vec::new();
-    match (&settings.token, &settings.login) {
-        (Some(token), _) => shown.push((AUTHORIZATION, value(&format!("Bearer {token}"))?)),
-        (None, Some(login)) => {
-            let pair = Zeroizing::new(format!("{}:{}", login.name, login.password.as_str()));
-            let pair = Zeroizing::new(BASE64_STANDARD.encode(pair.as_bytes()));
-            shown.push((AUTHORIZATION, value(&format!("Basic {}", pair.as_str()))?));
-            if let Some(code) = &login.code {
-                shown.push((HeaderName::from_static("x-rhyzome-otp"), value(code)?));
-            }
-        }
-        (None, None) => {}
-    }
-    Ok(shown)
 }
 
 #[cfg(test)]

@@ -90,6 +90,11 @@ impl Error {
         self.problem().is_some_and(|problem| problem.status == 404)
     }
 
+    /// True when the server does not know who calls, or not any more.
+    pub fn is_unauthenticated(&self) -> bool {
+        self.problem().is_some_and(|problem| problem.status == 401)
+    }
+
     pub(crate) fn unreachable(url: &str, error: &dyn std::error::Error) -> Error {
         let mut innermost = error;
         while let Some(source) = innermost.source() {

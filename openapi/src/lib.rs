@@ -9,6 +9,7 @@ mod error;
 mod events;
 mod kinds;
 mod patience;
+mod shown;
 #[cfg(test)]
 mod tests;
 mod types;
@@ -18,6 +19,7 @@ pub use console::Console;
 pub use error::{Error, FieldError, Problem};
 pub use events::{Event, Events};
 pub use kinds::{Choice, Kind, Kinds, Verb};
+pub use shown::Renewal;
 pub use types::{Job, JobStep, Outcome, Page, Resource, Written};
 
 /// The OpenAPI 3.1 document of the API, as it is locked in the repository.

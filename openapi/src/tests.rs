@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use futures_util::{SinkExt as _, StreamExt as _};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -11,7 +12,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 use tokio_tungstenite::tungstenite::Message;
 
-use super::{Client, Error, Resource, Settings};
+use super::{Client, Error, Renewal, Resource, Settings};
 
 /// Answers one request for each of these, and hands back what was asked.
 async fn server(answers: Vec<(u16, Value)>) -> (Client, JoinHandle<Vec<String>>) {
@@ -62,6 +63,44 @@ async fn who_is_told_to_come_again_later_does() {
     assert!(list.is_empty() && since.elapsed() >= std::time::Duration::from_secs(1));
     let asked = asked.await.unwrap();
     assert_eq!((asked.len(), &asked[0]), (2, &asked[1]));
+}
+
+/// Has so many tokens, one after the other.
+struct Tokens(AtomicU64);
+
+impl Renewal for Tokens {
+    fn renewed<'a>(&'a self, refused: &'a str) -> BoxFuture<'a, Result<String, Error>> {
+        Box::pin(async move {
+            let left = self.0.fetch_sub(1, Ordering::Relaxed);
+            if left == 0 { Err(Error::Settings("it has ended".into())) } else { Ok(format!("{refused}+")) }
+        })
+    }
+}
+
+#[tokio::test]
+async fn a_token_that_counts_no_more_is_renewed_and_the_call_made_again() {
+    let refused = || (401, json!({"type": "/problems/unauthenticated", "status": 401}));
+    // Twice: the first new one may be from the second in which the old one ended.
+    let (client, asked) = server(vec![refused(), refused(), (204, Value::Null), (204, Value::Null)]).await;
+    let client = client.renewed_by(Arc::new(Tokens(2.into())));
+    for _ in 0..2 {
+        assert_eq!(client.action("/v1/x", "go", json!({"a": 1})).await.unwrap().status, 204);
+    }
+    let asked = asked.await.unwrap();
+    for (asked, token) in asked.iter().zip(["secret", "secret+", "secret++", "secret++"]) {
+        assert!(asked.to_lowercase().contains(&format!("authorization: bearer {token}\r\n")), "{asked}");
+        assert!(asked.ends_with("{\"a\":1}"), "{asked}");
+    }
+
+    // There is an end to it, and the word of whoever has tokens is the last.
+    let (client, asked) = server(vec![refused(); 3]).await;
+    let error = client.renewed_by(Arc::new(Tokens(9.into()))).delete("/v1/x").await.unwrap_err();
+    assert!(error.is_unauthenticated(), "{error}");
+    asked.await.unwrap();
+    let (client, asked) = server(vec![refused()]).await;
+    let error = client.renewed_by(Arc::new(Tokens(0.into()))).delete("/v1/x").await.unwrap_err();
+    assert_eq!(error.to_string(), "it has ended");
+    asked.await.unwrap();
 }
 
 #[tokio::test]

@@ -180,7 +180,9 @@ impl Keycloak {
         if let Some(api) = api_url {
             attributes["backchannel.logout.url"] =
                 json!(format!("{api}/v1/login/{REALM}{}/ended", work.tenant_name));
-            attributes["backchannel.logout.session.required"] = json!("true");
+            // Whose logins end, and not which: of several that an administrator ends at once, Keycloak (26.0) tells the
+            // session of one only, <https://github.com/keycloak/keycloak/issues/22914>.
+            attributes["backchannel.logout.session.required"] = json!("false");
         }
         json!({
             "realm": work.realm, "enabled": true, "displayName": work.tenant_name,

@@ -5,15 +5,16 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use clap::ArgMatches;
+use futures_util::future::BoxFuture;
 use jiff::Timestamp;
 use oauth2::basic::{BasicClient, BasicTokenResponse};
 use oauth2::{
-    AuthUrl, AuthorizationCode, ClientId, CsrfToken, DeviceAuthorizationUrl, HttpRequest, HttpResponse,
-    PkceCodeChallenge, RedirectUrl, RefreshToken, RequestTokenError, Scope,
+    AsyncHttpClient, AuthUrl, AuthorizationCode, ClientId, CsrfToken, DeviceAuthorizationUrl, HttpRequest,
+    HttpResponse, PkceCodeChallenge, RedirectUrl, RefreshToken, RequestTokenError, Scope,
     StandardDeviceAuthorizationResponse, TokenResponse as _, TokenUrl,
 };
 use reqwest::header::CONTENT_TYPE;
-use rhyzome_client::{Client, Settings};
+use rhyzome_client::{Client, Error, Renewal, Settings};
 use serde::Deserialize;
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
@@ -52,6 +53,25 @@ enum CallError {
     Answer(#[from] oauth2::http::Error),
 }
 
+impl<'c> AsyncHttpClient<'c> for Http {
+    type Error = CallError;
+    type Future = BoxFuture<'c, Result<HttpResponse, CallError>>;
+
+    fn call(&'c self, request: HttpRequest) -> Self::Future {
+        Box::pin(async move {
+            let (parts, body) = request.into_parts();
+            let request =
+                self.0.request(parts.method, parts.uri.to_string()).headers(parts.headers).body(body);
+            let answer = request.send().await?;
+            let mut response = oauth2::http::Response::builder().status(answer.status());
+            if let Some(headers) = response.headers_mut() {
+                headers.clone_from(answer.headers());
+            }
+            Ok(response.body(answer.bytes().await?.to_vec())?)
+        })
+    }
+}
+
 impl Http {
     fn new(settings: &Settings) -> anyhow::Result<Http> {
         // Fails only when one is installed already, which is as good.
@@ -64,17 +84,6 @@ impl Http {
         // A machine that trusts no authority at all can still call what is not encrypted.
         let client = builder().tls_certs_merge(authorities.clone()).build();
         Ok(Http(client.or_else(|_| builder().tls_certs_only(authorities).build())?))
-    }
-
-    async fn call(&self, request: HttpRequest) -> Result<HttpResponse, CallError> {
-        let (parts, body) = request.into_parts();
-        let request = self.0.request(parts.method, parts.uri.to_string()).headers(parts.headers).body(body);
-        let answer = request.send().await?;
-        let mut response = oauth2::http::Response::builder().status(answer.status());
-        if let Some(headers) = response.headers_mut() {
-            headers.clone_from(answer.headers());
-        }
-        Ok(response.body(answer.bytes().await?.to_vec())?)
     }
 
     async fn provider(&self, issuer: &str) -> anyhow::Result<Provider> {
@@ -166,14 +175,13 @@ async fn by_device(
     let client = BasicClient::new(ClientId::new(client.to_owned()))
         .set_token_uri(TokenUrl::new(provider.token_endpoint.clone())?)
         .set_device_authorization_url(DeviceAuthorizationUrl::new(url.to_owned())?);
-    let call = |request| http.call(request);
     let (challenge, verifier) = PkceCodeChallenge::new_random_sha256();
     let asked = client
         .exchange_device_code()
         .add_scope(Scope::new("openid".into()))
         .add_extra_param("code_challenge", challenge.as_str().to_owned())
         .add_extra_param("code_challenge_method", challenge.method().as_str().to_owned());
-    let details: StandardDeviceAuthorizationResponse = asked.request_async(&call).await.map_err(told)?;
+    let details: StandardDeviceAuthorizationResponse = asked.request_async(http).await.map_err(told)?;
     match details.verification_uri_complete() {
         Some(whole) => {
             eprintln!("open {}\n  and see that it shows {}", whole.secret(), details.user_code().secret())
@@ -186,7 +194,7 @@ async fn by_device(
     }
     let waiting = client.exchange_device_access_token(&details);
     let waiting = waiting.add_extra_param("code_verifier", verifier.secret().clone());
-    waiting.request_async(&call, tokio::time::sleep, None).await.map_err(told)
+    waiting.request_async(http, tokio::time::sleep, None).await.map_err(told)
 }
 
 /// In a browser on this machine, which brings the code back to a port of ours.
@@ -203,9 +211,8 @@ async fn by_browser(http: &Http, provider: &Provider, client: &str) -> anyhow::R
     eprintln!("open {url}");
     let code = tokio::time::timeout(PATIENCE, code(&listener, state.secret())).await;
     let code = code.context("nobody has logged in for ten minutes")??;
-    let call = |request| http.call(request);
     let asked = client.exchange_code(AuthorizationCode::new(code)).set_pkce_verifier(verifier);
-    asked.request_async(&call).await.map_err(told)
+    asked.request_async(http).await.map_err(told)
 }
 
 /// The code that the browser brings. Whoever else comes by is sent away.
@@ -275,39 +282,63 @@ fn told<E: std::error::Error + 'static>(
 
 // === afterwards ===
 
-/// The token of a login: renewed, if it does not last.
-pub async fn token(profiles: &Profiles, name: &str, settings: &Settings) -> anyhow::Result<String> {
-    let lasts = |profile: &Profile| profile.expires_at > Timestamp::now().as_second() + EARLY;
-    let gone = || anyhow::anyhow!("there is no login `{name}` any more: `rhyzome login`");
-    let kept = profiles.read(name)?.ok_or_else(gone)?;
-    if lasts(&kept) {
-        return Ok(kept.access_token);
+/// A login that goes on.
+pub struct Kept {
+    /// Where it is kept.
+    pub profiles: Profiles,
+    /// By which name.
+    pub name: String,
+    /// Of the server.
+    pub settings: Settings,
+}
+
+impl Renewal for Kept {
+    fn renewed<'a>(&'a self, refused: &'a str) -> BoxFuture<'a, Result<String, Error>> {
+        Box::pin(async move {
+            let token = self.token(Some(refused)).await;
+            token.map_err(|error| Error::Settings(format!("{error:#}")))
+        })
     }
-    let _held = profiles.hold(name)?;
-    // Somebody else may just have done it.
-    let mut kept = profiles.read(name)?.ok_or_else(gone)?;
-    if lasts(&kept) {
-        return Ok(kept.access_token);
+}
+
+impl Kept {
+    /// The token: renewed, if it does not last or was refused.
+    pub async fn token(&self, refused: Option<&str>) -> anyhow::Result<String> {
+        let Kept { profiles, name, settings } = self;
+        let lasts = |profile: &Profile| {
+            profile.expires_at > Timestamp::now().as_second() + EARLY
+                && refused != Some(profile.access_token.as_str())
+        };
+        let gone = || anyhow::anyhow!("there is no login `{name}` any more: `rhyzome login`");
+        let kept = profiles.read(name)?.ok_or_else(gone)?;
+        if lasts(&kept) {
+            return Ok(kept.access_token);
+        }
+        let _held = profiles.hold(name)?;
+        // Somebody else may just have done it.
+        let mut kept = profiles.read(name)?.ok_or_else(gone)?;
+        if lasts(&kept) {
+            return Ok(kept.access_token);
+        }
+        let again = || format!("the login `{name}` has ended: `rhyzome login --profile {name}`");
+        let refresh = kept.refresh_token.clone().with_context(again)?;
+        let client = BasicClient::new(ClientId::new(kept.client_id.clone()))
+            .set_token_uri(TokenUrl::new(kept.token_endpoint.clone())?);
+        let http = Http::new(settings)?;
+        let refresh = RefreshToken::new(refresh);
+        let renewed = client.exchange_refresh_token(&refresh).request_async(&http).await;
+        let tokens = match renewed {
+            Err(RequestTokenError::ServerResponse(_)) => bail!(again()),
+            other => other.map_err(told)?,
+        };
+        kept.access_token.clone_from(tokens.access_token().secret());
+        kept.expires_at = expiry(&tokens);
+        if let Some(next) = tokens.refresh_token() {
+            kept.refresh_token = Some(next.secret().clone());
+        }
+        profiles.write(name, &kept)?;
+        Ok(kept.access_token)
     }
-    let again = || format!("the login `{name}` has ended: `rhyzome login --profile {name}`");
-    let refresh = kept.refresh_token.clone().with_context(again)?;
-    let client = BasicClient::new(ClientId::new(kept.client_id.clone()))
-        .set_token_uri(TokenUrl::new(kept.token_endpoint.clone())?);
-    let http = Http::new(settings)?;
-    let call = |request| http.call(request);
-    let refresh = RefreshToken::new(refresh);
-    let renewed = client.exchange_refresh_token(&refresh).request_async(&call).await;
-    let tokens = match renewed {
-        Err(RequestTokenError::ServerResponse(_)) => bail!(again()),
-        other => other.map_err(told)?,
-    };
-    kept.access_token.clone_from(tokens.access_token().secret());
-    kept.expires_at = expiry(&tokens);
-    if let Some(next) = tokens.refresh_token() {
-        kept.refresh_token = Some(next.secret().clone());
-    }
-    profiles.write(name, &kept)?;
-    Ok(kept.access_token)
 }
 
 /// Gives the login back, and forgets it.

@@ -16,9 +16,11 @@ mod totp;
 mod webhook;
 mod wireguard;
 
+use std::sync::Arc;
+
 use clap::ArgMatches;
 use jiff::Timestamp;
-use rhyzome_client::{Client, Kind, Kinds, Resource, Written};
+use rhyzome_client::{Client, Kind, Kinds, Resource, Settings, Written};
 
 use crate::output::{self, Format};
 use crate::settings::{self, Surroundings};
@@ -63,13 +65,17 @@ pub async fn run(kinds: &Kinds, matches: &ArgMatches, around: &Surroundings) -> 
         _ => {}
     }
     let chosen = settings::settings(leaf, around)?;
-    let mut settings = chosen.settings;
-    if let Some(profiles) = &chosen.login {
-        settings.token = Some(login::token(profiles, &chosen.profile, &settings).await?);
-    }
+    let client = match chosen.login {
+        None => Client::new(&chosen.settings)?,
+        Some(profiles) => {
+            let kept = login::Kept { profiles, name: chosen.profile, settings: chosen.settings };
+            let token = Some(kept.token(None).await?);
+            Client::new(&Settings { token, ..kept.settings.clone() })?.renewed_by(Arc::new(kept))
+        }
+    };
     let context = Context {
         kinds,
-        client: Client::new(&settings)?,
+        client,
         tenant: text("tenant"),
         global: switch(leaf, "global"),
         format: output::format(&text("output")),

@@ -14,7 +14,7 @@ fn anna(browser: &mut Browser, url: &str) -> Page {
 }
 
 /// By a code of a device at this issuer, and is anna.
-pub fn somebody_logs_in(story: &Story, issuer: &str, profile: &str) {
+pub fn somebody_logs_in<'a>(story: &'a Story, issuer: &str, profile: &str) -> Shell<'a> {
     let shell = Shell::new(&story.house);
     let url = format!("http://{}", story.house.world.http);
     shell.login(&["--url", &url, "--issuer", issuer, "--profile", profile], |page| {
@@ -23,6 +23,7 @@ pub fn somebody_logs_in(story: &Story, issuer: &str, profile: &str) {
         browser.send(&consent, &[("accept", "Yes")]);
     });
     assert_eq!(shell.whoami(&["--profile", profile])["name"], json!(ANNA.0));
+    shell
 }
 
 pub fn people_log_in_by_the_command_line(story: &Story) {

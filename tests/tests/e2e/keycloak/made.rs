@@ -56,15 +56,31 @@ pub fn realms_are_made_for_tenants(story: &Story) {
     let spec = json!({ "subjects": subjects, "role": "viewer" });
     house.call("POST", "/v1/tenants/beta/bindings", json!({ "spec": spec })).is(201);
     story.ask(token, networks).is(200);
-    // With a code of a device, by the command line.
-    login::somebody_logs_in(story, &story.realms.keycloak.issuer("beta"), "beta");
-    // Keycloak tells of the end of a login, where it was told to when the realm was made.
+    // With a code of a device, by the command line, in two places.
+    let issuer = story.realms.keycloak.issuer("beta");
+    let [home, work] = ["home", "work"].map(|profile| login::somebody_logs_in(story, &issuer, profile));
+    // Out in one of them: the others have new tokens without a word.
+    home.said(&["logout", "--profile", "home"]);
+    assert!(has_ended(story, token), "the login has ended");
+    assert_eq!(work.whoami(&["--profile", "work"])["name"], json!(ANNA.0));
+    // An administrator ends all that there are, and Keycloak tells where it was told to when the realm was made.
+    let tokens = story.anna("beta");
+    let (token, kept) = (text(&tokens, "access_token"), work.kept("work"));
     story.realms.log_out("beta", ANNA.0);
+    for token in [token, text(&kept, "access_token")] {
+        assert!(has_ended(story, token), "the login has ended");
+    }
+    let refused = work.refused(&["whoami", "--profile", "work"]);
+    assert!(refused.contains("the login `work` has ended"), "{refused}");
+}
+
+/// Whether a token counts no more, as soon as that is known.
+fn has_ended(story: &Story, token: &str) -> bool {
     let refused = until("the login to end", 30, || {
         let answer = story.ask(token, "/v1/whoami").one_of(&[200, 401]);
         (answer.status == 401).then_some(answer.json)
     });
-    assert!(text(&refused, "detail").contains("this login has ended"), "{refused:#}");
+    text(&refused, "detail").contains("this login has ended")
 }
 
 pub fn what_is_not_ours_stays(story: &Story) {

@@ -159,7 +159,7 @@ fn realm_of(realm: &str, ended: &str) -> Value {
                 "directAccessGrantsEnabled": false, "redirectUris": ["http://127.0.0.1/*"],
                 "attributes": {
                     "oauth2.device.authorization.grant.enabled": "true", "backchannel.logout.url": ended,
-                    "backchannel.logout.session.required": "true",
+                    "backchannel.logout.session.required": "false",
                 },
                 "protocolMappers": [audience, groups],
             },

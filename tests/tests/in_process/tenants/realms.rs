@@ -105,6 +105,8 @@ async fn a_realm_is_made_with_its_tenant(world: World) {
     assert_eq!(client["attributes"]["oauth2.device.authorization.grant.enabled"], "true");
     let ended = "https://api.example/v1/login/realm-acme/ended";
     assert_eq!(client["attributes"]["backchannel.logout.url"], ended);
+    // Whoever has several logins loses them all.
+    assert_eq!(client["attributes"]["backchannel.logout.session.required"], "false");
     // Its people are the tenant's, on its domain too, and nowhere else; those of another realm are nobody.
     for host in ["api.example", "api.acme.example"] {
         let me = house.by("acme", host, "/v1/whoami").await.is(200).json;
