@@ -29,7 +29,7 @@ use rustls::DistinguishedName;
 use rustls::pki_types::CertificateDer;
 use zeroize::Zeroizing;
 
-use crate::kernel::{Caller, Timestamp};
+use crate::kernel::Caller;
 
 /// A login that has ended, as its issuer says.
 pub use crate::store::EndedSession as Ended;
@@ -215,9 +215,9 @@ impl Authenticators {
         Some(named?.logout(token)?.await)
     }
 
-    /// Waits until the login of this caller, who came at `since`, has ended.
-    pub fn over(&self, caller: &Caller, since: Timestamp) -> impl Future<Output = ()> + Send + 'static {
-        self.sessions.clone().over(caller.clone(), since)
+    /// Waits until the login of this caller has ended.
+    pub fn over(&self, caller: &Caller) -> impl Future<Output = ()> + Send + 'static {
+        self.sessions.clone().over(caller.clone())
     }
 
     /// The caller, or why there is none. The first verdict that is not "not mine" counts.

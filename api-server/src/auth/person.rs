@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Deserialize;
 
 use super::Verdict;
-use crate::kernel::Caller;
 use crate::kernel::caller::SecondFactor;
+use crate::kernel::{Caller, Timestamp};
 
 /// The longest name, subject or group that is taken.
 pub const LONGEST: usize = 256;
@@ -28,6 +28,8 @@ pub struct Person {
     pub groups: Vec<String>,
     /// The login that it comes from.
     pub session: Option<String>,
+    /// When it was issued, if it says so.
+    pub issued: Option<Timestamp>,
     /// What was shown: `PASSWORD`.
     pub credential: &'static str,
 }
@@ -94,6 +96,7 @@ impl Terms {
             groups: groups.into_iter().collect(),
             only_in: self.tenant.clone(),
             session: person.session,
+            issued: person.issued,
             second_factor: (person.credential == PASSWORD).then_some(self.second_factor),
             ..Caller::default()
         })

@@ -32,13 +32,14 @@ struct Known {
 }
 
 impl Sessions {
-    /// True if the login has ended from which a token comes that was issued then.
+    /// True if the login has ended from which a token comes that was issued then. One that does not say when is as old
+    /// as can be.
     pub fn is_over(
         &self,
         authenticator: &str,
         session: Option<&str>,
         subject: &str,
-        issued: Timestamp,
+        issued: Option<Timestamp>,
     ) -> bool {
         let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
         if known.ended.is_empty() {
@@ -47,11 +48,11 @@ impl Sessions {
         let key =
             |session: &str, subject: &str| (authenticator.to_owned(), session.to_owned(), subject.to_owned());
         session.is_some_and(|session| known.ended.contains_key(&key(session, "")))
-            || known.ended.get(&key("", subject)).is_some_and(|ended| issued <= ended.at)
+            || known.ended.get(&key("", subject)).is_some_and(|ended| issued.unwrap_or_default() <= ended.at)
     }
 
     /// Waits until the caller's login has ended: forever, if nobody would say so.
-    pub async fn over(self: Arc<Sessions>, caller: Caller, since: Timestamp) {
+    pub async fn over(self: Arc<Sessions>, caller: Caller) {
         if caller.session.is_none() && caller.subject.is_empty() {
             return std::future::pending().await;
         }
@@ -60,7 +61,8 @@ impl Sessions {
             tokio::pin!(more);
             // Before looking: what is told in between must not be missed.
             more.as_mut().enable();
-            if self.is_over(&caller.authenticator, caller.session.as_deref(), &caller.subject, since) {
+            let Caller { authenticator, session, subject, issued, .. } = &caller;
+            if self.is_over(authenticator, session.as_deref(), subject, *issued) {
                 return;
             }
             more.await;
@@ -103,6 +105,39 @@ impl Sessions {
                 () = Bells::heard(&mut ear, |bell| *bell == Bell::Sessions) => {}
                 () = tokio::time::sleep(EVERY) => {}
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt as _;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn an_end_of_all_takes_along_what_was_issued_until_then_whatever_our_clock_says() {
+        let sessions = Arc::new(Sessions::default());
+        // The issuer's clock may be far behind ours.
+        let (authenticator, subject, at) = ("acme".to_owned(), "u-1".to_owned(), Timestamp(45_000_000));
+        let ended = EndedSession {
+            authenticator,
+            subject,
+            at,
+            told_at: Timestamp(100_000_000),
+            ..Default::default()
+        };
+        sessions.tell(ended);
+        for (issued, is_over) in [(Some(44), true), (Some(45), true), (Some(46), false), (None, true)] {
+            let caller = Caller {
+                authenticator: "acme".into(),
+                subject: "u-1".into(),
+                session: Some("s-1".into()),
+                issued: issued.map(|seconds| Timestamp(seconds * 1_000_000)),
+                ..Caller::default()
+            };
+            let over = sessions.clone().over(caller).now_or_never();
+            assert_eq!(over.is_some(), is_over, "{issued:?}");
         }
     }
 }

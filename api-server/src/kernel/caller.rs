@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use super::policy::{Access, Entry, Narrow, Thing};
-use super::{Error, ResourceCore, Scope};
+use super::{Error, ResourceCore, Scope, Timestamp};
 
 /// Who is asking, as an authenticator found out.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -27,6 +27,9 @@ pub struct Caller {
     pub only_in: Option<String>,
     /// The authenticator's name of the login that the credential comes from, which may end before it.
     pub session: Option<String>,
+    /// When the credential was issued, if it says so, by the clock of whoever did: an end of all their logins takes
+    /// along what was issued until then.
+    pub issued: Option<Timestamp>,
     /// What is kept of the API token that they show, if that is how they came.
     pub token: Option<String>,
     /// They came by a password: whether a code must come with it. `None`: by something that is no password.

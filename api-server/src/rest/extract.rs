@@ -150,7 +150,7 @@ impl Ask {
 
     /// Waits until the caller's login has ended: a stream ends with it.
     pub fn over(&self) -> impl Future<Output = ()> + Send + 'static {
-        self.ctx.authenticators.over(self.caller(), self.ctx.store.env().now())
+        self.ctx.authenticators.over(self.caller())
     }
 
     /// Who asks for what.

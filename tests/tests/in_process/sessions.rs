@@ -41,7 +41,7 @@ impl Authenticator for Issuer {
             None => Verdict::NotMine,
             Some(caller) => {
                 let session = caller.session.as_deref();
-                match self.0.is_over("issuer", session, &caller.subject, Timestamp(0)) {
+                match self.0.is_over("issuer", session, &caller.subject, None) {
                     true => Verdict::RefusedKnown(caller, "this login has ended".into()),
                     false => Verdict::Caller(caller),
                 }

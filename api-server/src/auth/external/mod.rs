@@ -166,9 +166,14 @@ impl External {
                 let reason = said.reason.unwrap_or_else(|| "these credentials are refused".into());
                 Verdict::Refused(reason.chars().filter(|c| !c.is_control()).take(200).collect())
             }
-            (Word::Allow, Some(Described { name, subject, groups, session })) => {
-                self.terms.caller(Person { name, subject, groups, session, credential: "external" })
-            }
+            (Word::Allow, Some(Described { name, subject, groups, session })) => self.terms.caller(Person {
+                name,
+                subject,
+                groups,
+                session,
+                issued: None,
+                credential: "external",
+            }),
             (Word::Allow, None) => self.away("it allows somebody and does not say whom; `allow_as` may"),
         }
     }

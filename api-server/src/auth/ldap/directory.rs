@@ -173,7 +173,7 @@ impl Directory {
             let found = found?;
             groups.extend(found.iter().flat_map(|group| values(group, &asked.attribute)));
         }
-        Ok(Found::Person(Person { name, subject, groups, session: None, credential: PASSWORD }))
+        Ok(Found::Person(Person { name, subject, groups, credential: PASSWORD, ..Person::default() }))
     }
 
     // === connections ===

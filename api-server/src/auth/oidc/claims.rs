@@ -34,8 +34,6 @@ pub struct Demands {
 pub struct Token {
     /// Whose it is.
     pub person: Person,
-    /// When it was issued; the beginning of all times if it does not say.
-    pub issued: Timestamp,
     /// Until when it is good.
     pub until: Timestamp,
 }
@@ -128,9 +126,10 @@ impl Demands {
             subject,
             groups: groups.into_iter().map(str::to_owned).collect(),
             session: text("sid").or_else(|| text("session_state")),
+            issued,
             credential: "token",
         };
-        Ok(Token { person, issued: issued.unwrap_or_default(), until })
+        Ok(Token { person, until })
     }
 }
 

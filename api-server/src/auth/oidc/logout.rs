@@ -63,8 +63,8 @@ impl Oidc {
             authenticator: self.terms.authenticator.clone(),
             session,
             subject,
-            // Times in tokens are whole seconds: what was issued within this one is meant too.
-            at: issued.plus_seconds(1),
+            // Times in tokens are whole seconds: what was issued within this one is meant too, and nothing later.
+            at: issued,
             told_at: now,
             until: now.plus_seconds(LONGEST_LIFE + 2 * SKEW),
         })

@@ -206,7 +206,7 @@ impl Oidc {
     /// What was good a moment ago: it may have ended meanwhile.
     fn counts(&self, token: Token) -> Verdict {
         let (name, person) = (&self.terms.authenticator, &token.person);
-        let over = self.sessions.is_over(name, person.session.as_deref(), &person.subject, token.issued);
+        let over = self.sessions.is_over(name, person.session.as_deref(), &person.subject, person.issued);
         let ended = token.until.plus_seconds(claims::SKEW) <= self.env.now();
         match self.terms.caller(token.person) {
             Verdict::Caller(caller) if over => {

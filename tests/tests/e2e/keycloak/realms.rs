@@ -76,6 +76,11 @@ impl Realms {
         self.admin("POST", &format!("/admin/realms/{realm}/users/{id}/logout"), &Value::Null);
     }
 
+    /// Ends one login, as an administrator would.
+    pub fn end(&self, realm: &str, session: &str) {
+        self.admin("DELETE", &format!("/admin/realms/{realm}/sessions/{session}"), &Value::Null);
+    }
+
     /// A client whose service account may make realms, and nothing more.
     pub fn maker(&self, (client, secret): (&str, &str)) {
         let body = json!({
