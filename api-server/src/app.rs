@@ -35,7 +35,7 @@ use crate::realms::{self, Keycloak};
 use crate::rest::{ConsoleEnds, ConsoleHub, Joining, Regulars, RestContext, RestLimits, Wanted};
 use crate::store::{Asked, DbUrl, NewObject, Store};
 use crate::webhooks::{self, Deliveries};
-use crate::{audit, images_folder, jobs, log, process, resources, sealing};
+use crate::{audit, images_folder, jobs, log, resources, sealing};
 
 /// Which doors this process opens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -174,10 +174,7 @@ pub async fn run(config: Config, role: Role, stop: CancellationToken) -> anyhow:
         let serving = doors::serve_metrics(&config, how, metrics, watched, stop.clone())?;
         tasks.spawn(or_stop(serving, stop.clone(), "the door of metrics"));
     }
-    tokio::select! {
-        () = stop.cancelled() => {}
-        () = process::give_back_memory() => {}
-    }
+    stop.cancelled().await;
     tasks.close();
     if let Err(error) = store_at_end.flush_denials().await {
         tracing::warn!(%error, "the last denials were not kept");

@@ -1,5 +1,7 @@
 //! `rhyzome-api`: the control plane.
 
+mod memory;
+
 use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -107,7 +109,6 @@ fn main() -> ExitCode {
 fn prepare(file: Option<&Path>) -> Result<Config, String> {
     let config = Config::load(file, std::env::vars()).map_err(|error| error.to_string())?;
     process::keep_private();
-    process::share_memory();
     process::raise_files();
     process::leave_root(&config.user, &config.data)?;
     Ok(config)

@@ -1,8 +1,7 @@
-//! What this process is allowed to be, never root, and what memory it keeps.
+//! What this process is allowed to be, never root.
 
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path;
-use std::time::Duration;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::stat::{Mode, umask};
@@ -74,65 +73,4 @@ fn hand_over(path: &Path, account: &User) -> Result<(), String> {
 /// Threads of each runtime: one a core, and more than one, so that nobody who takes long holds all others up.
 pub fn workers() -> usize {
     std::thread::available_parallelism().map_or(2, |count| count.get().clamp(2, 16))
-}
-
-/// Keeps memory that is free from staying with this process, as far as the allocator lets itself be told.
-///
-/// glibc gives each thread an arena of its own, and arenas do not share what is free in them: an idle server kept
-/// half as much again as it used. Small allocations come from the threads' own caches all the same, so few arenas
-/// are enough. Must be called before any thread is started.
-pub fn share_memory() {
-    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    glibc::limit_arenas(cores.div_ceil(4));
-}
-
-/// How often it is looked whether much of what this process keeps is free.
-const LOOK: Duration = Duration::from_secs(20);
-/// Less than this is not worth the walk through the heap.
-const WORTH: usize = 2 << 20;
-
-/// Gives memory back that was needed for a while, at the start or under load, and is free now; for ever.
-pub async fn give_back_memory() {
-    loop {
-        let (used, free) = glibc::used_and_free();
-        if free > WORTH.max(used / 4) {
-            glibc::trim();
-        }
-        tokio::time::sleep(LOOK).await;
-    }
-}
-
-#[cfg(target_env = "gnu")]
-mod glibc {
-    use nix::libc;
-
-    #[allow(unsafe_code)]
-    pub fn limit_arenas(count: usize) {
-        // SAFETY: mallopt takes two numbers; it changes how memory is found, not what is in it.
-        unsafe { libc::mallopt(libc::M_ARENA_MAX, i32::try_from(count).unwrap_or(i32::MAX)) };
-    }
-
-    /// Bytes in use, and bytes that are kept though nothing is in them.
-    #[allow(unsafe_code)]
-    pub fn used_and_free() -> (usize, usize) {
-        // SAFETY: reads the allocator's own counters.
-        let info = unsafe { libc::mallinfo2() };
-        (info.uordblks, info.fordblks)
-    }
-
-    #[allow(unsafe_code)]
-    pub fn trim() {
-        // SAFETY: gives only pages back that hold nothing; safe from any thread.
-        unsafe { libc::malloc_trim(0) };
-    }
-}
-
-/// Other allocators decide for themselves.
-#[cfg(not(target_env = "gnu"))]
-mod glibc {
-    pub fn limit_arenas(_count: usize) {}
-    pub fn used_and_free() -> (usize, usize) {
-        (0, 0)
-    }
-    pub fn trim() {}
 }
