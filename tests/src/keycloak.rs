@@ -172,6 +172,7 @@ async fn change(has: &Mutex<Has>, work: impl FnOnce(&mut Has) -> u16) -> Respons
         None => status,
         Some(Fault::Status(status) | Fault::DoneAnd(status)) => status,
         Some(Fault::Late | Fault::DoneAndLate) => {
+            // Slow on purpose: longer than whoever asks is willing to wait. Nothing else waits for it.
             tokio::time::sleep(Duration::from_secs(5)).await;
             500
         }

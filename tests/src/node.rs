@@ -15,7 +15,7 @@ use rhyzome_agent::report::{self, Failure};
 use rhyzome_agent::simulate::fake;
 use rhyzome_api::kernel::Error;
 use rhyzome_api::kernel::secret::Plain as Secret;
-use rhyzome_api::store::{AssignmentRow, NodeReport, Store};
+use rhyzome_api::store::{AssignmentRow, Look, NodeReport, Store};
 use rhyzome_proto::v1::{Order, OrderBody, OrderSecret, Report, ReportState};
 
 use crate::audit::Side;
@@ -100,7 +100,9 @@ impl SimNode {
         self.lose();
         let cursor = i64::try_from(self.ledger.cursor()).unwrap();
         let session = store.open_session(&self.id, "server").await?;
-        let again = store.removals_until(&self.id, cursor).await?;
+        let look =
+            Look { node: self.id.clone(), session, serial: String::new(), sent: cursor, is_first: true };
+        let again = store.news(&[look]).await?.remove(0).removals;
         (self.session, self.sent) = (Some(session), cursor);
         self.told.clear();
         self.gone_told.clear();

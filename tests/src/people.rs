@@ -51,9 +51,17 @@ pub fn face(world: &World) -> Face {
 
 /// The same, with domains of tenants.
 pub fn knowing(world: &World, domains: Arc<Domains>) -> Face {
-    let who: Vec<Arc<dyn Authenticator>> =
-        vec![Arc::new(OperatorToken::new(TOKEN)), Arc::new(ApiTokens), Arc::new(People)];
-    Face::knowing(world, Authenticators::new(who).with_domains(domains))
+    Face::knowing(world, Authenticators::new(known()).with_domains(domains))
+}
+
+/// The operator, tokens and people.
+pub fn known() -> Vec<Arc<dyn Authenticator>> {
+    known_beside(People)
+}
+
+/// The operator, tokens, and whom this one knows.
+pub fn known_beside(who: impl Authenticator + 'static) -> Vec<Arc<dyn Authenticator>> {
+    vec![Arc::new(OperatorToken::new(TOKEN)), Arc::new(ApiTokens), Arc::new(who)]
 }
 
 impl Face {

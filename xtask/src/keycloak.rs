@@ -6,12 +6,12 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use sha2::{Digest, Sha256};
 
 use crate::packages;
 use crate::run;
-use crate::world::{Process, Style};
+use crate::world::{Answering, Process, Style, free_address};
 
 const VERSION: &str = "26.0.7";
 /// Of the archive: another one is not unpacked.
@@ -23,20 +23,6 @@ const PATIENCE: Duration = Duration::from_secs(180);
 
 /// Who may do everything in a Keycloak that was started here.
 pub const ADMIN: (&str, &str) = ("admin", "admin-of-a-test");
-
-/// A Keycloak that runs, in memory only, until this is dropped.
-#[derive(Debug)]
-pub struct Keycloak {
-    process: Process,
-    /// Where it is.
-    pub address: SocketAddr,
-}
-
-/// Runs the command.
-pub fn main(arguments: &packages::Installing) -> Result<()> {
-    println!("{}", prepared(!arguments.no_install)?.display());
-    Ok(())
-}
 
 /// Fetches it and prepares it, unless that was done; where it is.
 pub fn prepared(install: bool) -> Result<PathBuf> {
@@ -78,40 +64,29 @@ fn is_it(archive: &Path) -> Result<bool> {
     Ok(sum == SHA256)
 }
 
-impl Keycloak {
-    /// Starts it on a free port of 127.0.0.1, without any realm but its own, and waits until it answers. Its log goes
-    /// to `folder`.
-    pub fn start(home: &Path, folder: &Path) -> Result<Keycloak> {
-        let address = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?;
-        let words = [
-            home.join("bin/kc.sh").display().to_string(),
-            "start".into(),
-            "--optimized".into(),
-            "--http-enabled=true".into(),
-            "--http-host=127.0.0.1".into(),
-            format!("--http-port={}", address.port()),
-            format!("--hostname=http://{address}"),
-        ];
-        let environment = [
-            ("KC_BOOTSTRAP_ADMIN_USERNAME", ADMIN.0),
-            ("KC_BOOTSTRAP_ADMIN_PASSWORD", ADMIN.1),
-            ("JAVA_OPTS_APPEND", "-Xmx512m -XX:TieredStopAtLevel=1"),
-        ];
-        let environment = environment.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
-        let process = Process::new("keycloak", folder, words.to_vec(), Style::default());
-        let mut keycloak = Keycloak { process: process.with_environment(environment), address };
-        keycloak.process.start_and_answer(address, "/realms/master", PATIENCE)?;
-        Ok(keycloak)
-    }
+/// Starts it on a free port of 127.0.0.1, in memory only, without any realm but its own. Its log goes to `folder`.
+pub fn start(home: &Path, folder: &Path) -> Result<Answering> {
+    let address = free_address()?;
+    let words = [
+        home.join("bin/kc.sh").display().to_string(),
+        "start".into(),
+        "--optimized".into(),
+        "--http-enabled=true".into(),
+        "--http-host=127.0.0.1".into(),
+        format!("--http-port={}", address.port()),
+        format!("--hostname=http://{address}"),
+    ];
+    let environment = [
+        ("KC_BOOTSTRAP_ADMIN_USERNAME", ADMIN.0),
+        ("KC_BOOTSTRAP_ADMIN_PASSWORD", ADMIN.1),
+        ("JAVA_OPTS_APPEND", "-Xmx512m -XX:TieredStopAtLevel=1"),
+    ];
+    let environment = environment.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
+    let process = Process::new("keycloak", folder, words.to_vec(), Style::default());
+    Answering::start(process.with_environment(environment), address, "/realms/master", PATIENCE)
+}
 
-    /// The issuer of a realm.
-    pub fn issuer(&self, realm: &str) -> String {
-        format!("http://{}/realms/{realm}", self.address)
-    }
-
-    /// Ends it.
-    pub fn stop(mut self) -> Result<()> {
-        self.process.terminate(Duration::from_secs(30)).context("Keycloak")?;
-        Ok(())
-    }
+/// The issuer of a realm of the one that runs there.
+pub fn issuer(address: SocketAddr, realm: &str) -> String {
+    format!("http://{address}/realms/{realm}")
 }

@@ -50,8 +50,8 @@ fn main() -> ExitCode {
         Command::Tokens(arguments) => tokens::main(&arguments),
         Command::Sim(arguments) => sim::main(&arguments),
         Command::Image(arguments) => image::main(arguments),
-        Command::Keycloak(arguments) => keycloak::main(&arguments),
-        Command::Provider(arguments) => provider::main(&arguments),
+        Command::Keycloak(arguments) => arguments.run(keycloak::prepared),
+        Command::Provider(arguments) => arguments.run(provider::prepared),
         Command::NewResource(arguments) => new_resource::main(&arguments),
         Command::Openapi(arguments) => openapi::main(&arguments),
     };

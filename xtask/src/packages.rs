@@ -1,5 +1,6 @@
 //! Debian packages that our commands need: which are missing, and how they get installed.
 
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use anyhow::{Result, bail};
@@ -12,6 +13,14 @@ pub struct Installing {
     /// Install nothing: refuse when packages are missing, and say which
     #[arg(long)]
     pub no_install: bool,
+}
+
+impl Installing {
+    /// Prepares something, and says where it is.
+    pub fn run(&self, prepared: impl FnOnce(bool) -> Result<PathBuf>) -> Result<()> {
+        println!("{}", prepared(!self.no_install)?.display());
+        Ok(())
+    }
 }
 
 /// Packages that something needs, under a name to say it by.

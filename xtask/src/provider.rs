@@ -2,7 +2,7 @@
 //! itself. What is installed is what the lock file in `tests/provider` says, digests and all.
 
 use std::fs;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -11,26 +11,12 @@ use anyhow::{Context, Result};
 
 use crate::packages;
 use crate::run;
-use crate::world::{Process, Style};
+use crate::world::{Answering, Process, Style};
 
 /// What it is made of.
 const FILES: [&str; 3] = ["package.json", "package-lock.json", "provider.js"];
 /// Until it answers.
 const PATIENCE: Duration = Duration::from_secs(60);
-
-/// A provider that runs, in memory only, until this is dropped.
-#[derive(Debug)]
-pub struct Provider {
-    process: Process,
-    /// Where it is.
-    pub address: SocketAddr,
-}
-
-/// Runs the command.
-pub fn main(arguments: &packages::Installing) -> Result<()> {
-    println!("{}", prepared(!arguments.no_install)?.display());
-    Ok(())
-}
 
 /// Installs it, unless that was done; where it is.
 pub fn prepared(install: bool) -> Result<PathBuf> {
@@ -57,26 +43,10 @@ pub fn prepared(install: bool) -> Result<PathBuf> {
     Ok(home)
 }
 
-/// An address of loopback where nobody listens.
-pub fn free_address() -> Result<SocketAddr> {
-    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?)
-}
-
-impl Provider {
-    /// Starts it at this address, and waits until it answers. It tells `ended` of logins that have ended. Its log goes to
-    /// `folder`.
-    pub fn start(home: &Path, folder: &Path, address: SocketAddr, ended: &str) -> Result<Provider> {
-        let program = home.join("provider.js").display().to_string();
-        let words = ["node".to_owned(), program, address.port().to_string(), ended.to_owned()];
-        let process = Process::new("provider", folder, words.to_vec(), Style::default());
-        let mut provider = Provider { process, address };
-        provider.process.start_and_answer(address, "/.well-known/openid-configuration", PATIENCE)?;
-        Ok(provider)
-    }
-
-    /// Ends it.
-    pub fn stop(mut self) -> Result<()> {
-        self.process.terminate(Duration::from_secs(30)).context("the provider")?;
-        Ok(())
-    }
+/// Starts it at this address, in memory only. It tells `ended` of logins that have ended. Its log goes to `folder`.
+pub fn start(home: &Path, folder: &Path, address: SocketAddr, ended: &str) -> Result<Answering> {
+    let program = home.join("provider.js").display().to_string();
+    let words = ["node".to_owned(), program, address.port().to_string(), ended.to_owned()];
+    let process = Process::new("provider", folder, words.to_vec(), Style::default());
+    Answering::start(process, address, "/.well-known/openid-configuration", PATIENCE)
 }

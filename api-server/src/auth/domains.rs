@@ -9,7 +9,7 @@ use arc_swap::ArcSwap;
 use tokio_util::sync::CancellationToken;
 
 use crate::kernel::Error;
-use crate::store::{ApiDomain, Bell, Bells, Store};
+use crate::store::{ApiDomain, Bell, Store};
 
 /// How often the store is looked at, should a bell be lost.
 const EVERY: Duration = Duration::from_secs(1);
@@ -74,16 +74,10 @@ impl Domains {
 
     /// Follows the store until `stop`.
     pub async fn follow(self: Arc<Domains>, store: Store, stop: CancellationToken) {
-        let mut ear = store.bells().subscribe();
-        loop {
+        let mut following = store.bells().follow(Bell::Domains, EVERY, stop);
+        while following.again().await {
             if let Err(error) = self.read(&store).await {
                 tracing::warn!(%error, "the domains of tenants cannot be read; going on with those that are known");
-            }
-            tokio::select! {
-                biased;
-                () = stop.cancelled() => return,
-                () = Bells::heard(&mut ear, |bell| *bell == Bell::Domains) => {}
-                () = tokio::time::sleep(EVERY) => {}
             }
         }
     }

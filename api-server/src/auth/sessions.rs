@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::kernel::{Caller, Error, Timestamp};
-use crate::store::{Bell, Bells, EndedSession, Store};
+use crate::store::{Bell, EndedSession, Store};
 
 /// How often the store is looked at, should a bell be lost.
 const EVERY: Duration = Duration::from_secs(1);
@@ -94,16 +94,10 @@ impl Sessions {
 
     /// Follows the store until `stop`.
     pub async fn follow(self: Arc<Sessions>, store: Store, stop: CancellationToken) {
-        let mut ear = store.bells().subscribe();
-        loop {
+        let mut following = store.bells().follow(Bell::Sessions, EVERY, stop);
+        while following.again().await {
             if let Err(error) = self.read(&store).await {
                 tracing::warn!(%error, "which logins have ended cannot be read; going on with those that are known");
-            }
-            tokio::select! {
-                biased;
-                () = stop.cancelled() => return,
-                () = Bells::heard(&mut ear, |bell| *bell == Bell::Sessions) => {}
-                () = tokio::time::sleep(EVERY) => {}
             }
         }
     }

@@ -49,28 +49,19 @@ pub(super) enum Opened {
 impl Desk {
     /// Until `ended`.
     pub(super) fn open(context: &Arc<ChannelContext>, db_epoch: i64, ended: &CancellationToken) -> Desk {
-        let of = |context: &Arc<ChannelContext>| context.clone();
-        let (opens, looks, says, tells, shows) =
-            (of(context), of(context), of(context), of(context), of(context));
         Desk {
-            openings: Together::start(ended, move |all| open(opens.clone(), db_epoch, all)),
-            news: Together::start(ended, move |asked: Vec<Look>| {
-                let context = looks.clone();
-                async move { insist("news", || context.store.news(&asked)).await }
+            openings: Together::start(context, ended, move |context, all| open(context, db_epoch, all)),
+            news: Together::start(context, ended, async |context, asked: Vec<Look>| {
+                insist("news", || context.store.news(&asked)).await
             }),
-            reports: Together::start(ended, move |all: Vec<(String, NodeReport)>| {
-                let context = says.clone();
-                async move { kept(&all, insist("reports", || context.store.record_reports(all.clone())).await) }
+            reports: Together::start(context, ended, async |context, all: Vec<(String, NodeReport)>| {
+                kept(&all, insist("reports", || context.store.record_reports(all.clone())).await)
             }),
-            statuses: Together::start(ended, move |all: Vec<(String, Value)>| {
-                let context = tells.clone();
-                async move {
-                    kept(&all, insist("status", || context.store.record_node_statuses(all.clone())).await)
-                }
+            statuses: Together::start(context, ended, async |context, all: Vec<(String, Value)>| {
+                kept(&all, insist("status", || context.store.record_node_statuses(all.clone())).await)
             }),
-            shown: Together::start(ended, move |all: Vec<(String, Shown)>| {
-                let context = shows.clone();
-                async move { kept(&all, insist("credentials", || context.store.nodes_show(all.clone())).await) }
+            shown: Together::start(context, ended, async |context, all: Vec<(String, Shown)>| {
+                kept(&all, insist("credentials", || context.store.nodes_show(all.clone())).await)
             }),
         }
     }
@@ -136,14 +127,16 @@ type Asked<Q, A> = (Q, oneshot::Sender<A>);
 pub(super) struct Together<Q, A>(mpsc::Sender<Asked<Q, A>>);
 
 impl<Q: Clone + Send + 'static, A: Send + 'static> Together<Q, A> {
-    /// `work` answers all that it is given, in their order; `None`: it cannot.
-    fn start<W, F>(ended: &CancellationToken, work: W) -> Self
+    /// `work` answers by the context all that it is given, in their order; `None`: it cannot.
+    fn start<C, W, F>(context: &Arc<C>, ended: &CancellationToken, work: W) -> Self
     where
-        W: Fn(Vec<Q>) -> F + Send + Sync + 'static,
+        C: Send + Sync + 'static,
+        W: Fn(Arc<C>, Vec<Q>) -> F + Send + Sync + 'static,
         F: Future<Output = Option<Vec<A>>> + Send + 'static,
     {
         let (asks, asked) = mpsc::channel(QUEUE);
-        let (work, asked) = (Arc::new(work), Arc::new(Mutex::new(asked)));
+        let (context, asked) = (context.clone(), Arc::new(Mutex::new(asked)));
+        let work = Arc::new(move |questions| work(context.clone(), questions));
         for _ in 0..AT_ONCE {
             let serving = serve(work.clone(), asked.clone(), ended.clone());
             tokio::spawn(ended.clone().run_until_cancelled_owned(serving));
@@ -222,17 +215,16 @@ mod tests {
     #[tokio::test]
     async fn whoever_comes_meanwhile_is_served_together_and_a_panic_is_of_its_own_only() {
         let sizes: Arc<Plain<Vec<usize>>> = Arc::default();
-        let (seen, gate) = (sizes.clone(), Arc::new(tokio::sync::Semaphore::new(0)));
-        let open = gate.clone();
-        let together = Together::start(&CancellationToken::new(), move |asked: Vec<u32>| {
-            seen.lock().unwrap().push(asked.len());
-            let gate = gate.clone();
-            async move {
+        let gate = Arc::new(tokio::sync::Semaphore::new(0));
+        let (context, open) = (Arc::new((sizes.clone(), gate.clone())), gate);
+        let together =
+            Together::start(&context, &CancellationToken::new(), async |context, asked: Vec<u32>| {
+                let (seen, gate) = &*context;
+                seen.lock().unwrap().push(asked.len());
                 let _open = gate.acquire().await.unwrap();
                 assert!(!asked.contains(&13));
                 Some(asked.into_iter().map(|number| number * 2).collect())
-            }
-        });
+            });
         let asks = (0..102).map(|number| together.ask(number));
         let answers = async { futures_util::future::join_all(asks).await };
         let (answers, ()) = tokio::join!(answers, async {

@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use crate::kernel::{Error, Timestamp};
-use crate::store::{Bell, Bells, Store};
+use crate::store::{Bell, Store};
 
 pub use rescue::{Watch, rescue};
 pub use sweep::{SweepDuty, heartbeat, sweep};
@@ -36,20 +36,12 @@ struct Runner {
 
 /// Runs until it is told to stop.
 pub async fn run(store: Store, stop: CancellationToken) {
-    let mut bells = store.bells().subscribe();
+    let mut following = store.bells().follow(Bell::Jobs, LOOK_AGAIN, stop);
     let mut runner = Runner::new(&store);
-    loop {
+    while following.again().await {
         if let Err(error) = runner.look().await {
             tracing::warn!(%error, "jobs were not looked at; trying again");
         }
-        tokio::select! {
-            biased;
-            () = stop.cancelled() => return,
-            () = Bells::heard(&mut bells, |bell| *bell == Bell::Jobs) => {}
-            () = tokio::time::sleep(LOOK_AGAIN) => {}
-        }
-        // However often it rang: one look sees all.
-        bells = bells.resubscribe();
     }
 }
 

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::kernel::Error;
-use crate::store::{Bell, Bells, Keep, LogLease, MOST_APPENDED, Seal, Store};
+use crate::store::{Bell, Keep, LogLease, MOST_APPENDED, Seal, Store};
 
 /// Well within the lease.
 const RENEW: Duration = Duration::from_secs(5);
@@ -65,7 +65,7 @@ struct Leader {
 
 /// Runs until it is told to stop. Of several servers one leads; the others try to.
 pub async fn run(store: Store, duty: LogDuty, stop: CancellationToken) {
-    let mut bells = store.bells().subscribe();
+    let mut following = store.bells().follow(Bell::Events, LOOK_AGAIN, stop).gathering(GATHER);
     let now = Instant::now();
     let mut leader = Leader {
         store,
@@ -77,15 +77,9 @@ pub async fn run(store: Store, duty: LogDuty, stop: CancellationToken) {
         prune: now,
         taken: Taken::nothing(now),
     };
-    loop {
+    while following.again().await {
         if let Err(error) = leader.turn().await {
             tracing::warn!(%error, "the event log was not appended to; trying again");
-        }
-        tokio::select! {
-            biased;
-            () = stop.cancelled() => break,
-            () = Bells::heard(&mut bells, |bell| *bell == Bell::Events) => tokio::time::sleep(GATHER).await,
-            () = tokio::time::sleep(LOOK_AGAIN) => {}
         }
     }
     if let Err(error) = leader.leave().await {

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 pub use keycloak::Keycloak;
 
 use crate::kernel::Error;
-use crate::store::{Bell, Bells, RealmTold, Store};
+use crate::store::{Bell, RealmTold, Store};
 
 /// How long to sleep when no bell rings.
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
@@ -24,20 +24,13 @@ pub struct Tried(BTreeMap<String, (Duration, Duration)>);
 
 /// Runs until it is told to stop.
 pub async fn run(store: Store, keycloak: Keycloak, stop: CancellationToken) {
-    let (mut bells, mut tried) = (store.bells().subscribe(), Tried::default());
-    loop {
-        tokio::select! {
-            biased;
-            () = stop.cancelled() => return,
-            looked = look(&store, &keycloak, &mut tried) => if let Err(error) = looked {
-                tracing::warn!(%error, "realms were not looked at; trying again");
-            }
-        }
-        tokio::select! {
-            biased;
-            () = stop.cancelled() => return,
-            () = Bells::heard(&mut bells, |bell| *bell == Bell::Realms) => {}
-            () = tokio::time::sleep(LOOK_AGAIN) => {}
+    let mut following = store.bells().follow(Bell::Realms, LOOK_AGAIN, stop.clone());
+    let mut tried = Tried::default();
+    while following.again().await {
+        // A provider may take its time, and is not waited for at the end.
+        let looked = stop.run_until_cancelled(look(&store, &keycloak, &mut tried)).await;
+        if let Some(Err(error)) = looked {
+            tracing::warn!(%error, "realms were not looked at; trying again");
         }
     }
 }

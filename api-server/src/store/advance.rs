@@ -259,7 +259,10 @@ async fn carry_out(
         }
         Step::AwaitGone { who } => gone(tx, context, job, id_of(job, who), "").await,
         Step::AwaitJobs { jobs } => jobs::all_ended(tx, context, jobs).await,
-        Step::Realm { .. } => realms::step(tx, context, job, step, started).await,
+        Step::Realm { name, gone, deadline_seconds } => {
+            let deadline = started.plus_seconds(i64::from(*deadline_seconds));
+            realms::step(tx, context, job, (name, *gone), deadline).await
+        }
         Step::Empty => empty::some(tx, context, job).await,
         Step::Release => {
             release(tx, context, &job.resource).await?;

@@ -2,8 +2,10 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use tokio::sync::broadcast::{self, error::RecvError};
+use tokio_util::sync::CancellationToken;
 
 /// What to look at again.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -26,6 +28,17 @@ pub enum Bell {
     Domains,
     /// What is to be done with realms.
     Realms,
+}
+
+/// Whoever looks again whenever one bell rings.
+pub struct Following {
+    ear: broadcast::Receiver<Bell>,
+    of: Bell,
+    every: Duration,
+    /// Another ring may come right after one: both are one look.
+    gather: Duration,
+    stop: CancellationToken,
+    has_begun: bool,
 }
 
 /// Where bells are rung and heard, within this process; `notify.rs` carries them between processes.
@@ -96,6 +109,11 @@ impl Bells {
         }
     }
 
+    /// To look at something now, then whenever this bell rings, and so often in any case, until `stop`.
+    pub fn follow(&self, of: Bell, every: Duration, stop: CancellationToken) -> Following {
+        Following { ear: self.subscribe(), of, every, gather: Duration::ZERO, stop, has_begun: false }
+    }
+
     pub(super) fn ring(&self, bell: Bell) {
         if let Some(remote) = &self.remote {
             // The notifier ends only with the process.
@@ -118,9 +136,55 @@ impl Bells {
     }
 }
 
+// === impl Following ===
+
+impl Following {
+    /// The same; what rings so soon after a bell is seen by the same look.
+    pub fn gathering(self, gather: Duration) -> Following {
+        Following { gather, ..self }
+    }
+
+    /// Waits until it is time to look. False: it is time to stop.
+    pub async fn again(&mut self) -> bool {
+        if std::mem::replace(&mut self.has_begun, true) {
+            tokio::select! {
+                biased;
+                () = self.stop.cancelled() => {}
+                () = Bells::heard(&mut self.ear, |bell| *bell == self.of) => tokio::time::sleep(self.gather).await,
+                () = tokio::time::sleep(self.every) => {}
+            }
+            // However often it rang: the look that comes now sees all.
+            self.ear = self.ear.resubscribe();
+        }
+        !self.stop.is_cancelled()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_follows_looks_at_once_at_each_ring_now_and_then_and_no_more_after_the_end() {
+        let (bells, stop) = (Bells::new(None), CancellationToken::new());
+        let mut following = bells.follow(Bell::Jobs, Duration::from_secs(10), stop.clone());
+        let begun = tokio::time::Instant::now();
+        assert!(following.again().await);
+        bells.ring(Bell::Events);
+        (0..3).for_each(|_| bells.ring(Bell::Jobs));
+        assert!(following.again().await);
+        assert_eq!(begun.elapsed(), Duration::ZERO);
+        // Three rings were one look, and the bell of somebody else none.
+        assert!(following.again().await);
+        assert_eq!(begun.elapsed(), Duration::from_secs(10));
+        // What was missed may have been this bell.
+        (0..5000).for_each(|_| bells.ring(Bell::Events));
+        assert!(following.again().await);
+        assert_eq!(begun.elapsed(), Duration::from_secs(10));
+        bells.ring(Bell::Jobs);
+        stop.cancel();
+        assert!(!following.again().await);
+    }
 
     #[test]
     fn what_is_sent_between_processes_is_what_arrives() {

@@ -86,12 +86,6 @@ impl Store {
         Ok(Found { findings, decisions: decisions(&mut conn, &node.core.id).await? })
     }
 
-    /// What a node has to know of decisions: those that it carries out, by difference.
-    pub async fn decisions_for(&self, node: &str) -> Result<Vec<(String, String)>, Error> {
-        let all = carried_out(&mut self.read().await?, &[node.to_owned()]).await?;
-        Ok(all.into_values().next().unwrap_or_default())
-    }
-
     /// Decides on a difference that stands.
     pub async fn decide(
         &self,

@@ -35,7 +35,8 @@ pub struct News {
     pub standing: SessionStanding,
     /// What operators have decided: difference and verb.
     pub decisions: Vec<(String, String)>,
-    /// What the node is to let go of, of what was sent; for a first look.
+    /// What the node was told to let go of, and has not; for a first look, because a node forgets what is gone once it
+    /// believes that this was heard.
     pub removals: Vec<AssignmentRow>,
     /// The orders above those that were sent, up to `head`; none if they are to be read by the page.
     pub orders: Vec<AssignmentRow>,

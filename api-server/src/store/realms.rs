@@ -11,7 +11,7 @@ use super::run::JobRow;
 use super::tx::Tx;
 use super::{Bell, Context, Store, domains, jobs, objects};
 use crate::kernel::realm::{GOES, MADE, MAKING};
-use crate::kernel::{Clash, Error, FieldError, Step, Stored, Timestamp};
+use crate::kernel::{Clash, Error, FieldError, Stored, Timestamp};
 
 /// The scope of what is to be done. The value is the job that waits for it, the key is what.
 pub(super) const WANTED: &str = "realm-wanted";
@@ -126,30 +126,27 @@ pub(super) async fn step(
     tx: &mut Tx,
     context: &Context,
     job: &JobRow,
-    step: &Step,
-    started: Timestamp,
+    (name, gone): (&str, bool),
+    deadline: Timestamp,
 ) -> Result<Outcome, Error> {
-    let Step::Realm { name, gone, deadline_seconds } = step else {
-        return Err(Error::Internal("a step that is about no realm".to_owned()));
-    };
     let tenant = objects::by_id(tx, &job.resource, false).await?.ok_or(Error::NotFound)?;
     let told = &tenant.status["realm"];
     let told_us = told["done"] == job.id.as_str();
-    let made = tenant.claims.get(MADE).is_some_and(|made| made == name.as_str());
-    if made != *gone && (told_us || !*gone) {
+    let made = tenant.claims.get(MADE).is_some_and(|made| made == name);
+    if made != gone && (told_us || !gone) {
         return Ok(Outcome::Done { made: false });
     }
     if let Some(problem) = told["problem"].as_str().filter(|_| told_us) {
         return Ok(Outcome::Failed(problem.to_owned()));
     }
     let waits_for = told["waits_for"].as_str().unwrap_or("waits for the identity provider");
-    let (now, deadline) = (context.env.now(), started.plus_seconds(i64::from(*deadline_seconds)));
+    let now = context.env.now();
     if now >= deadline {
         forget(tx, &job.id).await?;
         return Ok(Outcome::Failed(format!("the identity provider has not done it in time: {waits_for}")));
     }
     let sql = "INSERT INTO lease (scope, value, holder, key) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING";
-    let key = format!("{} {name}", if *gone { "gone" } else { "made" });
+    let key = format!("{} {name}", if gone { "gone" } else { "made" });
     if tx.run(sql, values![WANTED, &job.id, &job.resource, key]).await? > 0 {
         tx.ring(Bell::Realms);
     }

@@ -72,25 +72,9 @@ impl Store {
         cursor: i64,
         limit: i64,
     ) -> Result<Vec<AssignmentRow>, Error> {
-        self.assignments("a.sequence > $2", node, cursor, limit).await
-    }
-
-    /// What a node was told to let go of, and has not: told again when a session begins, because a node forgets
-    /// what is gone once it believes that this was heard.
-    pub async fn removals_until(&self, node: &str, cursor: i64) -> Result<Vec<AssignmentRow>, Error> {
-        self.assignments("a.remove = 1 AND a.sequence <= $2", node, cursor, i64::MAX).await
-    }
-
-    async fn assignments(
-        &self,
-        which: &str,
-        node: &str,
-        cursor: i64,
-        limit: i64,
-    ) -> Result<Vec<AssignmentRow>, Error> {
         let sql = format!(
             "SELECT {ASSIGNMENT} FROM assignment a JOIN resource r ON r.id = a.object \
-             WHERE a.node = $1 AND {which} ORDER BY a.sequence LIMIT $3"
+             WHERE a.node = $1 AND a.sequence > $2 ORDER BY a.sequence LIMIT $3"
         );
         let rows = self.read().await?.rows(&sql, values![node, cursor, limit]).await?;
         let mut all = rows.iter().map(assignment).collect::<Result<Vec<_>, _>>()?;

@@ -2,7 +2,6 @@
 //! take when nobody else asks.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -13,11 +12,10 @@ use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper::header::{AUTHORIZATION, HOST};
 use hyper_util::rt::TokioIo;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use rhyzome_api::auth::{ApiTokens, Authenticator, OperatorToken};
 use rhyzome_api::limits::LimitsConfig;
 use rhyzome_tests::door::Door;
-use rhyzome_tests::face::{Face, TOKEN, roomy};
-use rhyzome_tests::people::People;
+use rhyzome_tests::face::{Face, roomy};
+use rhyzome_tests::people::known;
 use rhyzome_tests::world::{Engine, World};
 use serde_json::json;
 use tokio::net::TcpStream;
@@ -75,8 +73,7 @@ pub async fn run() -> Result<Vec<Figure>> {
 
 async fn on(engine: Engine, name: &str, progress: &Progress) -> Result<Vec<Figure>> {
     let world = World::durable(engine).await;
-    let who: Vec<Arc<dyn Authenticator>> =
-        vec![Arc::new(OperatorToken::new(TOKEN)), Arc::new(ApiTokens), Arc::new(People)];
+    let who = known();
     let easy = Face::within(&world, who.clone(), roomy());
     world.make("", "tenant", "quiet", json!({})).await;
     world.make("", "tenant", "loud", json!({})).await;

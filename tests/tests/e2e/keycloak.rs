@@ -24,7 +24,7 @@ impl Story {
         let realms = Realms::start();
         let one = |name: &str, more: Value| {
             let mut entry = json!({
-                "type": "oidc", "name": name, "issuer": realms.keycloak.issuer(name), "audiences": ["rhyzome"],
+                "type": "oidc", "name": name, "issuer": realms.issuer(name), "audiences": ["rhyzome"],
                 "login_client": "rhyzome-cli", "http": true,
             });
             entry.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
@@ -65,7 +65,7 @@ impl Story {
         let url = format!(
             "{}/protocol/openid-connect/auth?response_type=code&client_id=rhyzome-cli&scope=openid&state=s\
              &redirect_uri=http://{}/healthz&code_challenge={challenge}&code_challenge_method=S256",
-            self.realms.keycloak.issuer(realm),
+            self.realms.issuer(realm),
             self.house.world.http,
         );
         let mut browser = Browser::default();

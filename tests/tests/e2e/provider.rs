@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use xtask::http;
-use xtask::provider::Provider;
+use xtask::world::{Answering, free_address};
 
 use crate::house::{self, Answer, House, until};
 use crate::people::browser::{Browser, Page};
@@ -23,7 +23,7 @@ const ENDED_WITHIN: Duration = Duration::from_secs(2);
 
 struct Story {
     house: House,
-    provider: Provider,
+    provider: Answering,
     /// Where its log is.
     _folder: TempDir,
 }
@@ -31,7 +31,7 @@ struct Story {
 impl Story {
     fn new() -> Story {
         let home = xtask::provider::prepared(false).unwrap();
-        let address = xtask::provider::free_address().unwrap();
+        let address = free_address().unwrap();
         let house = House::with(house::shared(), |options| {
             options.nodes.clear();
             options.config = json!({ "auth": { "allow": ["127.0.0.1/32"], "authenticators": [{
@@ -43,7 +43,7 @@ impl Story {
         });
         let folder = tempfile::tempdir().unwrap();
         let ended = format!("http://{}/v1/login/people/ended", house.world.http);
-        let provider = Provider::start(&home, folder.path(), address, &ended).unwrap();
+        let provider = xtask::provider::start(&home, folder.path(), address, &ended).unwrap();
         Story { house, provider, _folder: folder }
     }
 

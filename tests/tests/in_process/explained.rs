@@ -6,14 +6,13 @@ use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
-use rhyzome_api::auth::{ApiTokens, OperatorToken};
 use rhyzome_api::kernel::Error;
 use rhyzome_api::rest::{Bytes, ConsoleEnds, ConsoleHub, Wanted};
 use rhyzome_client::{Client, Settings};
 use rhyzome_tests::door::Door;
-use rhyzome_tests::face::{Face, TOKEN};
+use rhyzome_tests::face::Face;
 use rhyzome_tests::on_both;
-use rhyzome_tests::people::{People, face};
+use rhyzome_tests::people::{face, known};
 use rhyzome_tests::world::World;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
@@ -169,12 +168,7 @@ impl ConsoleHub for Echoes {
 }
 
 async fn a_console_ends_with_its_token(world: World) {
-    let who = vec![
-        Arc::new(OperatorToken::new(TOKEN)) as Arc<dyn rhyzome_api::auth::Authenticator>,
-        Arc::new(ApiTokens),
-        Arc::new(People),
-    ];
-    let face = Face::lending_to(&world, who, Arc::new(Echoes));
+    let face = Face::lending_to(&world, known(), Arc::new(Echoes));
     world.make_node("n1", 1 << 34).await;
     world.make_image("", "tiny").await;
     world.make("default", "instance", "web", json!({ "image": "tiny" })).await;

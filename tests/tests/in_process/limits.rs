@@ -5,12 +5,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
-use rhyzome_api::auth::{ApiTokens, Authenticator, OperatorToken};
 use rhyzome_api::limits::{BodyLimits, LimitsConfig, Rate, Share};
 use rhyzome_tests::exposition::parse;
-use rhyzome_tests::face::{Face, Reply, TOKEN, roomy};
+use rhyzome_tests::face::{Face, Reply, roomy};
 use rhyzome_tests::on_both;
-use rhyzome_tests::people::People;
+use rhyzome_tests::people::known;
 use rhyzome_tests::world::World;
 use serde_json::{Value, json};
 
@@ -28,8 +27,7 @@ const BETAS: &str = "/v1/tenants/beta/networks";
 
 /// Anna and Carl are of `default`, Bert is of `beta`.
 async fn furnished(world: &World, limits: LimitsConfig) -> Face {
-    let who: Vec<Arc<dyn Authenticator>> =
-        vec![Arc::new(OperatorToken::new(TOKEN)), Arc::new(ApiTokens), Arc::new(People)];
+    let who = known();
     world.make("", "tenant", "beta", json!({})).await;
     let easy = Face::within(world, who.clone(), roomy());
     easy.member("default", "anna", "owner").await;

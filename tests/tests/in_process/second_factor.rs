@@ -1,16 +1,15 @@
 //! A code besides a password: demanded from whoever has set it up, taken once, at whichever server; and what there is for
 //! whoever has lost their app.
 
-use std::sync::Arc;
-
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use futures_util::future::{BoxFuture, join_all};
-use rhyzome_api::auth::{ApiTokens, Authenticator, OperatorToken, RequestDetails, Verdict};
+use rhyzome_api::auth::{Authenticator, RequestDetails, Verdict};
 use rhyzome_api::kernel::caller::SecondFactor;
 use rhyzome_api::kernel::{Caller, totp};
-use rhyzome_tests::face::{Face, Reply, TOKEN};
+use rhyzome_tests::face::{Face, Reply};
 use rhyzome_tests::given::Time;
+use rhyzome_tests::people::known_beside;
 use rhyzome_tests::world::{Engine, World};
 use serde_json::{Value, json};
 
@@ -52,9 +51,7 @@ impl Story {
     async fn new(engine: Engine) -> Story {
         let time = Time::begin();
         let world = World::with_time(engine, &time, 7).await;
-        let who: Vec<Arc<dyn Authenticator>> =
-            vec![Arc::new(OperatorToken::new(TOKEN)), Arc::new(ApiTokens), Arc::new(Passwords)];
-        let face = Face::letting_in(&world, who);
+        let face = Face::letting_in(&world, known_beside(Passwords));
         Story { world, time, face }
     }
 

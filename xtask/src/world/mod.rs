@@ -3,6 +3,7 @@
 //! For the demo, the benches and the tests. It ends what it started, and nothing else, when it is dropped: guests and
 //! what serves them as well, which outlive their agent and are known by its folder in their command lines.
 
+mod answering;
 mod machine;
 mod options;
 mod process;
@@ -17,6 +18,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
 use crate::{http, procfs};
+pub use answering::{Answering, free_address};
 pub use machine::{namespace_of, prepare};
 pub use options::{Options, binaries};
 pub use process::{Process, Style};

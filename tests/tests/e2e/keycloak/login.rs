@@ -48,7 +48,7 @@ pub fn people_log_in_by_the_command_line(story: &Story) {
     assert!(shell.kept("default")["expires_at"].as_i64() > Some(0));
 
     // In a browser on this machine, at a tenant's own realm; both logins are kept.
-    let issuer = story.realms.keycloak.issuer("acme");
+    let issuer = story.realms.issuer("acme");
     let words = ["--url", &url, "--browser", "--issuer", &issuer, "--profile", "acme"];
     shell.login(&words, |page| {
         let end = anna(&mut Browser::default(), page);

@@ -58,7 +58,7 @@ pub fn realms_are_made_for_tenants(story: &Story) {
     house.call("POST", "/v1/tenants/beta/bindings", json!({ "spec": spec })).is(201);
     story.ask(token, networks).is(200);
     // With a code of a device, by the command line, in another place.
-    let shell = login::somebody_logs_in(story, &story.realms.keycloak.issuer("beta"), "beta");
+    let shell = login::somebody_logs_in(story, &story.realms.issuer("beta"), "beta");
     let before = shell.kept("beta");
     // One login ends: where another goes on, there is a new token without a word.
     story.realms.end("beta", text(&part(token, 1), "sid"));

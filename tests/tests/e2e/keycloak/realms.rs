@@ -6,7 +6,8 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use xtask::http::{self, Reply};
-use xtask::keycloak::{ADMIN, Keycloak};
+use xtask::keycloak::{self, ADMIN};
+use xtask::world::Answering;
 
 use crate::people;
 
@@ -17,7 +18,7 @@ pub const ANNA: (&str, &str) = ("anna", "anna-of-a-test");
 
 /// The realms, and who may change them.
 pub struct Realms {
-    pub keycloak: Keycloak,
+    pub keycloak: Answering,
     /// Where its log is, for as long as somebody may want to read it.
     _folder: TempDir,
 }
@@ -25,14 +26,19 @@ pub struct Realms {
 impl Realms {
     /// Starts it; there is no realm yet.
     pub fn start() -> Realms {
-        let home = xtask::keycloak::prepared(false).unwrap();
+        let home = keycloak::prepared(false).unwrap();
         let folder = tempfile::tempdir().unwrap();
-        Realms { keycloak: Keycloak::start(&home, folder.path()).unwrap(), _folder: folder }
+        Realms { keycloak: keycloak::start(&home, folder.path()).unwrap(), _folder: folder }
     }
 
     /// Makes a realm whose logouts are told to this API.
     pub fn make(&self, realm: &str, ended: &str) {
         self.admin("POST", "/admin/realms", &realm_of(realm, ended));
+    }
+
+    /// The issuer of a realm.
+    pub fn issuer(&self, realm: &str) -> String {
+        keycloak::issuer(self.keycloak.address, realm)
     }
 
     /// A token from the realm's own endpoint.

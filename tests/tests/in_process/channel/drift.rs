@@ -10,6 +10,7 @@ use rhyzome_agent::findings::{Beside, Diary, Scene};
 use rhyzome_agent::ledger;
 use rhyzome_agent::link::LinkEvent;
 use rhyzome_agent::reconcile::{Action, Decision, Orders, View, World as Node, plan};
+use rhyzome_api::store::Look;
 use rhyzome_proto::v1::order_body::Body;
 use rhyzome_proto::v1::{Difference, Findings, Guest, Order, OrderBody};
 use rhyzome_tests::face::Face;
@@ -115,7 +116,8 @@ async fn what_a_node_finds_is_shown_and_decided_on(world: World) {
     assert_eq!(decisions(&mut agent).await, [("diff-2".to_owned(), "repair".to_owned())]);
     agent.handle.findings(Findings { differences: said.differences[..1].to_vec(), ..said.clone() });
     shown(&face, "drift", |items| items.as_array().is_some_and(|all| all.len() == 1)).await;
-    assert_eq!(cluster.store().decisions_for(&agent.node).await.unwrap(), []);
+    let look = Look { node: agent.node.clone(), session: 0, serial: String::new(), sent: 0, is_first: true };
+    assert_eq!(cluster.store().news(&[look]).await.unwrap()[0].decisions, []);
 
     // A foreign guest becomes a record, which stays when the guest is gone, until it is forgotten.
     face.call("POST", &at("diff-1", "repair"), json!({})).await.is_problem(409, "wrong-state");

@@ -11,16 +11,14 @@ use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rcgen::{CertificateParams, KeyPair};
 use rhyzome_api::app::{Certificates, Tenants};
-use rhyzome_api::auth::{
-    ApiTokens, AuthFile, Authenticator, Authenticators, Domains, OperatorToken, Sessions,
-};
+use rhyzome_api::auth::{AuthFile, Authenticators, Domains, Sessions};
 use rhyzome_api::limits::ConnectionLimits;
 use rhyzome_api::outbound::{Limits, Outbound, Rules, SystemNames};
 use rhyzome_pki::{Authority, ServerCertificate, rest_server_config};
 use rhyzome_tests::door::Door;
 use rhyzome_tests::face::{Face, Reply, TOKEN};
 use rhyzome_tests::on_both;
-use rhyzome_tests::people::{People, knowing};
+use rhyzome_tests::people::{self, knowing};
 use rhyzome_tests::wait::until;
 use rhyzome_tests::world::World;
 use rustls::pki_types::pem::PemObject as _;
@@ -59,9 +57,7 @@ impl Server {
             (Arc::new(Domains::beside(["api.example".to_owned()])), CancellationToken::new());
         domains.read(&world.store).await.unwrap();
         tokio::spawn(domains.clone().follow(world.store.clone(), stop.clone()));
-        let who: Vec<Arc<dyn Authenticator>> =
-            vec![Arc::new(OperatorToken::new(TOKEN)), Arc::new(ApiTokens), Arc::new(People)];
-        let known = Authenticators::new(who).with_domains(domains.clone());
+        let known = Authenticators::new(people::known()).with_domains(domains.clone());
         let folder = tempfile::tempdir().unwrap();
         let authority = Authority::open_or_create(&folder.path().join("pki"), SystemTime::now()).unwrap();
         Server {

@@ -3,12 +3,13 @@
 
 use std::sync::Arc;
 
-use rhyzome_api::auth::{ApiTokens, Authenticator, Authenticators, Domains, OperatorToken, Realms, Sessions};
+use rhyzome_api::auth::{Authenticators, Domains, Realms, Sessions};
 use rhyzome_api::realms::{Tried, look};
 use rhyzome_api::store::RealmTold;
-use rhyzome_tests::face::{Face, Reply, TOKEN};
+use rhyzome_tests::face::{Face, Reply};
 use rhyzome_tests::keycloak::{FakeKeycloak, Fault, SECRET};
 use rhyzome_tests::on_both;
+use rhyzome_tests::people::known_beside;
 use rhyzome_tests::wait::until;
 use rhyzome_tests::world::World;
 use serde_json::{Value, json};
@@ -39,9 +40,8 @@ impl House {
         let sessions = Arc::new(Sessions::default());
         let (config, outbound) = (keycloak.config(), keycloak.outbound());
         let realms = Realms::new(config, domains.clone(), sessions, outbound, world.store.env());
-        let who: Vec<Arc<dyn Authenticator>> =
-            vec![Arc::new(OperatorToken::new(TOKEN)), Arc::new(ApiTokens), Arc::new(realms)];
-        let face = Face::knowing(&world, Authenticators::new(who).with_domains(domains.clone()));
+        let face =
+            Face::knowing(&world, Authenticators::new(known_beside(realms)).with_domains(domains.clone()));
         world.store.makes_realms();
         House { world, keycloak, domains, face }
     }
