@@ -1,7 +1,7 @@
 //! Clock and random numbers of a real server.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use nix::time::{ClockId, clock_gettime};
 use ring::rand::SecureRandom as _;
@@ -28,6 +28,22 @@ impl Random for SystemRandom {
     fn fill(&self, bytes: &mut [u8]) {
         // The kernel's random numbers fail only where nothing else works either.
         self.0.fill(bytes).expect("the system has random numbers");
+    }
+}
+
+// As the store keeps a time, and as certificates are made.
+
+impl From<SystemTime> for Timestamp {
+    /// What was before 1970 was in 1970.
+    fn from(time: SystemTime) -> Timestamp {
+        let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        Timestamp(i64::try_from(since.as_micros()).unwrap_or(i64::MAX))
+    }
+}
+
+impl From<Timestamp> for SystemTime {
+    fn from(Timestamp(micros): Timestamp) -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_micros(u64::try_from(micros).unwrap_or(0))
     }
 }
 

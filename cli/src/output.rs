@@ -108,6 +108,7 @@ fn details(resource: &Resource, now: Timestamp) -> Vec<(String, String)> {
     if resource.status["simulated"] == true {
         details.push(("simulated".to_owned(), "yes".to_owned()));
     }
+    details.extend(ending(&resource.status["certificate"]).map(|text| ("certificate".to_owned(), text)));
     for part in [&resource.spec, &resource.status] {
         for (key, value) in part.as_object().into_iter().flatten() {
             // Ids, digests and texts are for `show`.
@@ -120,6 +121,16 @@ fn details(resource: &Resource, now: Timestamp) -> Vec<(String, String)> {
         }
     }
     details
+}
+
+/// What is to be said of a certificate that ends: of one that does not, nothing.
+fn ending(certificate: &Value) -> Option<String> {
+    let at = certificate["expires_at"].as_str()?.get(..16)?.replace('T', " ");
+    match (&certificate["expired"], &certificate["expires_soon"]) {
+        (Value::Bool(true), _) => Some(format!("ended {at}")),
+        (_, Value::Bool(true)) => Some(format!("ends {at}")),
+        _ => None,
+    }
 }
 
 /// Where a client called from last, how long ago, and what went through.
@@ -361,6 +372,26 @@ mod tests {
         let lines: Vec<Vec<&str>> = text.lines().map(|line| line.split_whitespace().collect()).collect();
         assert_eq!(lines[0][2..4], ["AGENT", "SKEW"], "{text}");
         assert_eq!(lines[1][2..4], ["0.3.0", "older"], "{text}");
+    }
+
+    #[test]
+    fn a_certificate_that_ends_is_seen_in_lists() {
+        let tenant = |soon: bool, over: bool| -> Resource {
+            serde_json::from_value(json!({
+                "id": "ten_1", "kind": "tenant", "tenant": null, "name": "acme", "phase": "ready",
+                "created_at": "2026-11-21T03:00:00Z", "spec": {},
+                "status": {"certificate": {"expires_at": "2026-12-04T10:00:00Z", "expires_soon": soon, "expired": over}},
+            }))
+            .unwrap()
+        };
+        let now = "2026-11-21T03:01:00Z".parse().unwrap();
+        let text = |soon, over| resources(&[tenant(soon, over)], false, now);
+        assert!(!text(false, false).contains("CERTIFICATE"));
+        assert!(text(true, false).contains(" ends 2026-12-04 10:00 "), "{}", text(true, false));
+        assert!(text(true, true).contains(" ended 2026-12-04 10:00 "), "{}", text(true, true));
+        // All of it is for `show`.
+        let shown = resource(&tenant(true, false), now);
+        assert!(shown.contains("expires_soon") && shown.contains("2026-12-04T10:00:00Z"), "{shown}");
     }
 
     #[test]

@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use anyhow::Context as _;
 use rhyzome_pki::{Authority, Identity, ServerCertificate, rest_server_config, rest_server_config_asking};
@@ -17,7 +17,7 @@ use crate::store::{ApiDomain, Store};
 
 /// So many domains have theirs ready.
 const MOST: usize = 1000;
-/// Those that we make live for 30 days.
+/// Those that we make live for 30 days; one that is older than this is made anew when it is asked for.
 const FRESH: Duration = Duration::from_secs(24 * 3600);
 
 /// What is shown, by the name that is asked for.
@@ -39,7 +39,7 @@ pub struct Tenants {
 struct Ready {
     of: Arc<ApiDomain>,
     /// Whose key signed it, and when, if that was ours.
-    ours: Option<(String, Instant)>,
+    ours: Option<(String, Duration)>,
     used: Instant,
     config: Arc<ServerConfig>,
 }
@@ -89,9 +89,9 @@ impl Tenants {
         let (identity, ours) = match self.store.api_certificate(&of.id).await? {
             Some((certificate, key)) => (Identity::from_pem(&certificate, key.reveal())?, None),
             None => {
-                let made =
-                    self.authority.issue_server(std::slice::from_ref(&of.domain), SystemTime::now())?;
-                (made, Some((issuer, Instant::now())))
+                let now = self.store.env().now().into();
+                let made = self.authority.issue_server(std::slice::from_ref(&of.domain), now)?;
+                (made, Some((issuer, self.store.env().uptime())))
             }
         };
         let shown = ServerCertificate::new(&identity)?;
@@ -115,7 +115,7 @@ impl Tenants {
         let mut ready = self.lock();
         let one = ready.get_mut(&of.domain).filter(|one| one.of == *of)?;
         if let Some((issuer, made)) = &one.ours
-            && (made.elapsed() >= FRESH || *issuer != self.authority.issuer_key())
+            && (self.store.env().uptime() >= *made + FRESH || *issuer != self.authority.issuer_key())
         {
             return None;
         }

@@ -6,7 +6,8 @@ use std::time::{Duration, SystemTime};
 
 use rhyzome_pki::{Authority, CertificateTimes, certificate_times};
 
-use super::{AuthorityDuty, noted, now, timestamp};
+use super::{AuthorityDuty, noted, now};
+use crate::kernel::Timestamp;
 use crate::store::Store;
 
 /// An authority must be exchanged, a certificate fetched anew, by people: in time for them.
@@ -58,7 +59,7 @@ fn times_of(path: &Path) -> Option<CertificateTimes> {
 pub(super) async fn ring(store: &Store, duty: &AuthorityDuty, before: &mut Vec<Alarm>) {
     let all = alarms(&duty.authority, duty.http_certificate.as_deref(), now(store));
     for alarm in &all {
-        tracing::warn!(what = alarm.what, ends = %timestamp(alarm.ends), way_out = alarm.way_out, "it ends soon");
+        tracing::warn!(what = alarm.what, ends = %Timestamp::from(alarm.ends), way_out = alarm.way_out, "it ends soon");
     }
     if !all.is_empty()
         && all != *before

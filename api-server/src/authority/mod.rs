@@ -54,14 +54,7 @@ impl Default for Pace {
 
 /// Now, by the App's clock.
 pub(crate) fn now(store: &Store) -> SystemTime {
-    let micros = u64::try_from(store.env().now().0).unwrap_or(0);
-    SystemTime::UNIX_EPOCH + Duration::from_micros(micros)
-}
-
-/// As the store has it.
-fn timestamp(time: SystemTime) -> Timestamp {
-    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    Timestamp(i64::try_from(since.as_micros()).unwrap_or(i64::MAX))
+    store.env().now().into()
 }
 
 /// Looks after it until it is told to stop.
@@ -97,7 +90,7 @@ pub async fn turn(store: &Store, duty: &AuthorityDuty, told: &mut String) -> any
     }
     store.server_trusts(&duty.server, &trust).await?;
     told.clone_from(&trust);
-    let waited = store.env().now().0 - timestamp(authority.since()).0;
+    let waited = store.env().now().0 - Timestamp::from(authority.since()).0;
     match phase {
         Phase::Prepared if waited >= duty.pace.activate_seconds * 1_000_000 => {
             if store.untold(&trust).await? == Untold::default() && authority.activate(now(store))? {

@@ -6,8 +6,9 @@ use std::path::Path;
 use anyhow::bail;
 use rhyzome_pki::{Authority, Generation, Phase, Role};
 
-use super::{Pace, alarms, now, timestamp};
+use super::{Pace, alarms, now};
 use crate::admin::columns;
+use crate::kernel::Timestamp;
 use crate::store::{NodeKeys, Store};
 
 /// So much of a digest tells roots apart for people.
@@ -48,8 +49,8 @@ pub async fn retire(store: &Store, authority: &Authority, cut_off: bool) -> anyh
         bail!("there is no authority that could retire: `rhyzome-api pki status`");
     }
     let beside = store.nodes_beside(&authority.issuer_key(), &authority.trust_digest()).await?;
-    let waits =
-        Pace::default().retire_seconds - (store.env().now().0 - timestamp(authority.since()).0) / 1_000_000;
+    let waits = Pace::default().retire_seconds
+        - (store.env().now().0 - Timestamp::from(authority.since()).0) / 1_000_000;
     if !cut_off && !beside.is_empty() {
         bail!(
             "that would shut out {}: let them connect first, or say `--cut-off` and invite them again",
@@ -77,11 +78,9 @@ pub async fn status(
     authority.refresh()?;
     let (generations, nodes) = (authority.generations(), store.keys_of_nodes().await?);
     let mut parts = vec![table_of_authorities(&generations, &nodes), under_way(store, authority).await?];
-    parts.extend(
-        alarms(authority, http_certificate, now(store)).into_iter().map(|alarm| {
-            format!("ALARM: {} ends at {}: {}", alarm.what, timestamp(alarm.ends), alarm.way_out)
-        }),
-    );
+    parts.extend(alarms(authority, http_certificate, now(store)).into_iter().map(|alarm| {
+        format!("ALARM: {} ends at {}: {}", alarm.what, Timestamp::from(alarm.ends), alarm.way_out)
+    }));
     if !nodes.is_empty() {
         parts.push(table_of_nodes(&generations, &authority.trust_digest(), &nodes));
     }
@@ -103,8 +102,8 @@ fn table_of_authorities(generations: &[Generation], nodes: &[NodeKeys]) -> Strin
         vec![
             short(&generation.root_sha256),
             role.to_owned(),
-            timestamp(generation.root_ends).to_string(),
-            timestamp(generation.issuer_ends).to_string(),
+            Timestamp::from(generation.root_ends).to_string(),
+            Timestamp::from(generation.issuer_ends).to_string(),
             count.to_string(),
         ]
     };
@@ -113,7 +112,7 @@ fn table_of_authorities(generations: &[Generation], nodes: &[NodeKeys]) -> Strin
 }
 
 async fn under_way(store: &Store, authority: &Authority) -> anyhow::Result<String> {
-    let (trust, since) = (authority.trust_digest(), timestamp(authority.since()));
+    let (trust, since) = (authority.trust_digest(), Timestamp::from(authority.since()));
     Ok(match authority.phase() {
         Phase::Settled => "No exchange is under way.".to_owned(),
         Phase::Prepared => {

@@ -1,9 +1,10 @@
 //! What the agent of a session shows and trusts: kept for all to see; answered when something else counts by now; and an
 //! alarm when what it shows ends soon.
+use super::ChannelContext;
 use super::caller::Caller;
 use super::report::insist;
 use super::together::Desk;
-use super::{ChannelContext, timestamp};
+use crate::kernel::Timestamp;
 use crate::store::Shown;
 use rhyzome_pki::{CertificateTimes, Phase, certificate_times, issuer_key, peer_identity};
 use rhyzome_proto::v1::{Credentials, Trust};
@@ -63,8 +64,8 @@ impl Known {
             Shown {
                 issuer: state.issuer.clone(),
                 trust: state.trust.clone().unwrap_or_default(),
-                from: timestamp(state.times.not_before),
-                until: timestamp(state.times.not_after),
+                from: state.times.not_before.into(),
+                until: state.times.not_after.into(),
                 problem: problem.chars().filter(|c| *c != '\0').take(LONGEST_PROBLEM).collect(),
             }
         };
@@ -120,8 +121,8 @@ impl Known {
     /// Tells, once for each certificate, that it ends soon and was not renewed.
     pub(super) async fn watch(&self, context: &ChannelContext, node: &str) {
         let Some(until) = self.is_late(context.now()) else { return };
-        tracing::warn!(node, until = %timestamp(until), "the certificate of a connected node ends soon and was not renewed");
-        insist("alarm", || context.store.certificate_ends_soon(node, timestamp(until))).await;
+        tracing::warn!(node, until = %Timestamp::from(until), "the certificate of a connected node ends soon and was not renewed");
+        insist("alarm", || context.store.certificate_ends_soon(node, until.into())).await;
     }
 
     fn is_late(&self, now: SystemTime) -> Option<SystemTime> {

@@ -1,7 +1,7 @@
 //! Enrolment: trades a join token and a signing request for a certificate, or one that has run out for a new one.
+use super::ChannelContext;
 use super::caller::status_of;
 use super::door::{SessionDoor, ToReturning};
-use super::{ChannelContext, timestamp};
 use crate::kernel::join::hash_of;
 use rhyzome_pki::{Authority, SignedLeaf};
 use rhyzome_proto::v1::enrollment_server::Enrollment;
@@ -22,7 +22,7 @@ pub(super) async fn certify(
 ) -> Result<SignedLeaf, Status> {
     let signed = context.authority.sign_node_csr(csr_pem, node, context.now());
     let leaf = signed.map_err(|error| Status::invalid_argument(error.to_string()))?;
-    let recorded = context.store.record_certificate(&leaf.serial_hex, node, timestamp(leaf.not_after));
+    let recorded = context.store.record_certificate(&leaf.serial_hex, node, leaf.not_after.into());
     recorded.await.map_err(|error| status_of(&error))?;
     Ok(leaf)
 }

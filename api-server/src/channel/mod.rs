@@ -32,7 +32,6 @@ mod sessions;
 mod streams;
 mod together;
 
-use crate::kernel::Timestamp;
 use crate::store::Store;
 use anyhow::Context;
 use arc_swap::ArcSwap;
@@ -93,15 +92,8 @@ pub struct ChannelContext {
 impl ChannelContext {
     /// Now, by the App's clock.
     fn now(&self) -> SystemTime {
-        let micros = u64::try_from(self.store.env().now().0).unwrap_or(0);
-        SystemTime::UNIX_EPOCH + Duration::from_micros(micros)
+        self.store.env().now().into()
     }
-}
-
-/// A system time as the store keeps it.
-fn timestamp(time: SystemTime) -> Timestamp {
-    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    Timestamp(i64::try_from(since.as_micros()).unwrap_or(i64::MAX))
 }
 
 /// The gRPC door.

@@ -2,6 +2,7 @@
 //!
 //! A server holds thousands that wait. Whatever is long only while something happens is boxed, so that a session that
 //! waits keeps room for its waiting alone.
+use super::ChannelContext;
 use super::caller::Caller;
 use super::control::VERSION;
 use super::credentials::Known;
@@ -11,7 +12,7 @@ use super::findings;
 use super::report::{self, insist, signed, unsigned};
 use super::sessions::{Place, superseded};
 use super::together::{Desk, Opened, Opening};
-use super::{ChannelContext, timestamp};
+use crate::kernel::Timestamp;
 use crate::store::{AssignmentRow, Introduction, Look, SessionStanding};
 use rhyzome_pki::sha256_hex;
 use rhyzome_proto::v1::{
@@ -403,7 +404,7 @@ impl Session {
             Ok(leaf) => leaf,
             Err(error) => return Err(goodbye(error.to_string(), COME_BACK_LATE_MS)),
         };
-        let (serial, not_after) = (leaf.serial_hex.as_str(), timestamp(leaf.not_after));
+        let (serial, not_after) = (leaf.serial_hex.as_str(), Timestamp::from(leaf.not_after));
         let kept = insist("certificate", || context.store.record_certificate(serial, node, not_after)).await;
         if kept.is_none() {
             return Ok(None);

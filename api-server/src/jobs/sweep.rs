@@ -51,6 +51,9 @@ pub async fn sweep(store: Store, duty: SweepDuty, stop: CancellationToken) {
         if let Err(error) = store.expire().await {
             tracing::warn!(%error, "what has expired was not told; trying again");
         }
+        if let Err(error) = store.tell_of_certificates().await {
+            tracing::warn!(%error, "which certificates end was not told; trying again");
+        }
         if round.is_multiple_of(KEYS_EVERY)
             && let Err(error) = store.forget_old_keys().await
         {

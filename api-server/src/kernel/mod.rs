@@ -3,6 +3,7 @@
 
 pub mod adopt;
 pub mod caller;
+pub mod certificate;
 pub mod env;
 pub mod error;
 pub mod facts;

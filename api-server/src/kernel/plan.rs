@@ -102,6 +102,16 @@ pub const EXPIRY: &str = "expiry";
 /// See `EXPIRY`.
 pub const EXPIRED: &str = "expired";
 
+/// The value of a lease on a moment: it sorts by time, and the id makes it the object's own.
+pub fn moment(at: Timestamp, id: &str) -> String {
+    format!("{:020}:{id}", at.0.max(0))
+}
+
+/// Of which moment such a value is.
+pub fn moment_of(value: &str) -> Option<Timestamp> {
+    value.split(':').next()?.parse().ok().map(Timestamp)
+}
+
 /// How many ranges of this length there are within a range.
 pub fn ranges(within: IpNet, length: u8) -> u128 {
     1_u128.checked_shl(u32::from(length.saturating_sub(within.prefix_len()))).unwrap_or(u128::MAX)
@@ -267,8 +277,7 @@ impl Claim {
 
     /// `field` says when the object expires: from then on its status has `expired_at`, with this moment in it.
     pub fn expiry(field: &str, id: &str, at: Timestamp) -> Claim {
-        // Sorts by time; the id makes it the object's own.
-        let value = format!("{:020}:{id}", at.0.max(0));
+        let value = moment(at, id);
         let what = ClaimKind::Exclusive { scope: EXPIRY.into(), value, taken: "is taken".into() };
         Claim::new("expires.at", field, what)
     }

@@ -188,7 +188,7 @@ impl Inner {
             "Requests refused, by limit and whose it was",
             self.refused.clone(),
         );
-        let about = "When a certificate ends, since 1970; of agents the one that ends first";
+        let about = "When a certificate ends, since 1970; of agents, and of tenants, the one that ends first";
         registry.register_with_unit(
             "certificate_expiry_timestamp",
             about,

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 use rhyzome_pki::Authority;
 use tokio_util::sync::CancellationToken;
 
-use super::{Metrics, OfCertificate, OfState};
+use super::{Inner, Metrics, OfCertificate, OfState};
 use crate::kernel::Error;
 use crate::store::Store;
 
@@ -28,6 +28,8 @@ pub enum Certificate {
     Grpc,
     /// What this server shows clients of REST.
     Http,
+    /// Of those that were given for domains of tenants, the one that ends first.
+    Tenants,
 }
 
 /// What a server has that can be looked at.
@@ -68,6 +70,7 @@ impl Certificate {
             Certificate::Intermediate => "intermediate",
             Certificate::Grpc => "grpc",
             Certificate::Http => "http",
+            Certificate::Tenants => "tenants",
         }
     }
 }
@@ -96,6 +99,7 @@ pub async fn look(metrics: &Metrics, watched: &Watched) -> Result<(), Error> {
     inner.waiting_events.set(figures.waiting_events);
     let now = watched.store.env().now();
     inner.log_lag.set(figures.oldest_event.map_or(0.0, |at| (now.0 - at.0).max(0) as f64 / 1e6));
+    inner.ends(Certificate::Tenants, figures.given_end.map(SystemTime::from));
     inner.looked.set(now.0 as f64 / 1e6);
     Ok(())
 }
@@ -120,13 +124,20 @@ pub fn glance(metrics: &Metrics, watched: &Watched) {
         (Certificate::Http, (watched.http_ends)()),
     ];
     for (certificate, ends) in all {
+        inner.ends(certificate, ends);
+    }
+}
+
+impl Inner {
+    /// When it ends; `None`: there is none.
+    fn ends(&self, certificate: Certificate, ends: Option<SystemTime>) {
         let labels = OfCertificate { certificate };
         match ends {
             Some(ends) => {
                 let since = ends.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-                inner.certificates.get_or_create(&labels).set(since.as_secs_f64());
+                self.certificates.get_or_create(&labels).set(since.as_secs_f64());
             }
-            None => drop(inner.certificates.remove(&labels)),
+            None => drop(self.certificates.remove(&labels)),
         }
     }
 }

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use utoipa::ToSchema;
 
+use crate::kernel::certificate::{Given, Stage};
 use crate::kernel::realm;
 use crate::kernel::resource::{Call, Choice};
 use crate::kernel::{
@@ -147,6 +148,22 @@ pub struct TenantStatus {
     /// Of its realm, if it is made by the server.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub realm: Option<TenantRealm>,
+    /// Of the certificate that was given for the domain of its API.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub certificate: Option<TenantCertificate>,
+}
+
+/// How the certificate stands that was given for the domain of a tenant's API. Whoever brought it brings the next one.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+#[serde(default)]
+pub struct TenantCertificate {
+    /// When it ends.
+    #[schema(value_type = String, format = DateTime)]
+    pub expires_at: Timestamp,
+    /// True: less than 14 days are left.
+    pub expires_soon: bool,
+    /// True: it has ended, and clients refuse it.
+    pub expired: bool,
 }
 
 /// How the realm of a tenant stands that is made by the server.
@@ -288,6 +305,11 @@ impl Resource for Tenant {
 
     fn show(object: &mut Object<Self>) {
         object.status.suspended = suspension(object);
+        object.status.certificate = Given::kept(&object.claims.0).map(|given| TenantCertificate {
+            expires_at: given.until,
+            expires_soon: given.told > Stage::Good,
+            expired: given.told == Stage::Over,
+        });
     }
 }
 

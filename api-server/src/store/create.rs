@@ -13,7 +13,8 @@ use super::request::Write;
 use super::secrets::{self, Fresh, Stage};
 use super::tx::{Tx, apart};
 use super::{
-    Context, Store, claims, domains, facts, grants, history, nodes, objects, quota, realms, users, webhooks,
+    Context, Store, claims, domains, facts, given, grants, history, nodes, objects, quota, realms, users,
+    webhooks,
 };
 use crate::kernel::adopt::Adopted;
 use crate::kernel::quota::{Exceeded, amounts};
@@ -200,6 +201,7 @@ pub(super) async fn finish(
     }
     if object.core.kind == objects::TENANT {
         domains::wrote(tx, context, &object).await?;
+        given::wrote(tx, &mut object).await?;
     }
     if object.core.kind == webhook::KIND {
         webhooks::wrote(tx, context, &mut object, &verb).await?;

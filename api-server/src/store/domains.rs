@@ -7,7 +7,7 @@ use rhyzome_pki::Identity;
 
 use super::db::values;
 use super::tx::Tx;
-use super::{Bell, Context, Store, objects};
+use super::{Bell, Context, Store, given, objects};
 use crate::kernel::secret::{self, Plain};
 use crate::kernel::{Error, FieldError, Stored};
 
@@ -102,8 +102,12 @@ pub(super) fn judged(context: &Context, tenant: &Stored) -> Option<FieldError> {
         return None;
     }
     match Identity::from_pem(certificate, key) {
-        Ok(identity) if identity.is_for(domain) => None,
-        Ok(_) => error("certificate", format!("is not for `{domain}`: it must be among its names")),
+        Ok(identity) if !identity.is_for(domain) => {
+            error("certificate", format!("is not for `{domain}`: it must be among its names"))
+        }
+        Ok(_) => given::end_of(certificate)
+            .filter(|end| *end <= context.env.now())
+            .and_then(|end| error("certificate", format!("ended at {end}: bring a newer one"))),
         Err(why) => error("certificate", why.to_string()),
     }
 }

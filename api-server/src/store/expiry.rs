@@ -10,7 +10,7 @@ use super::report::set_status;
 use super::tx::Tx;
 use super::{Context, Store};
 use crate::kernel::plan::{EXPIRED, EXPIRY};
-use crate::kernel::{Error, Timestamp};
+use crate::kernel::{Error, plan};
 
 /// How many are told by one transaction.
 const AT_ONCE: i64 = 100;
@@ -18,12 +18,7 @@ const AT_ONCE: i64 = 100;
 impl Store {
     /// Tells of a few objects that they have expired; how many. 0: none is left to tell of.
     pub async fn expire(&self) -> Result<usize, Error> {
-        let sql = "SELECT value, holder FROM lease WHERE scope = $1 AND value < $2 ORDER BY value LIMIT $3";
-        // Sorts after all of this moment.
-        let until = format!("{:020};", self.env().now().0);
-        let rows = self.read().await?.rows(sql, values![EXPIRY, until, AT_ONCE]).await?;
-        let due = rows.iter().map(|row| Ok((row.text("value")?, row.text("holder")?)));
-        let due = due.collect::<Result<Vec<_>, super::db::DbError>>()?;
+        let due = due(self, EXPIRY).await?;
         if due.is_empty() {
             return Ok(0);
         }
@@ -31,9 +26,19 @@ impl Store {
     }
 }
 
-async fn expire(tx: &mut Tx, context: &Context, mut due: Vec<(String, String)>) -> Result<usize, Error> {
-    // Two servers take them in the same order.
+/// Leases of this scope whose moment has come, and their holders: a few, in the order in which two servers lock them.
+pub(super) async fn due(store: &Store, scope: &str) -> Result<Vec<(String, String)>, Error> {
+    let sql = "SELECT value, holder FROM lease WHERE scope = $1 AND value < $2 ORDER BY value LIMIT $3";
+    // Sorts after all of this moment.
+    let until = format!("{:020};", store.env().now().0);
+    let rows = store.read().await?.rows(sql, values![scope, until, AT_ONCE]).await?;
+    let due = rows.iter().map(|row| Ok((row.text("value")?, row.text("holder")?)));
+    let mut due = due.collect::<Result<Vec<_>, super::db::DbError>>()?;
     due.sort_by(|a, b| a.1.cmp(&b.1));
+    Ok(due)
+}
+
+async fn expire(tx: &mut Tx, context: &Context, due: Vec<(String, String)>) -> Result<usize, Error> {
     for (value, holder) in &due {
         let Some(mut object) = by_id(tx, holder, true).await? else { continue };
         let sql = "DELETE FROM lease WHERE scope = $1 AND value = $2 RETURNING key";
@@ -45,9 +50,9 @@ async fn expire(tx: &mut Tx, context: &Context, mut due: Vec<(String, String)>) 
         if object.claims.get("expires.at").and_then(Value::as_str) != Some(value) {
             continue;
         }
-        let Some(at) = value.split(':').next().and_then(|digits| digits.parse().ok()) else { continue };
+        let Some(at) = plan::moment_of(value) else { continue };
         let mut status = if object.status.is_object() { object.status.clone() } else { json!({}) };
-        status["expired_at"] = json!(Timestamp(at));
+        status["expired_at"] = json!(at);
         set_status(tx, context, &mut object, status).await?;
     }
     Ok(due.len())

@@ -1,7 +1,7 @@
 //! A few figures of the whole, for whoever watches over a cluster. Each reads so many rows at most, by an index.
 
-use super::Store;
 use super::db::{Conn, values};
+use super::{Store, given};
 use crate::kernel::{Error, Timestamp};
 
 /// It is not counted further.
@@ -18,6 +18,8 @@ pub struct Figures {
     pub waiting_events: i64,
     /// When the first of them happened.
     pub oldest_event: Option<Timestamp>,
+    /// When, of the certificates that were given for domains of tenants, the first one ends.
+    pub given_end: Option<Timestamp>,
 }
 
 impl Store {
@@ -33,6 +35,7 @@ impl Store {
         figures.waiting_events = counted(&mut conn, "SELECT number FROM event ORDER BY number").await?;
         let row = conn.row("SELECT at FROM event ORDER BY number LIMIT 1", values![]).await?;
         figures.oldest_event = row.map(|row| row.time("at")).transpose()?;
+        figures.given_end = given::first_end(&mut conn).await?;
         Ok(figures)
     }
 

@@ -28,6 +28,7 @@ mod expiry;
 mod facts;
 mod figures;
 mod findings;
+mod given;
 mod grants;
 mod guess;
 mod history;

@@ -125,7 +125,7 @@ async fn a_look_costs_the_same(world: World) {
     let figures = world.store.figures().await.unwrap();
     let heard = statements::heard();
     assert_eq!(figures.jobs[0], ("waiting", MOST_COUNTED), "{figures:?}");
-    assert_eq!(heard.len(), 6, "{heard:?}");
+    assert_eq!(heard.len(), 7, "{heard:?}");
     for sql in heard {
         assert!(sql.contains("LIMIT"), "{sql}");
         let plan = world.plan(&sql).await;

@@ -17,12 +17,14 @@ use rhyzome_api::outbound::{Limits, Outbound, Rules, SystemNames};
 use rhyzome_pki::{Authority, ServerCertificate, rest_server_config};
 use rhyzome_tests::door::Door;
 use rhyzome_tests::face::{Face, Reply, TOKEN};
+use rhyzome_tests::given::Time;
 use rhyzome_tests::on_both;
 use rhyzome_tests::people::{self, knowing};
 use rhyzome_tests::wait::until;
-use rhyzome_tests::world::World;
+use rhyzome_tests::world::{Engine, World};
 use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::time_provider::TimeProvider;
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -59,7 +61,8 @@ impl Server {
         tokio::spawn(domains.clone().follow(world.store.clone(), stop.clone()));
         let known = Authenticators::new(people::known()).with_domains(domains.clone());
         let folder = tempfile::tempdir().unwrap();
-        let authority = Authority::open_or_create(&folder.path().join("pki"), SystemTime::now()).unwrap();
+        let now = world.store.env().now().into();
+        let authority = Authority::open_or_create(&folder.path().join("pki"), now).unwrap();
         Server {
             face: Face::knowing(world, known.clone()),
             domains,
@@ -98,7 +101,7 @@ impl Server {
     fn door(&self, world: &World) -> Door {
         let own = self
             .authority
-            .issue_server(&["api.example".into(), "127.0.0.1".into()], SystemTime::now())
+            .issue_server(&["api.example".into(), "127.0.0.1".into()], world.store.env().now().into())
             .unwrap();
         let own = rest_server_config(ServerCertificate::new(&own).unwrap()).unwrap();
         let tenants = Tenants::new(world.store.clone(), self.authority.clone(), self.known.clone());
@@ -189,8 +192,30 @@ fn pair(name: &str) -> (String, String) {
     (params.self_signed(&key).unwrap().pem(), key.serialize_pem())
 }
 
+/// The clock of whoever looks at a certificate.
+#[derive(Debug)]
+struct Looks(SystemTime);
+
+impl TimeProvider for Looks {
+    fn current_time(&self) -> Option<UnixTime> {
+        Some(UnixTime::since_unix_epoch(self.0.duration_since(SystemTime::UNIX_EPOCH).unwrap()))
+    }
+}
+
 /// A GET by a connection that was made for this name, by somebody who believes nobody but this; what it says to be for.
 async fn over(
+    door: &Door,
+    believed: &str,
+    made_for: &str,
+    version: Version,
+    host: &str,
+) -> Result<(u16, Value), String> {
+    over_at(SystemTime::now(), door, believed, made_for, version, host).await
+}
+
+/// The same, at this time.
+async fn over_at(
+    now: SystemTime,
     door: &Door,
     believed: &str,
     made_for: &str,
@@ -202,7 +227,7 @@ async fn over(
         roots.add(root.unwrap()).unwrap();
     }
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut config = rustls::ClientConfig::builder_with_provider(provider)
+    let mut config = rustls::ClientConfig::builder_with_details(provider, Arc::new(Looks(now)))
         .with_safe_default_protocol_versions()
         .unwrap()
         .with_root_certificates(roots)
@@ -267,6 +292,36 @@ async fn each_domain_shows_its_own_certificate(world: World) {
         let all = world.ask(&format!("SELECT {column} FROM {table}")).await.concat().concat();
         assert!(!all.contains("PRIVATE KEY"), "{table}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn our_own_is_made_anew_before_it_ends_on_sqlite() {
+    our_own_is_made_anew_before_it_ends(Engine::Sqlite).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn our_own_is_made_anew_before_it_ends_on_postgres() {
+    our_own_is_made_anew_before_it_ends(Engine::Postgres).await;
+}
+
+async fn our_own_is_made_anew_before_it_ends(engine: Engine) {
+    let time = Time::begin();
+    let world = World::with_time(engine, &time, 5).await;
+    let server = Server::new(&world).await;
+    acme(&server, json!({ "domain": DOMAIN })).await;
+    let (door, own) = (server.door(&world), server.authority.trust_pem());
+    let ask = async |name: &str| {
+        let now = time.now().into();
+        over_at(now, &door, &own, name, Version::HTTP_2, name).await.map(|(status, _)| status)
+    };
+    for day in 0..100 {
+        if [0, 1, 29, 31, 60, 62, 99].contains(&day) {
+            assert_eq!(ask(DOMAIN).await, Ok(200), "day {day}");
+        }
+        time.pass(24 * 3600);
+    }
+    // What this door was opened with is nobody's to renew here: a client does look at the time.
+    assert!(ask("api.example").await.unwrap_err().contains("expired"));
 }
 
 async fn connection_and_request_say_the_same_name(world: World) {

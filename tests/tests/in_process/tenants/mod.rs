@@ -1,5 +1,6 @@
 //! Tenants: what they are called elsewhere, and what it means that one is suspended or deleted.
 
+mod certificates;
 mod delete;
 mod domains;
 mod guests;
