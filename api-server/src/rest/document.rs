@@ -127,6 +127,25 @@ mod tests {
         );
     }
 
+    /// What the outermost layer answers (`domain.rs`), to whoever asks for whatever.
+    #[test]
+    fn a_connection_for_another_name_is_told_of_at_every_operation() {
+        let document = parsed();
+        let paths =
+            document["paths"].as_object().unwrap().values().flat_map(|path| path.as_object().unwrap());
+        let operations: Vec<_> =
+            paths.filter(|(_, operation)| operation["operationId"].is_string()).collect();
+        assert!(operations.len() > 300, "{}", operations.len());
+        for (method, operation) in operations {
+            for status in [400, 421] {
+                let answer = &operation["responses"][status.to_string()]["$ref"];
+                let problem = format!("#/components/responses/Problem{status}");
+                assert_eq!(answer, &json!(problem), "{method} {}", operation["operationId"]);
+            }
+        }
+        assert!(document["components"]["responses"]["Problem421"].is_object());
+    }
+
     #[test]
     fn every_reference_points_somewhere() {
         let document = parsed();

@@ -6,6 +6,9 @@ use serde_json::{Map, Value, json};
 use super::plan;
 use super::schemas::reference;
 
+/// Whoever asks, and for whatever: a request that cannot be read, and one by a connection for another name.
+const EVERYWHERE: [u16; 2] = [400, 421];
+
 /// What the document says of one route.
 pub struct Operation {
     id: String,
@@ -33,7 +36,7 @@ impl Operation {
             parameters: Vec::new(),
             body: None,
             answers: Vec::new(),
-            problems: vec![400, 401, 403, 404, 429, 500, 503],
+            problems: [&EVERYWHERE[..], &[401, 403, 404, 429, 500, 503]].concat(),
             open: false,
             plans: false,
         }
@@ -188,7 +191,7 @@ impl Operation {
     /// For anyone, known or not.
     pub fn open(mut self) -> Operation {
         self.open = true;
-        self.problems.clear();
+        self.problems = EVERYWHERE.to_vec();
         self
     }
 
