@@ -134,11 +134,9 @@ pub async fn run(config: Config, role: Role, stop: CancellationToken) -> anyhow:
         let peers = Peers::new(streams.clone(), store.clone(), authority.clone(), &server);
         let consoles = ConsolesOfChannel(peers);
         let sessions = Arc::new(Sessions::default());
-        if config.auth.has_sessions() || config.keycloak.is_some() {
-            // What has ended while we were not there is known before anybody asks.
-            sessions.read(&store).await?;
-            tasks.spawn(sessions.clone().follow(store.clone(), stop.clone()));
-        }
+        // What has ended while we were not there is known before anybody asks.
+        sessions.read(&store).await?;
+        tasks.spawn(sessions.clone().follow(store.clone(), stop.clone()));
         let outbound = Arc::new(outbound_of_auth(&config, AUTH_TIME)?);
         if let Some(keycloak) = keycloak(&config)? {
             store.makes_realms();
@@ -149,7 +147,8 @@ pub async fn run(config: Config, role: Role, stop: CancellationToken) -> anyhow:
         domains.read(&store).await?;
         tasks.spawn(domains.clone().follow(store.clone(), stop.clone()));
         let context = RestContext {
-            authenticators: authenticators(&config, store.env(), sessions, domains, &outbound)?,
+            authenticators: authenticators(&config, store.env(), sessions, domains, &outbound)?
+                .with_browsers(&store),
             store: store.clone(),
             blobs,
             consoles: Arc::new(consoles),

@@ -43,6 +43,11 @@ pub const MIGRATIONS: &[Migration] = &[
         sql: include_str!("../migrations/0013_second_factors.sql"),
     },
     Migration { version: 14, name: "walls", sql: include_str!("../migrations/0014_walls.sql") },
+    Migration {
+        version: 15,
+        name: "browser sessions",
+        sql: include_str!("../migrations/0015_browser_sessions.sql"),
+    },
 ];
 
 /// Which database speaks.

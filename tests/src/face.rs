@@ -128,7 +128,7 @@ impl Face {
         let metrics = Metrics::new();
         let router = rest::router(RestContext {
             store: world.store.clone(),
-            authenticators,
+            authenticators: authenticators.with_browsers(&world.store),
             blobs,
             consoles,
             courier,
@@ -168,11 +168,16 @@ impl Face {
 
     /// The operator's open stream of this path; its head must be a 200.
     pub async fn stream(&self, path: &str, more: &[(&str, &str)]) -> BodyDataStream {
+        let bearer = format!("Bearer {TOKEN}");
+        let is_operator = more.iter().all(|(name, _)| *name != "authorization");
+        let own = is_operator.then_some(("authorization", bearer.as_str()));
+        self.streamed(path, &own.into_iter().chain(more.iter().copied()).collect::<Vec<_>>()).await
+    }
+
+    /// The open stream of this path, asked for with these headers, just as they are.
+    pub async fn streamed(&self, path: &str, headers: &[(&str, &str)]) -> BodyDataStream {
         let mut request = Request::builder().uri(path);
-        if more.iter().all(|(name, _)| *name != "authorization") {
-            request = request.header("authorization", format!("Bearer {TOKEN}"));
-        }
-        for (name, value) in more {
+        for (name, value) in headers {
             request = request.header(*name, *value);
         }
         let response = self.router.clone().oneshot(request.body(Body::empty()).unwrap()).await.unwrap();

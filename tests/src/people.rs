@@ -97,3 +97,22 @@ impl Face {
         made.json["id"].as_str().unwrap().to_owned()
     }
 }
+
+/// The bytes of base32, as an app for codes reads it.
+pub fn base32(text: &str) -> Vec<u8> {
+    let value = |byte: u8| match byte {
+        b'A'..=b'Z' => u32::from(byte - b'A'),
+        b'2'..=b'7' => u32::from(byte - b'2') + 26,
+        other => panic!("{other}"),
+    };
+    let (mut held, mut bits, mut bytes) = (0, 0, Vec::new());
+    for byte in text.bytes() {
+        held = (held << 5 | value(byte)) & 0xfff;
+        bits += 5;
+        if bits >= 8 {
+            bits -= 8;
+            bytes.push((held >> bits & 0xff) as u8);
+        }
+    }
+    bytes
+}

@@ -7,10 +7,10 @@ use futures_util::future::BoxFuture;
 
 use super::cache::Cache;
 use super::header::{self, Basic};
-use super::person::Terms;
+use super::person::{PASSWORD, Person, Terms};
 use super::tries::Tries;
-use super::{Authenticator, RequestDetails, Verdict};
-use crate::kernel::Env;
+use super::{Authenticator, Now, RequestDetails, Verdict};
+use crate::kernel::{Caller, Env};
 
 /// Wrong passwords of one source: so many, then one each so often.
 pub const TRIES: (u32, Duration) = (10, Duration::from_secs(6));
@@ -24,6 +24,10 @@ pub trait ByPassword: Send + Sync {
 
     /// How its people are known.
     fn terms(&self) -> &Terms;
+
+    /// The groups of somebody, and what must stay the same while they have a session, if more is known than was said
+    /// when it began; or why nobody is let in.
+    fn kept(&self, kept: &Caller) -> Result<(Option<Vec<String>>, String), Verdict>;
 
     /// Whose name and password these are, of somebody at this address.
     fn verdict(&self, pair: Basic, source: &str) -> impl Future<Output = Verdict> + Send;
@@ -90,6 +94,33 @@ impl<T: ByPassword> Authenticator for T {
                 Err(verdict) => *verdict,
             }
         })
+    }
+
+    fn name(&self) -> &str {
+        &self.terms().authenticator
+    }
+
+    fn now(&self, kept: &Caller) -> Option<Now> {
+        let of_terms = |(groups, mark): (Option<Vec<String>>, String)| {
+            let told = match groups {
+                Some(groups) => {
+                    let (name, subject) = (kept.subject.clone(), kept.subject.clone());
+                    self.terms().caller(Person {
+                        name,
+                        subject,
+                        groups,
+                        credential: PASSWORD,
+                        ..Person::default()
+                    })
+                }
+                None => self.terms().again(kept),
+            };
+            match told {
+                Verdict::Caller(caller) => Ok((caller, mark)),
+                other => Err(other),
+            }
+        };
+        Some(self.kept(kept).and_then(of_terms))
     }
 
     fn known_elsewhere(&self, header: Option<&str>, request: &RequestDetails) {

@@ -2,6 +2,7 @@
 
 mod api_token;
 mod breaker;
+mod browser;
 mod cache;
 mod certificate;
 mod domains;
@@ -12,6 +13,7 @@ mod htpasswd;
 mod ldap;
 mod oidc;
 mod operator_token;
+mod people;
 mod person;
 mod realms;
 mod sessions;
@@ -30,13 +32,16 @@ use rustls::pki_types::CertificateDer;
 use zeroize::Zeroizing;
 
 use crate::kernel::Caller;
+use crate::store::Store;
 
 /// A login that has ended, as its issuer says.
 pub use crate::store::EndedSession as Ended;
 pub use api_token::ApiTokens;
+pub use browser::{Browsers, Cookie};
 pub use cache::Cache;
 pub use domains::Domains;
 pub use operator_token::{OperatorToken, TokenError};
+pub use people::Now;
 pub use realms::{Realms, RealmsConfig, RealmsFile};
 pub use sessions::Sessions;
 pub use settings::{AuthConfig, AuthFile};
@@ -56,6 +61,8 @@ pub struct RequestDetails {
     pub from_another_site: bool,
     /// It comes by the domain of this tenant.
     pub domain: Option<Arc<str>>,
+    /// The cookie of a session that it shows.
+    pub cookie: Option<Cookie>,
 }
 
 /// What one authenticator says.
@@ -93,6 +100,23 @@ pub struct Refusal {
     pub later: bool,
 }
 
+impl Refusal {
+    /// Of a verdict that lets nobody in.
+    pub fn of(verdict: Verdict) -> Refusal {
+        let refused = |reason: String| Refusal { reason, known: None, later: false };
+        match verdict {
+            Verdict::Refused(reason) | Verdict::Wrong(reason) => refused(reason),
+            Verdict::RefusedKnown(known, reason) => {
+                Refusal { known: Some(Box::new(known)), ..refused(reason) }
+            }
+            Verdict::Unavailable(reason) => Refusal { later: true, ..refused(reason) },
+            Verdict::Caller(_) | Verdict::NotMine => {
+                refused("nobody here knows these credentials".to_owned())
+            }
+        }
+    }
+}
+
 /// Something that knows callers by their `Authorization`.
 pub trait Authenticator: Send + Sync {
     /// Who is this?
@@ -128,6 +152,11 @@ pub trait Authenticator: Send + Sync {
 
     /// How people log in, if somebody else does that.
     fn login(&self) -> Option<Login> {
+        None
+    }
+
+    /// Somebody whom it knew when a session of theirs began, as they are now. `None`: nobody has sessions by it.
+    fn now(&self, _kept: &Caller) -> Option<Now> {
         None
     }
 
@@ -185,6 +214,23 @@ impl Authenticators {
         Authenticators { sessions, ..self }
     }
 
+    /// The same, letting people in by the cookies of their sessions.
+    pub fn with_browsers(mut self, store: &Store) -> Authenticators {
+        let browsers = Browsers::new(store.clone(), self.sessions.clone(), self.list.clone());
+        self.list.insert(0, Arc::new(browsers));
+        self
+    }
+
+    /// Somebody who has just shown who they are, for a session; `None`: nobody has one by that.
+    pub fn now(&self, caller: &Caller) -> Option<Now> {
+        people::now(&self.list, caller)
+    }
+
+    /// What has ended here is known here at once.
+    pub fn tell(&self, ended: Ended) {
+        self.sessions.tell(ended);
+    }
+
     /// Of which authorities callers should show certificates on the domain of this tenant (`None`: on the server's own);
     /// `None`: nobody looks at them.
     pub fn wants_certificates(&self, domain: Option<&str>) -> Option<Vec<DistinguishedName>> {
@@ -226,7 +272,6 @@ impl Authenticators {
         header: Option<&str>,
         request: &RequestDetails,
     ) -> Result<Caller, Refusal> {
-        let refused = |reason: String| Refusal { reason, known: None, later: false };
         let (mut wrong, mut strangers) = (None, Vec::new());
         for one in self.serving(request.domain.as_deref()) {
             match one.authenticate(header, request).await {
@@ -236,11 +281,9 @@ impl Authenticators {
                     });
                     return Ok(caller);
                 }
-                Verdict::Refused(reason) => return Err(refused(reason)),
-                Verdict::RefusedKnown(known, reason) => {
-                    return Err(Refusal { known: Some(Box::new(known)), ..refused(reason) });
+                refused @ (Verdict::Refused(_) | Verdict::RefusedKnown(..) | Verdict::Unavailable(_)) => {
+                    return Err(Refusal::of(refused));
                 }
-                Verdict::Unavailable(reason) => return Err(Refusal { later: true, ..refused(reason) }),
                 Verdict::Wrong(reason) => {
                     strangers.push(one);
                     wrong = wrong.or(Some(reason));
@@ -254,7 +297,7 @@ impl Authenticators {
             (None, Some(_)) if request.domain.is_some() => STRANGERS_HERE.to_owned(),
             (None, Some(_)) => "nobody here knows these credentials".to_owned(),
         };
-        Err(refused(reason))
+        Err(Refusal { reason, known: None, later: false })
     }
 }
 

@@ -14,11 +14,13 @@ use futures_util::future::BoxFuture;
 use rhyzome_pki::{PkiError, write_private};
 use sha2::{Digest, Sha256};
 
-use super::{Authenticator, RequestDetails, Verdict};
+use super::{Authenticator, Now, RequestDetails, Verdict};
 use crate::kernel::{Caller, Env};
 
 /// How a token of this kind begins: so that it is recognised where it leaks.
 const PREFIX: &str = "rzo1.";
+/// What its bearer is called.
+const OPERATOR: &str = "operator";
 
 /// Knows the operator by a bearer token.
 pub struct OperatorToken {
@@ -137,6 +139,13 @@ impl Authenticator for OperatorToken {
     fn authenticate<'a>(&'a self, header: Option<&'a str>, _: &'a RequestDetails) -> BoxFuture<'a, Verdict> {
         Box::pin(std::future::ready(self.verdict(header)))
     }
+
+    /// A session goes on as long as the token is the one with which it began.
+    fn now(&self, kept: &Caller) -> Option<Now> {
+        let is_operator = kept.operator && kept.authenticator.is_empty() && kept.name == OPERATOR;
+        let mark = || rhyzome_pki::hex(&Sha256::digest(self.digest()));
+        is_operator.then(|| Ok((Caller::operator(OPERATOR, "operator-token"), mark())))
+    }
 }
 
 impl OperatorToken {
@@ -149,7 +158,7 @@ impl OperatorToken {
         }
         let token = token.trim();
         if same(&digest(token), &self.digest()) {
-            return Verdict::Caller(Caller::operator("operator", "operator-token"));
+            return Verdict::Caller(Caller::operator(OPERATOR, "operator-token"));
         }
         if token.starts_with(PREFIX) {
             return Verdict::Refused("this operator token is not the one of this server".into());

@@ -65,6 +65,17 @@ impl Terms {
         domain.is_none() || self.tenant.as_deref() == domain
     }
 
+    /// Somebody who was known, by what is said of them now.
+    pub fn again(&self, kept: &Caller) -> Verdict {
+        let Caller { name, subject, groups, session, issued, .. } = kept.clone();
+        // Groups are called as they are here already, and what is nobody's name here is not changed again.
+        let groups = groups.into_iter().collect::<BTreeSet<_>>();
+        let plain = Terms { groups: BTreeMap::new(), ..self.clone() };
+        let groups = groups.into_iter().collect();
+        let person = Person { name, subject, groups, session, issued, credential: PASSWORD };
+        plain.caller(person)
+    }
+
     /// The caller that this person is.
     pub fn caller(&self, person: Person) -> Verdict {
         let words = [&person.name, &person.subject].into_iter().chain(&person.groups);

@@ -155,11 +155,6 @@ impl AuthConfig {
     pub fn has(&self, begins: &str) -> bool {
         self.authenticators.iter().any(|one| one.terms.authenticator.starts_with(begins))
     }
-
-    /// True if logins may end before their tokens do.
-    pub fn has_sessions(&self) -> bool {
-        self.authenticators.iter().any(|one| matches!(one.what, What::Oidc(_)))
-    }
 }
 
 impl Configured {

@@ -32,6 +32,8 @@ pub struct Caller {
     pub issued: Option<Timestamp>,
     /// What is kept of the API token that they show, if that is how they came.
     pub token: Option<String>,
+    /// What is kept of the browser session by whose cookie they came, if that is how.
+    pub browser: Option<String>,
     /// They came by a password: whether a code must come with it. `None`: by something that is no password.
     pub second_factor: Option<SecondFactor>,
     /// Id of their user; empty for those of the server itself, and before the store has looked.

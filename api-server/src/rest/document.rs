@@ -4,7 +4,7 @@ use serde_json::{Map, Value, json};
 
 use super::operation::Operation;
 use super::problem::TYPES;
-use super::{mount, schemas};
+use super::{cookie, mount, schemas};
 use crate::kernel::Registry;
 
 /// What greets a newcomer.
@@ -63,7 +63,7 @@ pub fn render(document: &Document) -> String {
             "license": { "name": "Apache-2.0", "identifier": "Apache-2.0" },
         },
         "servers": [{ "url": "/" }],
-        "security": [{ "bearer": [] }],
+        "security": [{ "bearer": [] }, { "session": [] }],
         "tags": document.tags,
         "paths": document.paths,
         "components": {
@@ -71,6 +71,10 @@ pub fn render(document: &Document) -> String {
                 "bearer": {
                     "type": "http", "scheme": "bearer",
                     "description": "The operator's token: the server's first start writes it to a file and names it.",
+                },
+                "session": {
+                    "type": "apiKey", "in": "cookie", "name": cookie::SECURE,
+                    "description": "A person's session in a browser: `POST /v1/session` or `GET /v1/session/login` sets it. It counts for requests of the same origin's pages; what changes something must have `X-Rhyzome-CSRF`.",
                 },
             },
             "responses": responses,

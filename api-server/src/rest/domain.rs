@@ -69,7 +69,8 @@ fn host(request: &Request) -> Result<Option<String>, Problem> {
     }
 }
 
-fn bare(authority: &str) -> String {
+/// A name without its port, in small letters.
+pub(super) fn bare(authority: &str) -> String {
     let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
     // An address of IPv6 has colons of its own.
     let host = match host.rsplit_once(':') {

@@ -7,8 +7,8 @@ use axum::http::request::Parts;
 use super::domain::Domain;
 use super::problem::Problem;
 use super::shown::{self, Shown};
-use super::{RestContext, denial, second_factor, share};
-use crate::auth::{RequestDetails, STRANGERS_HERE};
+use super::{RestContext, cookie, denial, second_factor, share};
+use crate::auth::{Cookie, RequestDetails, STRANGERS_HERE};
 use crate::kernel::{Caller, Error};
 use crate::store::Refused;
 
@@ -18,7 +18,7 @@ pub struct Known {
     pub caller: Caller,
     /// The same, as an authenticator said it.
     pub said: Caller,
-    /// What they came by, if it was a certificate.
+    /// What they came by, if it was a certificate or a cookie.
     pub shown: Option<Box<RequestDetails>>,
     /// The address that they come from.
     pub source: String,
@@ -45,6 +45,7 @@ async fn look(ctx: &RestContext, parts: &Parts, request_id: &str, source: String
         certificates: parts.extensions.get::<Shown>().cloned().unwrap_or_default().0,
         from_another_site: shown::from_another_site(&parts.headers, &parts.uri),
         domain: parts.extensions.get::<Domain>().and_then(|domain| domain.0.clone()),
+        cookie: cookie::shown(parts),
     };
     let authorization = match parts.headers.get(AUTHORIZATION).map(|value| value.to_str()) {
         Some(Err(_)) => return Err(Error::Unauthenticated("credentials must be ASCII".into()).into()),
@@ -62,8 +63,11 @@ async fn look(ctx: &RestContext, parts: &Parts, request_id: &str, source: String
         }
     };
     let said = caller.clone();
-    let by_certificate = authorization.is_none() && !details.certificates.is_empty();
-    let shown = by_certificate.then(|| Box::new(details.clone()));
+    let by_itself = said.browser.is_some() || authorization.is_none() && !details.certificates.is_empty();
+    let shown = by_itself.then(|| {
+        let cookie = details.cookie.clone().map(|cookie| Cookie { is_look: true, ..cookie });
+        Box::new(RequestDetails { cookie, ..details.clone() })
+    });
     let caller = match ctx.store.admit(caller, &details.source).await {
         Ok(caller) => caller,
         Err(Refused { error, caller }) => {

@@ -51,7 +51,7 @@ pub struct Origin {
     pub caller: Caller,
     /// The same, as an authenticator said it.
     pub said: Caller,
-    /// What they came by, if it was a certificate.
+    /// What they came by, if it was a certificate or a cookie.
     pub shown: Option<Box<RequestDetails>>,
     /// The circumstances.
     pub asked: Asked,

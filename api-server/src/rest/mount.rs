@@ -3,6 +3,7 @@
 mod guest;
 mod login;
 mod second_factor;
+mod session;
 
 use std::future::Future;
 use std::sync::Arc;
@@ -123,6 +124,7 @@ impl Mount {
         self.document.add(&Method::GET, "/healthz", health);
         self.logins();
         self.second_factor();
+        self.sessions();
     }
 
     fn kind(&mut self, kind: &'static dyn Kind) {

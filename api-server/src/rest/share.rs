@@ -16,6 +16,7 @@ use http_body::{Frame, SizeHint};
 use serde_json::json;
 
 use super::RestContext;
+use super::cookie::{self, Which};
 use super::line::{Line, OnLine};
 use super::problem::Problem;
 use super::shown::Shown;
@@ -110,11 +111,13 @@ impl Regulars {
     fn mark(&self, parts: &Parts) -> Option<[u8; 32]> {
         let authorization = parts.headers.get(header::AUTHORIZATION).map(header::HeaderValue::as_bytes);
         let shown = parts.extensions.get::<Shown>().and_then(|shown| shown.0.first());
-        if authorization.is_none() && shown.is_none() {
+        let cookie = cookie::secret(parts, Which::Session).ok().flatten().filter(|_| authorization.is_none());
+        if authorization.is_none() && shown.is_none() && cookie.is_none() {
             return None;
         }
         let shown = shown.map(AsRef::as_ref).unwrap_or_default();
-        Some(self.0.fingerprint(&[authorization.unwrap_or_default(), shown]))
+        let cookie = cookie.unwrap_or_default().as_bytes();
+        Some(self.0.fingerprint(&[authorization.unwrap_or_default(), shown, cookie]))
     }
 
     /// Refuses who comes without any that were good, from where too many did.

@@ -1,6 +1,6 @@
 //! What is open for long ends with the rights by which it was opened: a stream is cut off within a second or two of the
-//! moment in which its caller's rights are others than they were, whatever has changed: theirs, the certificate by which
-//! they came, or that a second factor is asked of them now. Who may still have it opens it anew.
+//! moment in which its caller's rights are others than they were, whatever has changed: theirs, the certificate or the session
+//! by which they came, or that a second factor is asked of them now. Who may still have it opens it anew.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -48,7 +48,7 @@ impl Standing {
         }
     }
 
-    /// The certificate still counts. Nothing is known while it cannot be looked at.
+    /// The certificate, or the session, still counts. Nothing is known while it cannot be looked at.
     async fn is_still_shown(&self) -> bool {
         let Some(details) = &self.origin.shown else { return true };
         self.ctx.authenticators.authenticate(None, details).await.map_or_else(|no| no.later, |_| true)

@@ -9,7 +9,7 @@ use super::create::Maker;
 use super::db::{Conn, row, values};
 use super::objects;
 use super::tx::{Table, Tx};
-use super::{Bell, Context, second_factor};
+use super::{Bell, Context, browser, second_factor};
 use crate::kernel::policy::{Area, Grant};
 use crate::kernel::role::{self, OWNER, Permission, VIEWS, bundle};
 use crate::kernel::{Clash, Error, FieldError, Stored, Verb};
@@ -50,7 +50,12 @@ pub(super) async fn wrote(
     let id = &object.core.id;
     match object.core.kind.as_str() {
         "member" | "binding" => grantees(tx, maker, object, gone).await?,
-        "user" => identity(tx, object, gone).await?,
+        "user" => {
+            identity(tx, object, gone).await?;
+            if gone || object.spec["disabled"] == serde_json::json!(true) {
+                browser::of_user_ended(tx, context, object).await?;
+            }
+        }
         "token" if gone => {
             tx.run("DELETE FROM api_token WHERE holder = $1", values![id]).await?;
         }

@@ -14,6 +14,7 @@ mod assign;
 mod audit;
 mod authority;
 mod bells;
+mod browser;
 mod change;
 mod claims;
 mod create;
@@ -85,6 +86,9 @@ use std::sync::{Arc, OnceLock};
 pub use adopt::AdoptAs;
 pub use audit::AuditQuery;
 pub use bells::{Bell, Bells};
+pub use browser::{
+    BROWSER_IDLE_SECONDS, BrowserLogin, BrowserSession, NewBrowserSession, browser_hash, browser_secret,
+};
 pub use change::{Asked, NewObject, Written};
 pub use credentials::{NodeKeys, Shown, Untold};
 pub use db::outside;

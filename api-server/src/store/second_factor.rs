@@ -207,7 +207,8 @@ fn by_password(caller: &Caller) -> Result<(), Error> {
     }
 }
 
-async fn holder_of(tx: &mut Tx, caller: &Caller) -> Result<Option<String>, Error> {
+/// The user that somebody is, as their authenticator said them.
+pub(super) async fn holder_of(tx: &mut Tx, caller: &Caller) -> Result<Option<String>, Error> {
     let sql = "SELECT holder FROM identity WHERE authenticator = $1 AND subject = $2 AND subject <> ''";
     let row = tx.row(sql, values![&caller.authenticator, &caller.subject]).await?;
     Ok(row.map(|row| row.text("holder")).transpose()?)
@@ -301,7 +302,7 @@ async fn drop_of(tx: &mut Tx, context: &Context, who: (&Caller, &Asked), holder:
 }
 
 /// For the audit.
-async fn noted(
+pub(super) async fn noted(
     tx: &mut Tx,
     context: &Context,
     (caller, asked): (&Caller, &Asked),

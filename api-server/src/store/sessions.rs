@@ -1,7 +1,8 @@
 //! Logins that have ended before their tokens did: told once to one server, and known to all.
 
 use super::db::values;
-use super::{Bell, Store};
+use super::tx::Tx;
+use super::{Bell, Store, browser};
 use crate::kernel::{Error, Timestamp};
 
 /// A login that has ended, or all of a subject.
@@ -28,13 +29,8 @@ impl Store {
             Box::pin(async move {
                 let now = context.env.now();
                 tx.run("DELETE FROM ended_session WHERE until < $1", values![now]).await?;
-                let sql = "INSERT INTO ended_session (authenticator, session, subject, at, told_at, until) \
-                           VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (authenticator, session, subject) \
-                           DO UPDATE SET told_at = excluded.told_at, until = excluded.until, \
-                           at = CASE WHEN excluded.at > ended_session.at THEN excluded.at ELSE ended_session.at END";
-                let EndedSession { authenticator, session, subject, at, until, .. } = ended;
-                tx.run(sql, values![authenticator, session, subject, at, now, until]).await?;
-                tx.ring(Bell::Sessions);
+                browser::login_ended(tx, &ended).await?;
+                told(tx, now, ended).await?;
                 Ok(())
             })
         })
@@ -59,4 +55,16 @@ impl Store {
             })
             .collect()
     }
+}
+
+/// Keeps that it has ended.
+pub(super) async fn told(tx: &mut Tx, now: Timestamp, ended: EndedSession) -> Result<(), Error> {
+    let sql = "INSERT INTO ended_session (authenticator, session, subject, at, told_at, until) \
+               VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (authenticator, session, subject) \
+               DO UPDATE SET told_at = excluded.told_at, until = excluded.until, \
+               at = CASE WHEN excluded.at > ended_session.at THEN excluded.at ELSE ended_session.at END";
+    let EndedSession { authenticator, session, subject, at, until, .. } = ended;
+    tx.run(sql, values![authenticator, session, subject, at, now, until]).await?;
+    tx.ring(Bell::Sessions);
+    Ok(())
 }

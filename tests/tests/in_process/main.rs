@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod arrows;
+mod browser;
 mod bulk;
 mod certificates;
 mod channel;

@@ -26,10 +26,13 @@ const KEYS: [(&str, &str); 2] = [
     ("halted", "CgoKCgoKCgoKCgoKCgoKCgoKCgoKCgoKCgoKCgoKCgo="),
 ];
 /// What only ever says something of the caller, or nothing that is anybody's.
-const OF_EVERYBODY: [&str; 7] = [
+const OF_EVERYBODY: [&str; 10] = [
     "root",
     "whoami",
     "can",
+    "session",
+    "session_begin",
+    "session_end",
     "second_factor",
     "second_factor_enrol",
     "second_factor_confirm",

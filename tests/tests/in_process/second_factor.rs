@@ -9,7 +9,7 @@ use rhyzome_api::kernel::caller::SecondFactor;
 use rhyzome_api::kernel::{Caller, totp};
 use rhyzome_tests::face::{Face, Reply};
 use rhyzome_tests::given::Time;
-use rhyzome_tests::people::known_beside;
+use rhyzome_tests::people::{base32, known_beside};
 use rhyzome_tests::world::{Engine, World};
 use serde_json::{Value, json};
 
@@ -94,25 +94,6 @@ impl Story {
         self.time.pass(totp::STEP_SECONDS);
         (key, codes.map(|code| code.as_str().unwrap().to_owned()).collect())
     }
-}
-
-/// As an app reads it.
-fn base32(text: &str) -> Vec<u8> {
-    let value = |byte: u8| match byte {
-        b'A'..=b'Z' => u32::from(byte - b'A'),
-        b'2'..=b'7' => u32::from(byte - b'2') + 26,
-        other => panic!("{other}"),
-    };
-    let (mut held, mut bits, mut bytes) = (0, 0, Vec::new());
-    for byte in text.bytes() {
-        held = (held << 5 | value(byte)) & 0xfff;
-        bits += 5;
-        if bits >= 8 {
-            bits -= 8;
-            bytes.push((held >> bits & 0xff) as u8);
-        }
-    }
-    bytes
 }
 
 macro_rules! stories {

@@ -11,6 +11,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use serde::Deserialize;
+use sha2::{Digest as _, Sha256};
 use tokio::sync::Semaphore;
 
 use self::file::{Known, Stamp};
@@ -20,7 +21,7 @@ use super::cache::Cache;
 use super::guesses::{ByPassword, Guesses};
 use super::header::Basic;
 use super::person::{PASSWORD, Person, Terms};
-use crate::kernel::Env;
+use crate::kernel::{Caller, Env};
 
 /// For how long a password that was right is not looked at again.
 const REMEMBERED: Duration = Duration::from_secs(60);
@@ -82,6 +83,14 @@ impl Htpasswd {
         Ok(known)
     }
 
+    /// The same, or what is said to who asks.
+    fn known_now(&self) -> Result<Arc<Known>, Verdict> {
+        self.known().map_err(|error| {
+            tracing::error!(authenticator = self.terms.authenticator, %error, "nobody can log in by password");
+            Verdict::Unavailable("passwords cannot be looked at now".into())
+        })
+    }
+
     /// The hash on which an unknown user's time is spent: one of those that there are, always the same for a name.
     fn instead<'a>(&self, known: &'a Known, user: &str) -> Option<&'a Hash> {
         let count = known.hashes.len();
@@ -117,13 +126,22 @@ impl ByPassword for Htpasswd {
         &self.terms
     }
 
+    /// A session goes on as long as the line of the file stays as it was.
+    fn kept(&self, kept: &Caller) -> Result<(Option<Vec<String>>, String), Verdict> {
+        // Here a name is all that somebody is.
+        let user = &kept.subject;
+        let known = self.known_now()?;
+        let hash = known.hashes.get(user).ok_or_else(|| {
+            Verdict::RefusedKnown(kept.clone(), "you are not known here any more".to_owned())
+        })?;
+        let mark = rhyzome_pki::hex(&Sha256::digest(hash.text()));
+        Ok((Some(known.groups.get(user).cloned().unwrap_or_default()), mark))
+    }
+
     async fn verdict(&self, pair: Basic, source: &str) -> Verdict {
-        let known = match self.known() {
+        let known = match self.known_now() {
             Ok(known) => known,
-            Err(error) => {
-                tracing::error!(authenticator = self.terms.authenticator, %error, "nobody can log in by password");
-                return Verdict::Unavailable("passwords cannot be looked at now".into());
-            }
+            Err(verdict) => return verdict,
         };
         let found = known.hashes.get(&pair.user);
         let Some(hash) = found.or_else(|| self.instead(&known, &pair.user)).cloned() else {

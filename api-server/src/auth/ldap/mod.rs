@@ -23,7 +23,7 @@ use super::cache::Cache;
 use super::guesses::{ByPassword, Guesses};
 use super::header::Basic;
 use super::person::{LONGEST, Person, Terms};
-use crate::kernel::Env;
+use crate::kernel::{Caller, Env};
 use crate::outbound::Outbound;
 
 /// Logins that wait for others to be done.
@@ -91,6 +91,11 @@ impl ByPassword for Directories {
 
     fn terms(&self) -> &Terms {
         &self.terms
+    }
+
+    /// Nobody says when something changes in a directory: what it said counts until the session ends.
+    fn kept(&self, _: &Caller) -> Result<(Option<Vec<String>>, String), Verdict> {
+        Ok((None, String::new()))
     }
 
     async fn verdict(&self, pair: Basic, source: &str) -> Verdict {
