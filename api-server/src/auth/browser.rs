@@ -96,7 +96,7 @@ impl Browsers {
                     ..caller
                 })
             }
-            Some(Err(verdict)) => verdict,
+            Some(Err(refusal)) => refusal.into(),
             None => Verdict::RefusedKnown(
                 kept.clone(),
                 "whoever knew you here is asked no more: log in again".to_owned(),

@@ -9,7 +9,7 @@ use super::cache::Cache;
 use super::header::{self, Basic};
 use super::person::{PASSWORD, Person, Terms};
 use super::tries::Tries;
-use super::{Authenticator, Now, RequestDetails, Verdict};
+use super::{Authenticator, Now, Refusal, RequestDetails, Verdict};
 use crate::kernel::{Caller, Env};
 
 /// Wrong passwords of one source: so many, then one each so often.
@@ -27,7 +27,7 @@ pub trait ByPassword: Send + Sync {
 
     /// The groups of somebody, and what must stay the same while they have a session, if more is known than was said
     /// when it began; or why nobody is let in.
-    fn kept(&self, kept: &Caller) -> Result<(Option<Vec<String>>, String), Verdict>;
+    fn kept(&self, kept: &Caller) -> Result<(Option<Vec<String>>, String), Refusal>;
 
     /// Whose name and password these are, of somebody at this address.
     fn verdict(&self, pair: Basic, source: &str) -> impl Future<Output = Verdict> + Send;
@@ -117,7 +117,7 @@ impl<T: ByPassword> Authenticator for T {
             };
             match told {
                 Verdict::Caller(caller) => Ok((caller, mark)),
-                other => Err(other),
+                other => Err(Refusal::of(other)),
             }
         };
         Some(self.kept(kept).and_then(of_terms))

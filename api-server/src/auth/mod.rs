@@ -22,6 +22,7 @@ mod settings;
 pub(crate) mod testing;
 mod tokens;
 mod tries;
+mod trip;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -45,6 +46,7 @@ pub use people::Now;
 pub use realms::{Realms, RealmsConfig, RealmsFile};
 pub use sessions::Sessions;
 pub use settings::{AuthConfig, AuthFile};
+pub use trip::{Arrived, Trip, open_hint, seal_hint};
 
 /// What an authenticator may look at besides the header.
 #[derive(Clone, Debug, Default)]
@@ -100,7 +102,22 @@ pub struct Refusal {
     pub later: bool,
 }
 
+impl From<Refusal> for Verdict {
+    fn from(Refusal { reason, known, later }: Refusal) -> Verdict {
+        match known {
+            _ if later => Verdict::Unavailable(reason),
+            Some(known) => Verdict::RefusedKnown(*known, reason),
+            None => Verdict::Refused(reason),
+        }
+    }
+}
+
 impl Refusal {
+    /// Of what is shown.
+    pub fn for_good(reason: impl Into<String>) -> Refusal {
+        Refusal { reason: reason.into(), known: None, later: false }
+    }
+
     /// Of a verdict that lets nobody in.
     pub fn of(verdict: Verdict) -> Refusal {
         let refused = |reason: String| Refusal { reason, known: None, later: false };
@@ -153,6 +170,26 @@ pub trait Authenticator: Send + Sync {
     /// How people log in, if somebody else does that.
     fn login(&self) -> Option<Login> {
         None
+    }
+
+    /// Where a browser is sent in which somebody logs in; `None`: nobody does that here.
+    fn sent<'a>(&'a self, _trip: &'a Trip) -> Option<BoxFuture<'a, Result<String, String>>> {
+        None
+    }
+
+    /// Who has come back from there with a code, from whom the answer says to be.
+    fn back<'a>(
+        &'a self,
+        _trip: &'a Trip,
+        _code: &'a str,
+        _iss: Option<&'a str>,
+    ) -> Option<BoxFuture<'a, Result<Arrived, Refusal>>> {
+        None
+    }
+
+    /// Where a browser ends the login of which this is the hint, if it is ended anywhere.
+    fn end_url<'a>(&'a self, _hint: &'a str) -> BoxFuture<'a, Option<String>> {
+        Box::pin(std::future::ready(None))
     }
 
     /// Somebody whom it knew when a session of theirs began, as they are now. `None`: nobody has sessions by it.
@@ -255,10 +292,39 @@ impl Authenticators {
         name: &str,
         token: &str,
     ) -> Option<Result<Ended, String>> {
+        Some(self.named(domain, name)?.logout(token)?.await)
+    }
+
+    /// The one of this name, if it is reached by this domain.
+    fn named(&self, domain: Option<&str>, name: &str) -> Option<Arc<dyn Authenticator>> {
         let tenant = name.strip_prefix(REALM).filter(|tenant| domain.is_none_or(|domain| domain == *tenant));
         let own = tenant.and_then(|tenant| self.list.iter().find_map(|one| one.of_tenant(tenant)));
-        let named = self.serving(domain).chain(&own).find(|one| one.name() == name && !name.is_empty());
-        Some(named?.logout(token)?.await)
+        self.serving(domain).chain(&own).find(|one| one.name() == name && !name.is_empty()).cloned()
+    }
+
+    /// Where a browser is sent that logs somebody in at the one of this name; `None`: there is none.
+    pub async fn sent(
+        &self,
+        domain: Option<&str>,
+        name: &str,
+        trip: &Trip,
+    ) -> Option<Result<String, String>> {
+        Some(self.named(domain, name)?.sent(trip)?.await)
+    }
+
+    /// Who comes back from there, with this code, and from whom the answer says to be.
+    pub async fn back(
+        &self,
+        domain: Option<&str>,
+        name: &str,
+        (trip, code, iss): (&Trip, &str, Option<&str>),
+    ) -> Option<Result<Arrived, Refusal>> {
+        Some(self.named(domain, name)?.back(trip, code, iss)?.await)
+    }
+
+    /// Where a browser ends the login of this hint.
+    pub async fn end_url(&self, domain: Option<&str>, name: &str, hint: &str) -> Option<String> {
+        self.named(domain, name)?.end_url(hint).await
     }
 
     /// Waits until the login of this caller has ended.

@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use super::{Authenticator, REALM, Verdict};
+use super::{Authenticator, REALM, Refusal};
 use crate::kernel::Caller;
 
 /// Somebody as they are now, and what must stay the same for as long as a session of theirs goes on; or why there is
 /// nobody.
-pub type Now = Result<(Caller, String), Verdict>;
+pub type Now = Result<(Caller, String), Refusal>;
 
 /// The one of this configured name, among these and those of tenants' realms.
 pub fn named(all: &[Arc<dyn Authenticator>], name: &str) -> Option<Arc<dyn Authenticator>> {

@@ -184,12 +184,14 @@ impl Keycloak {
             // session of one only, <https://github.com/keycloak/keycloak/issues/22914>.
             attributes["backchannel.logout.session.required"] = json!("false");
         }
+        let mut redirects = vec!["http://127.0.0.1/*".to_owned()];
+        redirects.extend(api_url.iter().map(|api| format!("{api}/v1/session/callback")));
         json!({
             "realm": work.realm, "enabled": true, "displayName": work.tenant_name,
             "attributes": { TENANT: work.tenant },
             "clients": [{
                 "clientId": login_client, "name": "Rhyzome", "publicClient": true, "standardFlowEnabled": true,
-                "directAccessGrantsEnabled": false, "redirectUris": ["http://127.0.0.1/*"], "attributes": attributes,
+                "directAccessGrantsEnabled": false, "redirectUris": redirects, "attributes": attributes,
                 "protocolMappers": [
                     mapper("audience", "oidc-audience-mapper", audience),
                     mapper("groups", "oidc-group-membership-mapper", groups),

@@ -46,7 +46,6 @@ pub struct Here {
 pub enum Which {
     /// Of a session: pages of other sites do not send it.
     Session,
-    #[expect(dead_code, reason = "nobody is sent to a provider yet")]
     /// Of a login that is not done: the provider's pages lead to where it is sent.
     Login,
 }

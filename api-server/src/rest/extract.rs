@@ -407,7 +407,8 @@ fn version_of(etag: &str) -> Option<i64> {
     inner.split_once("-s").map_or(inner, |(version, _)| version).parse().ok()
 }
 
-fn query(parts: &Parts) -> Result<BTreeMap<String, String>, Problem> {
+/// All parameters of a query; each may come once.
+pub(super) fn query(parts: &Parts) -> Result<BTreeMap<String, String>, Problem> {
     if parts.uri.query().is_none() {
         return Ok(BTreeMap::new());
     }

@@ -38,6 +38,7 @@ mod root;
 mod schemas;
 mod second_factor;
 mod session;
+mod session_login;
 mod shape;
 mod share;
 mod shown;

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::cookie::{self, Here, Which};
 use super::extract::Ask;
 use super::problem::{Answer, Problem};
-use crate::auth::{Ended, Refusal};
+use crate::auth::{Ended, Refusal, open_hint};
 use crate::kernel::{Caller, Clash, Error};
 use crate::store::{BrowserSession, NewBrowserSession, browser_hash, browser_secret};
 
@@ -37,10 +37,7 @@ pub async fn begin(mut ask: Ask) -> Answer {
     let by_hand = said.second_factor.is_some() || said.authenticator.is_empty();
     let now = ask.ctx.authenticators.now(said).filter(|_| by_hand && said.browser.is_none());
     let why = "a session begins with a name and a password, with the operator's token, or by `GET /v1/session/login`";
-    let (_, mark) = now.ok_or_else(|| Error::from(Clash::WrongState(why.into())))?.map_err(|verdict| {
-        let Refusal { reason, later, .. } = Refusal::of(verdict);
-        if later { Error::Unavailable(reason) } else { Error::Unauthenticated(reason) }
-    })?;
+    let (_, mark) = now.ok_or_else(|| Error::from(Clash::WrongState(why.into())))?.map_err(of_refusal)?;
     let secret = browser_secret(ask.ctx.store.env());
     let new = NewBrowserSession {
         hash: browser_hash(secret.reveal()),
@@ -66,11 +63,27 @@ pub async fn end(mut ask: Ask) -> Answer {
     let session = own(&ask).await?;
     let ended = ask.ctx.store.end_browser_session(&session.hash, ask.caller(), ask.asked()).await?;
     tell(&ask, ended);
-    let mut response: Response = StatusCode::NO_CONTENT.into_response();
+    let secret = cookie::secret(&ask.parts, Which::Session).ok().flatten().unwrap_or_default();
+    let mut response: Response = match end_url(&ask, &session, secret).await {
+        Some(url) => Json(json!({ "end_session_url": url })).into_response(),
+        None => StatusCode::NO_CONTENT.into_response(),
+    };
     if let Some(here) = Here::of(&ask.parts) {
         here.set(&mut response, Which::Session, None);
     }
     Ok(response)
+}
+
+/// Where the login at the provider is ended that the session came of.
+async fn end_url(ask: &Ask, session: &BrowserSession, secret: &str) -> Option<String> {
+    let hint = open_hint(secret, &session.hint)?;
+    let domain = (!session.domain.is_empty()).then_some(session.domain.as_str());
+    ask.ctx.authenticators.end_url(domain, &session.caller.authenticator, &hint).await
+}
+
+/// Nobody is let in.
+pub fn of_refusal(Refusal { reason, later, .. }: Refusal) -> Problem {
+    if later { Error::Unavailable(reason).into() } else { Error::Unauthenticated(reason).into() }
 }
 
 /// The session by whose cookie somebody came.

@@ -96,6 +96,7 @@ fn people_and_robots_of_a_real_keycloak() {
     robots_show_who_they_are(&story);
     keys_change(&story);
     login::people_log_in_by_the_command_line(&story);
+    login::people_log_in_by_a_page(&story);
     a_logout_ends_tokens_and_streams(&story);
     made::realms_are_made_for_tenants(&story);
     made::what_is_not_ours_stays(&story);

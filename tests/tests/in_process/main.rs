@@ -5,6 +5,7 @@
 
 mod arrows;
 mod browser;
+mod browser_login;
 mod bulk;
 mod certificates;
 mod channel;

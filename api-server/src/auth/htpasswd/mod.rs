@@ -16,11 +16,11 @@ use tokio::sync::Semaphore;
 
 use self::file::{Known, Stamp};
 use self::hash::Hash;
-use super::Verdict;
 use super::cache::Cache;
 use super::guesses::{ByPassword, Guesses};
 use super::header::Basic;
 use super::person::{PASSWORD, Person, Terms};
+use super::{Refusal, Verdict};
 use crate::kernel::{Caller, Env};
 
 /// For how long a password that was right is not looked at again.
@@ -84,10 +84,10 @@ impl Htpasswd {
     }
 
     /// The same, or what is said to who asks.
-    fn known_now(&self) -> Result<Arc<Known>, Verdict> {
+    fn known_now(&self) -> Result<Arc<Known>, Refusal> {
         self.known().map_err(|error| {
             tracing::error!(authenticator = self.terms.authenticator, %error, "nobody can log in by password");
-            Verdict::Unavailable("passwords cannot be looked at now".into())
+            Refusal::of(Verdict::Unavailable("passwords cannot be looked at now".into()))
         })
     }
 
@@ -127,13 +127,15 @@ impl ByPassword for Htpasswd {
     }
 
     /// A session goes on as long as the line of the file stays as it was.
-    fn kept(&self, kept: &Caller) -> Result<(Option<Vec<String>>, String), Verdict> {
+    fn kept(&self, kept: &Caller) -> Result<(Option<Vec<String>>, String), Refusal> {
         // Here a name is all that somebody is.
         let user = &kept.subject;
         let known = self.known_now()?;
-        let hash = known.hashes.get(user).ok_or_else(|| {
-            Verdict::RefusedKnown(kept.clone(), "you are not known here any more".to_owned())
-        })?;
+        let gone = || Refusal {
+            known: Some(Box::new(kept.clone())),
+            ..Refusal::for_good("you are not known here any more")
+        };
+        let hash = known.hashes.get(user).ok_or_else(gone)?;
         let mark = rhyzome_pki::hex(&Sha256::digest(hash.text()));
         Ok((Some(known.groups.get(user).cloned().unwrap_or_default()), mark))
     }
@@ -141,7 +143,7 @@ impl ByPassword for Htpasswd {
     async fn verdict(&self, pair: Basic, source: &str) -> Verdict {
         let known = match self.known_now() {
             Ok(known) => known,
-            Err(verdict) => return verdict,
+            Err(refusal) => return refusal.into(),
         };
         let found = known.hashes.get(&pair.user);
         let Some(hash) = found.or_else(|| self.instead(&known, &pair.user)).cloned() else {

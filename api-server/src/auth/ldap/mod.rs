@@ -17,12 +17,12 @@ use tokio::sync::Semaphore;
 
 use self::directory::{Away, Directory, Found};
 pub use self::settings::Settings;
-use super::Verdict;
 use super::breaker::Breaker;
 use super::cache::Cache;
 use super::guesses::{ByPassword, Guesses};
 use super::header::Basic;
 use super::person::{LONGEST, Person, Terms};
+use super::{Refusal, Verdict};
 use crate::kernel::{Caller, Env};
 use crate::outbound::Outbound;
 
@@ -94,7 +94,7 @@ impl ByPassword for Directories {
     }
 
     /// Nobody says when something changes in a directory: what it said counts until the session ends.
-    fn kept(&self, _: &Caller) -> Result<(Option<Vec<String>>, String), Verdict> {
+    fn kept(&self, _: &Caller) -> Result<(Option<Vec<String>>, String), Refusal> {
         Ok((None, String::new()))
     }
 

@@ -6,6 +6,7 @@
 //! that stand in a token are not looked at.
 
 mod claims;
+mod code;
 mod introspect;
 mod logout;
 mod provider;
@@ -27,8 +28,8 @@ use self::provider::{NoKey, Provider};
 use super::cache::{Cache, Fingerprint};
 use super::person::Terms;
 use super::sessions::Sessions;
-use super::{Authenticator, Ended, RequestDetails, Verdict, header};
-use crate::kernel::Env;
+use super::{Arrived, Authenticator, Ended, Now, Refusal, RequestDetails, Trip, Verdict, header};
+use crate::kernel::{Caller, Env};
 use crate::outbound::Outbound;
 
 /// For how long a token that was verified is not verified again.
@@ -105,6 +106,7 @@ pub struct Oidc {
     algorithms: Vec<Algorithm>,
     env: Env,
     provider: Provider,
+    outbound: Arc<Outbound>,
     introspection: Option<Introspection>,
     login_client: Option<String>,
     good: Cache<Token>,
@@ -156,7 +158,8 @@ impl Oidc {
             demands,
             algorithms: names.iter().map(|name| algorithm(name)).collect::<Result<_, _>>()?,
             env: env.clone(),
-            provider: Provider::new(&settings.issuer, outbound, env),
+            provider: Provider::new(&settings.issuer, outbound.clone(), env),
+            outbound,
             introspection: introspection.transpose()?,
             login_client: settings.login_client,
             good: Cache::new(env),
@@ -306,6 +309,34 @@ impl Authenticator for Oidc {
 
     fn logout<'a>(&'a self, token: &'a str) -> Option<BoxFuture<'a, Result<Ended, String>>> {
         Some(Box::pin(self.ended(token)))
+    }
+
+    fn sent<'a>(&'a self, trip: &'a Trip) -> Option<BoxFuture<'a, Result<String, String>>> {
+        self.login_client.as_ref()?;
+        Some(Box::pin(self.sent(trip)))
+    }
+
+    fn back<'a>(
+        &'a self,
+        trip: &'a Trip,
+        code: &'a str,
+        iss: Option<&'a str>,
+    ) -> Option<BoxFuture<'a, Result<Arrived, Refusal>>> {
+        self.login_client.as_ref()?;
+        Some(Box::pin(self.back(trip, code, iss)))
+    }
+
+    fn end_url<'a>(&'a self, hint: &'a str) -> BoxFuture<'a, Option<String>> {
+        Box::pin(self.end_url(hint))
+    }
+
+    /// That the login has ended is told, and asked about elsewhere.
+    fn now(&self, kept: &Caller) -> Option<Now> {
+        let session = kept.session.clone();
+        Some(match self.terms.again(kept) {
+            Verdict::Caller(caller) => Ok((Caller { session, ..caller }, String::new())),
+            other => Err(Refusal::of(other)),
+        })
     }
 
     fn login(&self) -> Option<super::Login> {

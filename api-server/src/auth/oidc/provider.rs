@@ -41,7 +41,19 @@ pub struct Provider {
 struct Found {
     keys: Vec<Key>,
     introspection: Option<String>,
+    places: Places,
     at: Duration,
+}
+
+/// Where a browser logs in and out.
+#[derive(Clone, Debug, Default)]
+pub struct Places {
+    /// Where it is sent.
+    pub authorization: Option<String>,
+    /// Where a code is exchanged for tokens.
+    pub token: Option<String>,
+    /// Where a login ends.
+    pub end: Option<String>,
 }
 
 struct Key {
@@ -88,12 +100,22 @@ impl Provider {
 
     /// Where it tells what an opaque token is, if it does.
     pub async fn introspection(&self) -> Result<Option<String>, NoKey> {
+        Ok(self.said().await?.introspection.clone())
+    }
+
+    /// Where a browser logs in and out.
+    pub async fn places(&self) -> Result<Places, NoKey> {
+        Ok(self.said().await?.places.clone())
+    }
+
+    /// What it says, not long ago.
+    async fn said(&self) -> Result<Arc<Found>, NoKey> {
         let known = self.known();
         if let Some(found) = known.as_ref().filter(|found| self.age(found) < FRESH) {
-            return Ok(found.introspection.clone());
+            return Ok(found.clone());
         }
         self.ask(known.as_ref()).await;
-        Ok(self.known().ok_or(NoKey::Away)?.introspection.clone())
+        self.known().ok_or(NoKey::Away)
     }
 
     fn known(&self) -> Option<Arc<Found>> {
@@ -132,8 +154,14 @@ impl Provider {
         }
         let jwks = self.url(&about, "jwks_uri")?.ok_or("it does not say where its keys are")?;
         let introspection = self.url(&about, "introspection_endpoint")?;
+        // Tokens count without them.
+        let places = Places {
+            authorization: self.url(&about, "authorization_endpoint").ok().flatten(),
+            token: self.url(&about, "token_endpoint").ok().flatten(),
+            end: self.url(&about, "end_session_endpoint").ok().flatten(),
+        };
         let keys = keys(&self.get(&jwks).await?)?;
-        Ok(Found { keys, introspection, at: now })
+        Ok(Found { keys, introspection, places, at: now })
     }
 
     /// A URL that it names. What is encrypted stays encrypted.

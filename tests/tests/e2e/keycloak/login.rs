@@ -1,9 +1,12 @@
 //! `rhyzome login`, by both of its ways, as people use it: nothing is known but where the API is.
 
+use std::time::{Duration, Instant};
+
 use serde_json::json;
 
 use super::Story;
 use super::realms::ANNA;
+use crate::people::Stream;
 use crate::people::browser::{Browser, Page};
 use crate::people::shell::Shell;
 
@@ -70,4 +73,46 @@ pub fn people_log_in_by_the_command_line(story: &Story) {
     assert_eq!(reply.status, 400, "{}", reply.body);
     let said = shell.refused(&["whoami"]);
     assert!(said.contains("no server is known: `rhyzome login --url URL`"), "{said}");
+}
+
+/// In a browser that has a session then, and no token.
+pub fn people_log_in_by_a_page(story: &Story) {
+    let http = story.house.world.http;
+    let login = format!("http://{http}/v1/session/login?authenticator=cloud&return_to=/healthz");
+    let mut browser = Browser::default();
+    let end = anna(&mut browser, &login);
+    assert_eq!((end.url.path(), end.url.query()), ("/healthz", None), "{end:#?}");
+    let session = browser.asks(http, "GET", "/v1/session", &[]).is(200).json;
+    assert_eq!((&session["name"], &session["operator"]), (&json!(ANNA.0), &json!(true)), "{session:#}");
+    let me = browser.asks(http, "GET", "/v1/whoami", &[]).is(200).json;
+    assert_eq!(me["credential"], "cloud/session", "{me:#}");
+    let elsewhere = ["Sec-Fetch-Site: cross-site".to_owned()];
+    browser.sends(http, "GET", "/v1/whoami", &elsewhere).problem(401, "unauthenticated");
+
+    // Ended at Keycloak, it ends here, and its stream.
+    let stream =
+        Stream::with(&story.house, &[browser.cookie_line(), "Sec-Fetch-Site: same-origin".to_owned()]);
+    let begun = Instant::now();
+    story.realms.log_out("cloud", ANNA.0);
+    stream.ends();
+    let took = begun.elapsed();
+    println!("from Keycloak's logout to the end of a session's stream: {} ms", took.as_millis());
+    assert!(took <= Duration::from_secs(2), "{took:?}");
+    browser.asks(http, "GET", "/v1/whoami", &[]).problem(401, "unauthenticated");
+
+    // Ended here, it is ended at Keycloak where this page is opened; until then one is back without a password.
+    // A logout means what was issued within its second, too.
+    std::thread::sleep(Duration::from_millis(1100));
+    anna(&mut browser, &login);
+    let again = browser.open(&login);
+    assert_eq!(again.url.path(), "/healthz", "{again:#?}");
+    let session = browser.asks(http, "GET", "/v1/session", &[]).is(200).json;
+    let headers =
+        [format!("Origin: http://{http}"), format!("X-Rhyzome-CSRF: {}", session["csrf"].as_str().unwrap())];
+    browser.asks(http, "DELETE", "/v1/session", &headers[..1]).problem(401, "unauthenticated");
+    let ended = browser.asks(http, "DELETE", "/v1/session", &headers).is(200).json;
+    browser.asks(http, "GET", "/v1/whoami", &[]).problem(401, "unauthenticated");
+    browser.open(ended["end_session_url"].as_str().unwrap());
+    let page = browser.open(&login);
+    assert!(page.url.path().starts_with("/realms/cloud/") && page.body.contains("<form"), "{page:#?}");
 }

@@ -8,6 +8,8 @@ use std::time::Duration;
 use url::{Url, form_urlencoded};
 use xtask::http;
 
+use crate::house::Answer;
+
 /// A person's browser at one provider.
 #[derive(Default)]
 pub struct Browser {
@@ -44,15 +46,29 @@ impl Browser {
         self.go("POST", action, body.finish())
     }
 
+    /// All its cookies.
+    pub fn cookie_line(&self) -> String {
+        let cookies: Vec<String> =
+            self.cookies.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        format!("Cookie: {}", cookies.join("; "))
+    }
+
+    /// As a page of this server's own origin asks it, with these headers besides.
+    pub fn asks(&self, server: SocketAddr, method: &str, path: &str, more: &[String]) -> Answer {
+        let own = ["Sec-Fetch-Site: same-origin".to_owned()];
+        self.sends(server, method, path, &[&own, more].concat())
+    }
+
+    /// As some page asks.
+    pub fn sends(&self, server: SocketAddr, method: &str, path: &str, headers: &[String]) -> Answer {
+        let headers = [&[self.cookie_line()], headers].concat();
+        Answer::of(http::request(server, method, path, &headers, "", Duration::from_secs(60)).unwrap())
+    }
+
     fn go(&mut self, method: &str, mut url: Url, mut body: String) -> Page {
         let mut method = method.to_owned();
         for _ in 0..20 {
-            let cookies: Vec<String> =
-                self.cookies.iter().map(|(name, value)| format!("{name}={value}")).collect();
-            let headers = [
-                format!("Cookie: {}", cookies.join("; ")),
-                "Content-Type: application/x-www-form-urlencoded".to_owned(),
-            ];
+            let headers = [self.cookie_line(), "Content-Type: application/x-www-form-urlencoded".to_owned()];
             let server: SocketAddr = url.socket_addrs(|| None).unwrap()[0];
             let path = &url[url::Position::BeforePath..url::Position::AfterQuery];
             let reply =

@@ -60,10 +60,15 @@ pub struct Stream(Lines<BufReader<TcpStream>>);
 impl Stream {
     /// With this token.
     pub fn open(house: &House, token: &str) -> Stream {
+        Stream::with(house, &[format!("Authorization: Bearer {token}")])
+    }
+
+    /// With these headers.
+    pub fn with(house: &House, headers: &[String]) -> Stream {
         let mut stream = TcpStream::connect(house.world.http).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
-        write!(stream, "GET /v1/events HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n\r\n")
-            .unwrap();
+        let (host, lines) = (house.world.http, headers.join("\r\n"));
+        write!(stream, "GET /v1/events HTTP/1.1\r\nHost: {host}\r\n{lines}\r\n\r\n").unwrap();
         let mut lines = BufReader::new(stream).lines();
         assert!(lines.next().unwrap().unwrap().contains("200"));
         Stream(lines)

@@ -4,7 +4,7 @@ use std::os::unix::fs::PermissionsExt as _;
 
 use super::*;
 
-async fn caller(world: &World, token: &str) -> crate::kernel::Caller {
+async fn caller(world: &World, token: &str) -> Caller {
     match world.show(token).await {
         Verdict::Caller(caller) => caller,
         other => panic!("{other:?}"),
