@@ -71,6 +71,8 @@ pub fn start(home: &Path, folder: &Path) -> Result<Answering> {
         home.join("bin/kc.sh").display().to_string(),
         "start".into(),
         "--optimized".into(),
+        // Alone: it looks for no others, by whatever address this machine has just then.
+        "--cache=local".into(),
         "--http-enabled=true".into(),
         "--http-host=127.0.0.1".into(),
         format!("--http-port={}", address.port()),

@@ -47,6 +47,7 @@ pub const DEMO: Set = Set {
     name: "demo",
     packages: &[
         "gcc",
+        "make",
         "qemu-system-x86",
         "qemu-utils",
         "nftables",
