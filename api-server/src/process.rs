@@ -1,6 +1,6 @@
 //! What this process is allowed to be, never root.
 
-use std::os::unix::fs::DirBuilderExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::Path;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -21,14 +21,31 @@ pub fn leave_root(user: &str, data: &Path) -> Result<(), String> {
              once, or name another with the key `user`"
         ));
     };
-    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(data);
-    made.map_err(|e| format!("the folder {} cannot be made: {e}", data.display()))?;
+    make(data).map_err(|e| format!("the folder {} cannot be made: {e}", data.display()))?;
     hand_over(data, &account)?;
     let name = std::ffi::CString::new(user).map_err(|_| format!("`{user}` is not a user's name"))?;
     initgroups(&name, account.gid)
         .and_then(|()| setgid(account.gid))
         .and_then(|()| setuid(account.uid))
-        .map_err(|e| format!("this process cannot become `{user}`: {e}"))
+        .map_err(|e| format!("this process cannot become `{user}`: {e}"))?;
+    std::fs::read_dir(data).map(drop).map_err(|e| {
+        let data = data.display();
+        format!(
+            "the folder {data} cannot be reached by `{user}`, whom the server becomes ({e}): let everybody pass \
+             through the folders above it (`namei -l {data}` shows them), or name another with the key `data`"
+        )
+    })
+}
+
+/// The folder for the server alone, and those above it, which whoever it becomes must pass through.
+fn make(data: &Path) -> std::io::Result<()> {
+    for above in data.ancestors().skip(1).collect::<Vec<_>>().into_iter().rev() {
+        if !above.as_os_str().is_empty() && !above.exists() {
+            std::fs::create_dir(above)?;
+            std::fs::set_permissions(above, std::fs::Permissions::from_mode(0o755))?;
+        }
+    }
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(data)
 }
 
 /// What this process writes is nobody else's to read: databases and their logs among it. And what is in its memory

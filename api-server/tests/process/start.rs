@@ -1,5 +1,10 @@
 //! A process that cannot start: one line that names what is wrong, and exit code 2.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+
+use nix::unistd::geteuid;
 use serde_json::json;
 
 use super::place::{Place, folder, good, refusal};
@@ -71,4 +76,22 @@ fn of_two_on_one_folder_the_second_says_that_there_is_one() {
     let _first = place.serve();
     let said = place.refused(&[]);
     assert!(said.contains("another rhyzome-api works on"), "{said}");
+}
+
+#[test]
+fn whoever_it_becomes_reaches_the_folder_of_data_or_hears_why_not() {
+    let place = Place::sqlite();
+    let (var, data) = (place.path().join("var"), place.path().join("var/of/data"));
+    let mut config = good(place.path());
+    config["data"] = json!(data);
+    std::fs::write(place.path().join("rhyzome-api.json"), config.to_string()).unwrap();
+    place.done(&["migrate"]);
+    let mode = |of: &Path| std::fs::metadata(of).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(&data), 0o700);
+    assert!(data.join("rhyzome.db").exists());
+    std::fs::set_permissions(&var, Permissions::from_mode(0o600)).unwrap();
+    let said = place.refused(&["migrate"]);
+    std::fs::set_permissions(&var, Permissions::from_mode(0o755)).unwrap();
+    let wanted = if geteuid().is_root() { "cannot be reached by `nobody`" } else { "cannot be made" };
+    assert!(said.contains(wanted), "{said}");
 }
