@@ -48,6 +48,7 @@ pub const MIGRATIONS: &[Migration] = &[
         name: "browser sessions",
         sql: include_str!("../migrations/0015_browser_sessions.sql"),
     },
+    Migration { version: 16, name: "behind", sql: include_str!("../migrations/0016_behind.sql") },
 ];
 
 /// Which database speaks.

@@ -4,18 +4,14 @@
 //! So a job needs no owner: any server may advance it, a row lock keeps two from doing it at once, and a
 //! server that dies leaves nothing half done. What a step did is undone by its own kind of step, last first.
 
-use super::db::{DbError, Value, values};
+use super::awaits::{self, LOOK_AGAIN_SECONDS, Ordered, Outcome};
+use super::db::{DbError, values};
 use super::objects::{self, seen};
 use super::run::{self, JobRow, Run};
 use super::standing::Standing;
 use super::tx::Tx;
-use super::{
-    Context, Store, among, assign, claims, drain, empty, jobs, letters, phases, quota, realms, webhooks,
-};
+use super::{Context, Store, among, assign, claims, empty, jobs, letters, phases, quota, realms, webhooks};
 use crate::kernel::{Error, Held, JobState, Step, Stored, Timestamp, Verb, Who};
-
-/// How long a job that waits for a bell sleeps before it looks by itself.
-pub(super) const LOOK_AGAIN_SECONDS: i64 = 15;
 
 impl Store {
     /// Ids of jobs that are due since `from` or later, the longest waiting first, and since when each is. What ended
@@ -47,16 +43,6 @@ impl Store {
         })
         .await
     }
-}
-
-/// How a step stands.
-pub(super) enum Outcome {
-    /// Go on to the next. `made`: the step made what it ordered.
-    Done { made: bool },
-    /// Nothing to do before this object is reported, or this moment.
-    Wait { awaits: Option<String>, until: Timestamp, message: String, progress: i64 },
-    /// The job cannot go on.
-    Failed(String),
 }
 
 /// Takes these jobs as far as they go, whoever has them in hand now; how many moved.
@@ -216,7 +202,7 @@ fn not_heard_of(job: &JobRow, step: &Step, started: Timestamp) -> Outcome {
         Step::AwaitApplied { deadline_seconds, .. } => i64::from(*deadline_seconds),
         _ => LOOK_AGAIN_SECONDS,
     };
-    waiting(awaited(job, step), started.plus_seconds(seconds), String::new(), 0)
+    awaits::report(awaited(job, step), started.plus_seconds(seconds))
 }
 
 async fn carry_out(
@@ -240,7 +226,10 @@ async fn carry_out(
         }
         Step::AwaitApplied { who, deadline_seconds } => {
             let deadline = started.plus_seconds(i64::from(*deadline_seconds));
-            applied(tx, context, job, who, deadline).await
+            let own = (*who == Who::This).then_some(job.generation);
+            let matters = among::who_matters(context, job, who)?;
+            let ordered = Ordered { id: id_of(job, who), generation: own, node: matters };
+            awaits::applied(tx, context, ordered, deadline).await
         }
         Step::AwaitStatus { pointer, deadline_seconds, missing } => {
             let object = objects::by_id(tx, &job.resource, false).await?;
@@ -250,14 +239,14 @@ async fn carry_out(
             Ok(match there {
                 true => Outcome::Done { made: false },
                 false if context.env.now() >= deadline => Outcome::Failed(missing.clone()),
-                false => waiting(&job.resource, deadline, String::new(), 0),
+                false => awaits::report(&job.resource, deadline),
             })
         }
         Step::Unassign { who } => {
             among::unassign(tx, context, id_of(job, who)).await?;
             Ok(Outcome::Done { made: false })
         }
-        Step::AwaitGone { who } => gone(tx, context, job, id_of(job, who), "").await,
+        Step::AwaitGone { who } => awaits::gone(tx, context, job, id_of(job, who), "").await,
         Step::AwaitJobs { jobs } => jobs::all_ended(tx, context, jobs).await,
         Step::Realm { name, gone, deadline_seconds } => {
             let deadline = started.plus_seconds(i64::from(*deadline_seconds));
@@ -273,60 +262,6 @@ async fn carry_out(
 
 fn not_there(who: &Who) -> Outcome {
     Outcome::Failed(format!("{who:?} is not there any more"))
-}
-
-fn waiting(awaits: &str, until: Timestamp, message: String, progress: i64) -> Outcome {
-    Outcome::Wait { awaits: Some(awaits.to_owned()), until, message, progress }
-}
-
-/// All holders that matter report the generation of the job, or one says that it never will.
-async fn applied(
-    tx: &mut Tx,
-    context: &Context,
-    job: &JobRow,
-    who: &Who,
-    deadline: Timestamp,
-) -> Result<Outcome, Error> {
-    let id = id_of(job, who);
-    // One of those that are behind, and rather one that says that it never will: there may be thousands.
-    let sql = "SELECT a.message, a.progress, r.name, CAST(CASE WHEN a.reported_generation >= coalesce($2, a.generation) \
-               AND a.state = 'failed' AND a.permanent = 1 THEN 1 ELSE 0 END AS BIGINT) AS never \
-               FROM assignment a JOIN resource r ON r.id = a.node WHERE a.object = $1 AND a.remove = 0 \
-               AND a.applied_generation < coalesce($2, a.generation) AND ($3 = '' OR a.node = $3) ORDER BY never DESC, a.node LIMIT 1";
-    let wanted = Value::Int((*who == Who::This).then_some(job.generation));
-    let matters = among::who_matters(context, job, who)?;
-    let behind = tx.row(sql, values![id, wanted, matters]).await?;
-    if let Some(row) = behind.as_ref()
-        && row.truth("never")?
-    {
-        return Ok(Outcome::Failed(row.text("message")?));
-    }
-    let Some(row) = behind else { return Ok(Outcome::Done { made: false }) };
-    let message = row.text("message")?;
-    if context.env.now() >= deadline {
-        let last = if message.is_empty() { "it said nothing".to_owned() } else { message };
-        return Ok(Outcome::Failed(format!("node `{}` was not done in time: {last}", row.text("name")?)));
-    }
-    Ok(waiting(id, deadline, message, row.int("progress")?))
-}
-
-/// Removal is never given up: a node that is away finishes it when it returns. `node`: only that one matters; empty: all.
-/// What only moves does not wait for a lost node, which runs nothing of it.
-async fn gone(tx: &mut Tx, context: &Context, job: &JobRow, id: &str, node: &str) -> Result<Outcome, Error> {
-    let fenced = i64::from(job.verb.as_str() == drain::MOVE);
-    // Who only knows of it, and was revoked, answers no more, and needs not.
-    let own = if id == job.resource { among::who_matters(context, job, &Who::This)? } else { "" };
-    let sql = "SELECT a.message, r.name, s.connected FROM assignment a JOIN resource r ON r.id = a.node \
-               JOIN node_state s ON s.node = a.node WHERE a.object = $1 AND ($2 = '' OR a.node = $2) AND ($3 = 0 OR a.fenced = 0) \
-               AND ($4 = '' OR a.node = $4 OR EXISTS (SELECT 1 FROM certificate c WHERE c.node = a.node AND c.revoked_at IS NULL)) LIMIT 1";
-    let Some(row) = tx.row(sql, values![id, node, fenced, own]).await? else {
-        return Ok(Outcome::Done { made: false });
-    };
-    let message = match row.truth("connected")? {
-        true => row.text("message")?,
-        false => format!("node `{}` is away; it will be finished when it returns", row.text("name")?),
-    };
-    Ok(waiting(id, context.env.now().plus_seconds(LOOK_AGAIN_SECONDS), message, 0))
 }
 
 /// Everything is given back; the object is gone, its history stays.
@@ -396,7 +331,7 @@ async fn backward(tx: &mut Tx, context: &Context, run: &mut Run) -> Result<bool,
                 _ => {}
             }
             if let Outcome::Wait { awaits, until, message, progress } =
-                gone(tx, context, &job, &id, &node).await?
+                awaits::gone(tx, context, &job, &id, &node).await?
             {
                 row.state = "undoing".to_owned();
                 (row.message, row.progress) = (message, progress);

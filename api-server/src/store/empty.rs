@@ -5,7 +5,7 @@
 //!
 //! All of it is rows: whichever server looks next goes on, and a node that is away holds up only what it holds.
 
-use super::advance::{LOOK_AGAIN_SECONDS, Outcome};
+use super::awaits::{LOOK_AGAIN_SECONDS, Outcome};
 use super::change::{Asked, Written};
 use super::create::{Maker, finish};
 use super::db::values;

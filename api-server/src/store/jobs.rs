@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::advance::{LOOK_AGAIN_SECONDS, Outcome};
+use super::awaits::{LOOK_AGAIN_SECONDS, Outcome};
 use super::create::Maker;
 use super::db::{Value, values};
 use super::run::{self, Fresh, JobRow, Run};

@@ -13,6 +13,7 @@ mod among;
 mod assign;
 mod audit;
 mod authority;
+mod awaits;
 mod bells;
 mod browser;
 mod change;

@@ -4,7 +4,7 @@
 
 use serde_json::{Value, json};
 
-use super::advance::{LOOK_AGAIN_SECONDS, Outcome};
+use super::awaits::{LOOK_AGAIN_SECONDS, Outcome};
 use super::db::values;
 use super::report::set_status;
 use super::run::JobRow;
