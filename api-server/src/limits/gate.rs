@@ -20,8 +20,10 @@ use crate::kernel::Env;
 
 /// The longest that somebody is made to wait who asks too often.
 const PATIENCE: Duration = Duration::from_millis(500);
-/// How long a refusal takes.
+/// How long a refusal takes at least, and by how much longer at most: by chance, or those who asked at the same time
+/// would all be back at the same time, and stand in the way of everybody in that moment.
 const PENALTY: Duration = Duration::from_secs(1);
+const PENALTY_SPREAD: Duration = Duration::from_secs(1);
 /// The longest that an address is closed to strangers, however many came.
 const CLOSED: Duration = Duration::from_secs(30);
 /// Refusals that are held back at the same time, of one caller; beyond, the connection goes.
@@ -276,7 +278,8 @@ impl Gate {
             return Refused { flood: true, ..refused };
         }
         let _held = Held { gate: self, key };
-        sleep(PENALTY).await;
+        let spread = u64::try_from(PENALTY_SPREAD.as_micros()).unwrap_or(0);
+        sleep(PENALTY + Duration::from_micros(self.0.env.below(spread))).await;
         refused
     }
 }

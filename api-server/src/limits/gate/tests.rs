@@ -180,6 +180,23 @@ async fn a_refusal_takes_a_while_and_there_are_only_so_many_of_them() {
     assert_eq!(gate.state().held.of("c/anna"), 0);
 }
 
+#[tokio::test(start_paused = true)]
+async fn those_who_asked_in_one_moment_do_not_come_back_in_one_moment() {
+    let (gate, _) = gate(LimitsConfig { caller: share(1, 1, 1), ..LimitsConfig::default() });
+    let _one = gate.enter(who("anna", "acme")).await.unwrap();
+    let since = tokio::time::Instant::now();
+    let all = (0..400).map(|_| async {
+        refusal(&gate, who("anna", "acme")).await;
+        since.elapsed()
+    });
+    let all = futures_util::future::join_all(all).await;
+    for tenth in 0..10 {
+        let from = PENALTY + PENALTY_SPREAD * tenth / 10;
+        let there = all.iter().filter(|told| (from..from + PENALTY_SPREAD / 10).contains(*told)).count();
+        assert!((10..80).contains(&there), "{there} of 400 from {from:?} on");
+    }
+}
+
 #[tokio::test]
 async fn strangers_are_counted_by_where_they_are() {
     let usual = LimitsConfig::default();
