@@ -275,6 +275,11 @@ impl Ledger {
         if rendered.is_empty() { Ok(()) } else { files::write_all_durable(&objects, &rendered) }
     }
 
+    /// True if no orders wait for files of their own.
+    pub fn is_settled(&self) -> bool {
+        self.batches.first().is_none()
+    }
+
     /// Gives some orders that came with many others their own files. False if none waits for that.
     pub fn settle(&mut self) -> Result<bool, LedgerError> {
         let first = self.batches.first().map(|(number, _)| number);

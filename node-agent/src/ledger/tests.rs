@@ -145,7 +145,9 @@ fn many_orders_are_one_file_until_there_is_time() {
     ledger.take(again.collect()).unwrap();
     let mut ledger = Ledger::open(folder.path()).unwrap();
     assert_eq!((ledger.orders()["o007"].generation, ledger.orders()["o021"].generation), (3, 1));
+    assert!(!ledger.is_settled());
     assert!(ledger.settle().unwrap() && ledger.settle().unwrap() && !ledger.settle().unwrap());
+    assert!(ledger.is_settled());
     let names = files(folder.path());
     assert!(names.len() == 40 && names.iter().all(|name| name.starts_with('o')), "{names:?}");
     assert_eq!(Ledger::open(folder.path()).unwrap().orders(), ledger.orders());

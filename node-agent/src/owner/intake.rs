@@ -77,6 +77,10 @@ impl Owner {
 
     /// Some of what came with many others gets its own place in the ledger.
     pub(super) async fn settle(&self) {
+        // Asked every few seconds, and nearly always so: another thread is not worth its while.
+        if self.ledger.lock().unwrap_or_else(PoisonError::into_inner).is_settled() {
+            return;
+        }
         let ledger = self.ledger.clone();
         let settle = move || ledger.lock().unwrap_or_else(PoisonError::into_inner).settle();
         match self.env.blocking(settle).await {
