@@ -130,6 +130,13 @@ impl Crowd {
         used(pid)
     }
 
+    /// Seconds of processor that server and agents have used.
+    pub fn busy(&mut self) -> Result<[f64; 2]> {
+        let server = self.world.server.pid().context("the server does not run")?;
+        let agents = self.agents.pid().context("the agents do not run")?;
+        Ok([cpu_seconds(server)?, cpu_seconds(agents)?])
+    }
+
     /// How often the server waited for the disk until now.
     pub fn commits(&self) -> Result<usize> {
         let home = self.world.home();
@@ -184,12 +191,12 @@ fn used(pid: i32) -> Result<Used> {
         let kib = line.and_then(|rest| rest.split_whitespace().next()?.parse().ok());
         kib.with_context(|| format!("smaps_rollup has no {name}"))
     };
+    Ok(Used { rss_kib: kib("Rss:")?, pss_kib: kib("Pss:")?, cpu: cpu_seconds(pid)? })
+}
+
+fn cpu_seconds(pid: i32) -> Result<f64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    Ok(Used {
-        rss_kib: kib("Rss:")?,
-        pss_kib: kib("Pss:")?,
-        cpu: cpu_of(&stat).context("/proc/PID/stat cannot be read")?,
-    })
+    cpu_of(&stat).context("/proc/PID/stat cannot be read")
 }
 
 /// Seconds in user and system, of a kernel with the usual hundred ticks in each.

@@ -160,6 +160,13 @@ fn ask(crowd: &Crowd, method: &str, path: &str, body: &Value) -> Result<Value> {
     Ok(serde_json::from_str(&reply.body)?)
 }
 
+/// What both ends took of the processors of this machine: in truth each node has its own.
+fn shared(before: [f64; 2], after: [f64; 2]) -> String {
+    let [server, agents] = [after[0] - before[0], after[1] - before[1]].map(|seconds| number(seconds, "s"));
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    format!("processor: server {server}, agents {agents}, of {cores} cores")
+}
+
 /// An instance on each node, all in one network.
 fn settle_everywhere(crowd: &mut Crowd) -> Result<()> {
     let image = crowd.world.folder.join("empty.qcow2");
@@ -210,10 +217,11 @@ fn change(crowd: &mut Crowd) -> Result<Vec<Figure>> {
     settle_everywhere(crowd)?;
     let nodes = u64::from(crowd.nodes);
     let (shown, bytes) = (crowd.show()?, crowd.bytes_to_agents()?);
-    let since = now_ms()?;
+    let (since, busy) = (now_ms()?, crowd.busy()?);
     ask(crowd, "PATCH", "/v1/tenants/default/networks/all", &json!({"spec": {"dns": ["9.9.9.9"]}}))?;
     let answered = now_ms()? - since;
     let after = crowd.until("the change on each node", |now, _| now.changes >= shown.changes + nodes)?;
+    let busy = shared(busy, crowd.busy()?);
     #[allow(clippy::cast_precision_loss, reason = "milliseconds and bytes of a bench")]
     let per_agent = |bytes: u64| bytes as f64 / f64::from(crowd.nodes);
     let told = per_agent(crowd.bytes_to_agents()? - bytes);
@@ -222,7 +230,7 @@ fn change(crowd: &mut Crowd) -> Result<Vec<Figure>> {
     Ok(vec![
         Figure::new(&named("a change for all until the last has it", crowd), took, "ms")
             .beside(format!(
-                "from the first byte of PATCH of a network that each node holds; answered after {answered} ms"
+                "from the first byte of PATCH of a network that each node holds; answered after {answered} ms; {busy}"
             ))
             .at_most(CHANGE_MS),
         Figure::new(&named("bytes to each for it", crowd), told, "B")
@@ -239,7 +247,7 @@ fn change(crowd: &mut Crowd) -> Result<Vec<Figure>> {
 fn killed(crowd: &mut Crowd, floor: f64) -> Result<Vec<Figure>> {
     let usual = Probe::start(&crowd.world)?.for_a_while(Duration::from_secs(10))?;
     let before = crowd.show()?;
-    let since = Instant::now();
+    let (since, [_, agents]) = (Instant::now(), crowd.busy()?);
     crowd.world.server.kill9()?;
     crowd.world.restart_server()?;
     let served = since.elapsed();
@@ -248,6 +256,8 @@ fn killed(crowd: &mut Crowd, floor: f64) -> Result<Vec<Figure>> {
         now.connected == nodes && now.sessions >= before.sessions + nodes
     })?;
     let back = since.elapsed();
+    // The server is another process since.
+    let busy = shared([0.0, agents], crowd.busy()?);
     let meanwhile = probe.end()?;
     let [usual, meanwhile] = [usual, meanwhile].map(|times| percentile(&times, 99.0));
     let least = f64::from(crowd.nodes) * 2.0 / floor / 2.0;
@@ -262,7 +272,7 @@ fn killed(crowd: &mut Crowd, floor: f64) -> Result<Vec<Figure>> {
     Ok(vec![
         Figure::new(&named("kill -9 until all are back", crowd), back.as_secs_f64(), "s")
             .beside(format!(
-                "it serves after {} s; floor {} s: both ends of the handshakes on two cores",
+                "it serves after {}; floor {}: both ends of the handshakes on two cores; {busy}",
                 number(served.as_secs_f64(), "s"),
                 number(least, "s")
             ))
