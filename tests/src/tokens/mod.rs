@@ -37,6 +37,12 @@ const CONTROL_EVERY: u64 = 500;
 /// One of so many says that a login has ended.
 const LOGOUT_EVERY: u64 = 8;
 
+/// One of so many is for the key of RSA.
+const RSA_EVERY: u64 = 64;
+/// Where keys stand among the issuer's; the first one is of a curve.
+const RSA: usize = 1;
+const ED: usize = 2;
+
 /// All keys that there are.
 struct Keys {
     /// The issuer's, that sign.
@@ -221,7 +227,11 @@ impl Bench {
 
     /// Nothing is wrong with it.
     fn good(&self, purpose: Purpose, number: u64, dice: &mut Dice) -> Draft {
-        let key = usize::try_from(dice.below(3)).unwrap();
+        // RSA's signatures take thirty times as long to make as the others', and are checked by the same lines.
+        let key = match dice.below(RSA_EVERY) {
+            0 => RSA,
+            lot => usize::from(lot % 2 == 0) * ED,
+        };
         let own = &self.keys.own[key];
         let (typ, claims) = match purpose {
             Purpose::Access => (
