@@ -127,11 +127,11 @@ pub struct ConnectionLimits {
 impl Default for LimitsConfig {
     fn default() -> LimitsConfig {
         LimitsConfig {
-            caller: Share { rate: Rate::per_second(100, 500), requests: 64, streams: 64 },
-            tenant: Share { rate: Rate::per_second(200, 1000), requests: 128, streams: 256 },
+            caller: Share { rate: Rate::per_second(100, 200), requests: 64, streams: 64 },
+            tenant: Share { rate: Rate::per_second(200, 400), requests: 128, streams: 256 },
             strangers: Rate::per_second(50, 500),
             working: 64,
-            working_of_one_tenant: 16,
+            working_of_one_tenant: 8,
             wait: Duration::from_secs(5),
             body: BodyLimits::default(),
             connections: ConnectionLimits::default(),
@@ -272,7 +272,7 @@ mod tests {
     fn what_is_left_out_is_as_usual() {
         assert_eq!(read("{}").unwrap(), LimitsConfig::default());
         let found = read(r#"{"tenant": {"rate": 10}, "connections": {"idle_seconds": 5}}"#).unwrap();
-        assert_eq!(found.tenant.rate, Rate::per_second(10, 50));
+        assert_eq!(found.tenant.rate, Rate::per_second(10, 20));
         assert_eq!(found.tenant.requests, LimitsConfig::default().tenant.requests);
         assert_eq!(found.connections.idle, Duration::from_secs(5));
         let found = read(r#"{"server": {"working": 4}}"#).unwrap();
