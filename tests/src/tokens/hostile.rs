@@ -64,10 +64,13 @@ const BOTH: &[Purpose] = &[Purpose::Access, Purpose::Logout];
 const ACCESS: &[Purpose] = &[Purpose::Access];
 const LOGOUT: &[Purpose] = &[Purpose::Logout];
 
+/// The one flaw for which none of the issuer's keys signs.
+pub const AS_A_SECRET: &str = "public key as a secret";
+
 /// All parts.
 pub const PARTS: [Part; 18] = [
     Part { name: "alg none", weight: 24, of: BOTH, spoil: none },
-    Part { name: "public key as a secret", weight: 40, of: BOTH, spoil: confused },
+    Part { name: AS_A_SECRET, weight: 40, of: BOTH, spoil: confused },
     Part { name: "alg that does not count", weight: 24, of: BOTH, spoil: strange_algorithm },
     Part { name: "alg of another key", weight: 16, of: BOTH, spoil: other_algorithm },
     Part { name: "kid", weight: 40, of: BOTH, spoil: kid },
