@@ -215,7 +215,7 @@ pub(crate) fn authority(config: &Config) -> anyhow::Result<Authority> {
 
 // === REST ===
 
-/// Consoles and logs by the channel, at whichever server a node is.
+/// Consoles, logs and snapshots by the channel, at whichever server a node is.
 pub struct ConsolesOfChannel(pub Peers);
 
 impl ConsoleHub for ConsolesOfChannel {
@@ -229,6 +229,7 @@ impl ConsoleHub for ConsolesOfChannel {
             Wanted::Console => Purpose::Console,
             Wanted::Port(port) => Purpose::Port(port),
             Wanted::Log { tail_lines, follow } => Purpose::Log { tail_lines, follow },
+            Wanted::Snapshot { from } => Purpose::Snapshot { from },
         };
         Box::pin(async move {
             self.0.open(node, object, purpose).await.map_err(|error| match error {

@@ -7,6 +7,7 @@ use crate::drivers::disk::DiskDriver;
 use crate::drivers::image::{BlobSource, ImageDriver};
 use crate::drivers::instance::{BootRecord, InstanceDriver, argv, program};
 use crate::drivers::network::NetworkDriver;
+use crate::drivers::snapshot::SnapshotDriver;
 use crate::drivers::{self, DriverError};
 use crate::env::Env;
 use crate::host::process::host_boot_id;
@@ -50,7 +51,7 @@ struct Machine {
 pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
     let (state, env) = (config.state_dir.clone(), Env::system());
     // The rooms of its folder are there from the start, so that nothing is left that was not there before.
-    for room in ["instances", "disks", "images", "networks", "wireguard", "run"] {
+    for room in ["instances", "disks", "snapshots", "images", "networks", "wireguard", "run"] {
         std::fs::create_dir_all(state.join(room))?;
     }
     let ledger = Arc::new(Mutex::new(Ledger::open(&state)?));
@@ -77,6 +78,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
     let drivers = Drivers {
         images: Arc::new(ImageDriver::new(&state, blob_source(handle.clone()))),
         disks: Arc::new(DiskDriver::new(&state)),
+        snapshots: Arc::new(SnapshotDriver::new(&state)),
         networks: NetworkDriver::new(&state),
         instances: Arc::new(guarded(InstanceDriver::new(&state, ring))),
         plain: drivers::plain(&state, &env, config.wireguard),
@@ -190,6 +192,10 @@ fn retry(error: LinkError) -> DriverError {
 fn socket_of(state: &Path) -> crate::link::SocketOf {
     let state = state.to_owned();
     Arc::new(move |object_id, purpose| {
+        if let Some(from) = purpose.strip_prefix("snapshot:").and_then(|from| from.parse().ok()) {
+            let file = SnapshotDriver::new(&state).file(object_id).map_err(|error| error.to_string())?;
+            return Ok(Lendable::File { file, from });
+        }
         let port = purpose.strip_prefix("port:").and_then(|port| port.parse().ok());
         if !(matches!(purpose, "console" | "log") || port.is_some()) || !names::is_safe_id(object_id) {
             return Err(format!("this node lends no {purpose:?} of {object_id:?}"));

@@ -14,8 +14,20 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 const MEMORY_BYTES: u64 = 1 << 30;
-const CPU_SECONDS: u64 = 60;
-const DEADLINE: Duration = Duration::from_secs(120);
+
+/// How much time a program may take.
+#[derive(Debug, Clone, Copy)]
+pub struct Allowance {
+    cpu_seconds: u64,
+    deadline: Duration,
+}
+
+impl Allowance {
+    /// For what looks at a file, or changes its header.
+    pub const LOOK: Self = Self { cpu_seconds: 60, deadline: Duration::from_secs(120) };
+    /// For what reads and writes all of a disk.
+    pub const COPY: Self = Self { cpu_seconds: 3600, deadline: Duration::from_secs(6 * 3600) };
+}
 
 /// Where programs and their libraries are read from.
 const SYSTEM: [&str; 6] = ["/usr", "/lib", "/lib64", "/bin", "/etc", "/proc"];
@@ -28,36 +40,53 @@ pub async fn run(
     read: Vec<PathBuf>,
     write: Vec<PathBuf>,
 ) -> Result<(), DriverError> {
+    run_for(Allowance::LOOK, program, arguments, read, write).await
+}
+
+/// The same, with as much time as this.
+pub async fn run_for(
+    allowance: Allowance,
+    program: &str,
+    arguments: Vec<String>,
+    read: Vec<PathBuf>,
+    write: Vec<PathBuf>,
+) -> Result<(), DriverError> {
     let name = program.to_owned();
     let (answer, result) = tokio::sync::oneshot::channel();
     // A thread of its own: Landlock confines the thread that asks and what it starts, for good.
     std::thread::Builder::new()
         .name("jail".into())
         .spawn(move || {
-            let _ = answer.send(run_confined(&name, &arguments, &read, &write));
+            // Whoever does not wait any more does not want it done either.
+            let wanted = || !answer.is_closed();
+            let result = run_confined(allowance, &name, &arguments, (&read, &write), wanted);
+            let _ = answer.send(result);
         })
         .map_err(|error| DriverError::io("start a thread", &error))?;
     result.await.unwrap_or_else(|_| Err(DriverError::Retry(format!("{program}: its thread ended"))))
 }
 
 fn run_confined(
+    allowance: Allowance,
     program: &str,
     arguments: &[String],
-    read: &[PathBuf],
-    write: &[PathBuf],
+    (read, write): (&[PathBuf], &[PathBuf]),
+    wanted: impl Fn() -> bool,
 ) -> Result<(), DriverError> {
     confine(read, write)
         .map_err(|error| DriverError::Retry(format!("{program}: cannot confine: {error}")))?;
     let mut command = Command::new(tools::program(program));
     command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
-    limit(&mut command);
+    limit(&mut command, allowance.cpu_seconds);
     let mut child = command
         .spawn()
         .map_err(|error| DriverError::Retry(tools::cannot_start(program, &error).to_string()))?;
     let failed = |error: io::Error| DriverError::io(program, &error);
-    let said = await_end(&mut child, DEADLINE).map_err(failed)?;
+    let said = await_end(&mut child, allowance.deadline, wanted).map_err(failed)?;
     match said {
-        None => Err(DriverError::Retry(format!("{program} took longer than {} s", DEADLINE.as_secs()))),
+        None => {
+            Err(DriverError::Retry(format!("{program} took longer than {} s", allowance.deadline.as_secs())))
+        }
         Some((status, _)) if status.success() => Ok(()),
         Some((status, said)) => {
             let line = said.lines().last().map_or_else(|| status.to_string(), ToOwned::to_owned);
@@ -70,6 +99,7 @@ fn run_confined(
 fn await_end(
     child: &mut Child,
     deadline: Duration,
+    wanted: impl Fn() -> bool,
 ) -> io::Result<Option<(std::process::ExitStatus, String)>> {
     let end = Instant::now() + deadline;
     loop {
@@ -80,7 +110,7 @@ fn await_end(
             }
             return Ok(Some((status, said)));
         }
-        if Instant::now() >= end {
+        if Instant::now() >= end || !wanted() {
             child.kill()?;
             child.wait()?;
             return Ok(None);
@@ -113,13 +143,15 @@ fn confine(read: &[PathBuf], write: &[PathBuf]) -> Result<(), landlock::RulesetE
 }
 
 #[allow(unsafe_code)]
-fn limit(command: &mut Command) {
+fn limit(command: &mut Command, cpu_seconds: u64) {
     // SAFETY: setrlimit and prctl are plain system calls; nothing is allocated between fork and exec.
     unsafe {
-        command.pre_exec(|| {
+        command.pre_exec(move || {
             setrlimit(Resource::RLIMIT_AS, MEMORY_BYTES, MEMORY_BYTES)?;
-            setrlimit(Resource::RLIMIT_CPU, CPU_SECONDS, CPU_SECONDS)?;
+            setrlimit(Resource::RLIMIT_CPU, cpu_seconds, cpu_seconds)?;
             setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
+            // It ends with this agent, however that ends: the next one begins anew.
+            nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL)?;
             Ok(nix::sys::prctl::set_no_new_privs()?)
         });
     }
@@ -128,6 +160,27 @@ fn limit(command: &mut Command) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_program_that_nobody_waits_for_is_ended() {
+        let folder = tempfile::tempdir().unwrap();
+        let fifo = folder.path().join("fifo");
+        nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        // It writes for as long as somebody reads.
+        let arguments = vec![format!("of={}", fifo.display()), "if=/dev/zero".into()];
+        let running =
+            tokio::spawn(run("dd", arguments, vec!["/dev/zero".into()], vec![folder.path().to_owned()]));
+        let reading = tokio::task::spawn_blocking(move || {
+            let mut fifo = std::fs::File::open(fifo).unwrap();
+            let mut byte = [0];
+            fifo.read_exact(&mut byte).unwrap();
+            running.abort();
+            // To its end, which comes with that of the program.
+            io::copy(&mut fifo, &mut io::sink()).unwrap()
+        });
+        let rest = tokio::time::timeout(Duration::from_secs(30), reading).await;
+        assert!(rest.is_ok_and(|read| read.is_ok()), "it goes on");
+    }
 
     #[tokio::test]
     async fn a_jailed_program_writes_only_where_it_may() {

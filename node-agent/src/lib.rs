@@ -22,6 +22,7 @@ pub mod node;
 pub mod owner;
 pub mod plain;
 pub mod privileges;
+pub mod qcow2;
 pub mod reconcile;
 pub mod refusal;
 pub mod report;

@@ -9,6 +9,11 @@ use std::path::{Path, PathBuf};
 /// The bridge inside each network's namespace.
 pub const BRIDGE: &str = "br0";
 
+/// The block node, and the job, by which QEMU fills the file of a snapshot: at most 31 bytes, and a letter first.
+pub fn copy(snapshot_id: &str) -> String {
+    format!("copy-{}", short_digest(snapshot_id))
+}
+
 /// What every namespace of ours is called at the front.
 pub const NAMESPACE_PREFIX: &str = "rz-";
 

@@ -43,8 +43,11 @@ pub fn status(state: &Path, accelerator: Option<&Accelerator>, tools: &[Tool]) -
 
 /// Kinds that this node cannot hold, and the line that says which tool is missing.
 pub fn missing(tools: &[Tool]) -> BTreeMap<Kind, String> {
-    let needs: [(Kind, &[&str]); 2] =
-        [(Kind::Instance, &["qemu"]), (Kind::Network, &["nft", "dnsmasq", "tun", "netns", "bridge", "tap"])];
+    let needs: [(Kind, &[&str]); 3] = [
+        (Kind::Instance, &["qemu"]),
+        (Kind::Snapshot, &["qemu-img"]),
+        (Kind::Network, &["nft", "dnsmasq", "tun", "netns", "bridge", "tap"]),
+    ];
     let lacking = |names: &[&str]| {
         let tool = tools.iter().find(|tool| names.contains(&tool.name) && !tool.available)?;
         Some(format!("missing-capability {}: {}", tool.name, tool.detail))

@@ -1,6 +1,7 @@
 //! What the server is told of one object: pure, from the order, the decision and what is there.
 
 use crate::drivers::instance::ObservedInstance;
+use crate::drivers::snapshot::ObservedSnapshot;
 use crate::lease::Standing;
 use crate::ledger::{Gone, Refused};
 use crate::reconcile::{Action, Decision, World, is_stopping, pending};
@@ -8,6 +9,7 @@ use rhyzome_proto::v1::order_body::Body;
 use rhyzome_proto::v1::report::Body as ReportBody;
 use rhyzome_proto::v1::{
     DiskReport, ImageReport, InstanceOrder, InstanceReport, NetworkReport, Order, Power, Report, ReportState,
+    SnapshotReport,
 };
 use std::borrow::Cow;
 
@@ -102,6 +104,7 @@ fn doing(action: &Action) -> &'static str {
         Action::FetchImage(_) => "fetching the image",
         Action::ApplyDisk(..) => "making the disk",
         Action::GrowOpenDisk { .. } => "growing the disk",
+        Action::TakeSnapshot { .. } => "copying the disk",
         Action::ApplyNetwork(_) => "bringing up the network",
         Action::Start { .. } => "starting the guest",
         Action::PressPower | Action::Kill => "stopping the guest",
@@ -111,6 +114,7 @@ fn doing(action: &Action) -> &'static str {
         Action::ApplyPlain(..) => "making it so",
         Action::RemoveImage(_)
         | Action::RemoveDisk(_)
+        | Action::RemoveSnapshot { .. }
         | Action::RemoveNetwork
         | Action::RemoveInstance
         | Action::RemovePlain(_)
@@ -132,6 +136,15 @@ fn body(order: &Order, decision: &Decision, world: &World) -> Option<ReportBody>
                 allocated_bytes: seen.allocated_bytes,
             }))
         }
+        Body::Snapshot(_) => match world.snapshots.get(id)? {
+            ObservedSnapshot::Whole(content) => Some(ReportBody::Snapshot(SnapshotReport {
+                sha256: content.sha256.clone(),
+                size_bytes: content.size_bytes,
+                virtual_size_bytes: content.virtual_size_bytes,
+                taken_at_ms: content.taken_at_ms,
+            })),
+            ObservedSnapshot::Begun | ObservedSnapshot::Lost(_) | ObservedSnapshot::Unclear(_) => None,
+        },
         Body::Network(_) => {
             world.networks.get(id)?;
             Some(ReportBody::Network(NetworkReport { namespace: crate::names::namespace(id) }))

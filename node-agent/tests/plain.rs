@@ -8,6 +8,7 @@ use rhyzome_agent::drivers::disk::DiskDriver;
 use rhyzome_agent::drivers::image::{BlobSource, ImageDriver};
 use rhyzome_agent::drivers::instance::InstanceDriver;
 use rhyzome_agent::drivers::network::NetworkDriver;
+use rhyzome_agent::drivers::snapshot::SnapshotDriver;
 use rhyzome_agent::drivers::{Deviation, DriverError};
 use rhyzome_agent::env::Env;
 use rhyzome_agent::ledger::Ledger;
@@ -108,6 +109,7 @@ impl Agent {
         let drivers = Drivers {
             images: Arc::new(ImageDriver::new(state, nothing)),
             disks: Arc::new(DiskDriver::new(state)),
+            snapshots: Arc::new(SnapshotDriver::new(state)),
             networks: NetworkDriver::new(state),
             instances: Arc::new(InstanceDriver::new(state, ring)),
             plain: vec![driver],

@@ -27,7 +27,12 @@ impl Side {
     pub fn holds(&self) -> BTreeSet<String> {
         let world = &self.world;
         let plain = world.plain.values().flat_map(BTreeMap::keys);
-        let made = world.instances.keys().chain(world.disks.keys()).chain(&world.networks);
+        let made = world
+            .instances
+            .keys()
+            .chain(world.disks.keys())
+            .chain(world.snapshots.keys())
+            .chain(&world.networks);
         made.chain(plain).cloned().collect()
     }
 }

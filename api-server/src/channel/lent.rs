@@ -14,7 +14,7 @@ const LONGEST_PIECE: usize = 64 << 10;
 /// is the last piece, and says why there is no more.
 pub type Lent = (mpsc::Sender<Bytes>, mpsc::Receiver<Result<Bytes, String>>);
 
-/// What of an instance a stream is.
+/// What of an object a stream is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
     /// Its serial console, both ways.
@@ -28,14 +28,25 @@ pub enum Purpose {
         /// What it prints from now on, too.
         follow: bool,
     },
+    /// The bytes of a snapshot.
+    Snapshot {
+        /// The first that is wanted.
+        from: u64,
+    },
 }
 
 impl Purpose {
+    /// What is sent as a whole is told to be whole; what goes both ways has ended when it ends.
+    fn has_an_end(self) -> bool {
+        matches!(self, Purpose::Log { .. } | Purpose::Snapshot { .. })
+    }
+
     /// As an agent is asked for it; the stream's id is still to come.
     pub(super) fn of(self, object: &str) -> OpenStream {
         let (purpose, log) = match self {
             Purpose::Console => ("console".to_owned(), None),
             Purpose::Port(port) => (format!("port:{port}"), None),
+            Purpose::Snapshot { from } => (format!("snapshot:{from}"), None),
             Purpose::Log { tail_lines, follow } => ("log".to_owned(), Some(LogWindow { tail_lines, follow })),
         };
         OpenStream { object_id: object.to_owned(), purpose, log, ..OpenStream::default() }
@@ -49,7 +60,11 @@ impl Purpose {
                 let LogWindow { tail_lines, follow } = wanted.log.unwrap_or_default();
                 Some(Purpose::Log { tail_lines, follow })
             }
-            other => other.strip_prefix("port:")?.parse().ok().map(Purpose::Port),
+            other => match other.split_once(':')? {
+                ("port", port) => port.parse().ok().map(Purpose::Port),
+                ("snapshot", from) => from.parse().ok().map(|from| Purpose::Snapshot { from }),
+                _ => None,
+            },
         }
     }
 }
@@ -65,8 +80,8 @@ pub(super) async fn toward_user(
     loop {
         let frame = match frames.next().await {
             Some(Ok(frame)) => frame,
-            // What goes both ways has ended when it ends. A log that does so without a word may be half of it.
-            None if !matches!(purpose, Purpose::Log { .. }) => return,
+            // What does so without a word may be half of it.
+            None if !purpose.has_an_end() => return,
             Some(Err(_)) | None => {
                 let _ = to_user.send(Err(lost.to_owned())).await;
                 return;
@@ -128,6 +143,7 @@ mod tests {
         let (a, lost) = (|| Ok(Bytes::from("a")), || Err("lost".to_owned()));
         assert_eq!(heard(vec![piece("a"), end(), piece("never")], log).await, [a()]);
         assert_eq!(heard(vec![piece("a")], log).await, [a(), lost()]);
+        assert_eq!(heard(vec![piece("a")], Purpose::Snapshot { from: 7 }).await, [a(), lost()]);
         assert_eq!(heard(vec![piece("a"), Err(Status::unknown("cut"))], log).await, [a(), lost()]);
         let gone = Ok(StreamFrame { error: "gone".into(), ..StreamFrame::default() });
         assert_eq!(heard(vec![piece("a"), gone], log).await, [a(), Err("gone".into())]);
@@ -148,6 +164,7 @@ mod tests {
         for purpose in [
             Purpose::Console,
             Purpose::Port(2222),
+            Purpose::Snapshot { from: u64::MAX },
             Purpose::Log { tail_lines: None, follow: true },
             Purpose::Log { tail_lines: Some(0), follow: false },
         ] {

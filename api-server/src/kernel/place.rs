@@ -21,6 +21,8 @@ pub struct Needs {
     pub architecture: String,
     /// This node and no other.
     pub node: Option<String>,
+    /// The node of whoever uses this, before all: it is there already, as with `stays`.
+    pub beside: Option<Beside>,
     /// True: the node must be able to run guests. A node without QEMU is never a place for instances.
     pub guests: bool,
     /// True: the node must be able to serve WireGuard. It need not be able to run guests.
@@ -33,6 +35,15 @@ pub struct Needs {
     pub node_tags: BTreeMap<String, String>,
     /// Groups whose members it is to be near to, or away from.
     pub groups: Vec<Group>,
+}
+
+/// Something that is used where it is to be.
+#[derive(Clone, Debug, PartialEq, Default)]
+pub struct Beside {
+    /// Id of what is used.
+    pub of: String,
+    /// The kind of whoever uses it.
+    pub by: &'static str,
 }
 
 /// How the members of a group stand to one another.

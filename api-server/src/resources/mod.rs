@@ -15,6 +15,7 @@ mod network;
 mod node;
 mod placement_group;
 mod role;
+mod snapshot;
 mod ssh_key;
 mod storage_pool;
 mod tenant;
@@ -42,6 +43,8 @@ pub fn registry() -> Registry {
         erased::<image::Image>(),
         erased::<network::Network>(),
         erased::<disk::Disk>(),
+        // Before instances: a tenant is emptied in this order, and a disk with snapshots stays.
+        erased::<snapshot::Snapshot>(),
         erased::<instance::Instance>(),
         erased::<ssh_key::SshKey>(),
         erased::<placement_group::PlacementGroup>(),

@@ -101,6 +101,9 @@ pub struct TenantQuota {
     /// How many disks.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub disks: Option<u64>,
+    /// How many snapshots.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snapshots: Option<u64>,
     /// How many networks.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub networks: Option<u64>,

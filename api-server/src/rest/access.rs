@@ -147,9 +147,13 @@ fn entry(who: &str, may: Vec<String>, why: &str) -> Value {
 
 /// All that can be done with objects of a kind.
 fn verbs(kind: &dyn Kind) -> impl Iterator<Item = &'static str> {
-    let guest: &[&str] = if kind.meta().kind == "instance" { &["console", "log", "ssh"] } else { &[] };
+    let own: &[&str] = match kind.meta().kind {
+        "instance" => &["console", "log", "ssh"],
+        "snapshot" => &["content"],
+        _ => &[],
+    };
     ["get", "list", "create", "update", "delete"]
         .into_iter()
         .chain(kind.meta().actions.iter().map(|a| a.verb))
-        .chain(guest.iter().copied())
+        .chain(own.iter().copied())
 }

@@ -42,6 +42,7 @@ mod session_login;
 mod shape;
 mod share;
 mod shown;
+mod snapshot;
 mod ssh;
 mod standing;
 mod wait;
@@ -70,11 +71,11 @@ pub use problem::TYPES;
 pub use share::Regulars;
 pub use shown::{AskedFor, OfLine, Shown, on_line};
 
-/// Both ends of a console, a port or a log, as this side holds them: what is sent goes to the guest. It ends when either is
+/// Both ends of a console, a port, a log or a snapshot, as this side holds them: what is sent goes to the guest. It ends when either is
 /// dropped; an error is the last that is received, and says why there is no more.
 pub type ConsoleEnds = (mpsc::Sender<Bytes>, mpsc::Receiver<Result<Bytes, String>>);
 
-/// What of a guest is wanted.
+/// What of an object on a node is wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wanted {
     /// Its serial console, both ways.
@@ -88,9 +89,14 @@ pub enum Wanted {
         /// What it prints from now on, too.
         follow: bool,
     },
+    /// The bytes of a snapshot.
+    Snapshot {
+        /// The first that is wanted.
+        from: u64,
+    },
 }
 
-/// Opens a guest's console, a port of it, or its log, on the node that holds it. The App connects it to the channel.
+/// Opens a guest's console, a port of it, its log, or a snapshot, on the node that holds it. The App connects it to the channel.
 pub trait ConsoleHub: Send + Sync {
     /// That of this object on this node.
     fn open<'a>(
@@ -116,7 +122,7 @@ pub struct RestContext {
     pub authenticators: Authenticators,
     /// Where uploaded images are kept.
     pub blobs: Blobs,
-    /// The way to guests' consoles and their logs.
+    /// The way to guests' consoles and their logs, and to snapshots.
     pub consoles: Arc<dyn ConsoleHub>,
     /// Who brings test messages.
     pub courier: Arc<Courier>,

@@ -335,6 +335,7 @@ impl Mount {
                 self.route(Method::PUT, &at("content"), op, move |ask| content::put(ask, kind));
             }
             "instance" => self.guest(kind, place),
+            "snapshot" => self.snapshot(kind, place),
             _ => {}
         }
     }

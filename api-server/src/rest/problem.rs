@@ -35,6 +35,7 @@ pub const TYPES: &[(&str, u16, &str)] = &[
     ("stale", 412, "It has changed meanwhile"),
     ("too-large", 413, "The body is too large"),
     ("unsupported-media-type", 415, "The body is of a type that is not taken here"),
+    ("range", 416, "There are no such bytes"),
     ("misdirected", 421, "This connection is not for that name"),
     ("invalid", 422, "Some fields are not valid"),
     ("key-reused", 422, "The Idempotency-Key stands for another request"),

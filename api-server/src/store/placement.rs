@@ -39,11 +39,22 @@ pub(super) async fn take(
         }
         (pinned.node, pinned.stays) = (Some(node), true);
         release(tx, context, &holder).await?;
+    } else if let Some(node) = beside(tx, needs).await? {
+        (pinned.node, pinned.stays) = (Some(node), true);
     }
     let node = reserve(tx, context, &pinned).await?;
     hold(tx, &holder, &node, needs).await?;
     object.claims.entry("placement_epoch").or_insert(Value::from(1));
     Ok(node)
+}
+
+/// Where something is used that an object is to be beside: it may be held elsewhere too, where it was used before.
+async fn beside(tx: &mut Tx, needs: &Needs) -> Result<Option<String>, Error> {
+    let Some(beside) = &needs.beside else { return Ok(None) };
+    let sql = "SELECT p.node FROM reference f JOIN resource r ON r.id = f.source JOIN placement p ON p.holder = r.id \
+               WHERE f.target = $1 AND r.kind = $2 ORDER BY r.id LIMIT 1";
+    let row = tx.row(sql, values![&beside.of, beside.by]).await?;
+    Ok(row.map(|row| row.text("node")).transpose()?)
 }
 
 /// Takes room on another node than its present one, which takes nothing new; the id of that node, or why there is

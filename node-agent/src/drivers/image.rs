@@ -1,6 +1,6 @@
 //! Images: files named by their SHA-256, fetched once, verified, inspected, and never written again.
 
-use crate::drivers::DriverError;
+use crate::drivers::{DriverError, Progress};
 use crate::{files, names};
 use bytes::Bytes;
 use futures_util::StreamExt;
@@ -21,9 +21,6 @@ pub type BlobStream = BoxStream<'static, Result<Bytes, DriverError>>;
 /// Where the bytes of an image come from: its digest and an offset in, a stream of chunks out. The link has it.
 pub type BlobSource =
     Arc<dyn Fn(String, u64) -> BoxFuture<'static, Result<BlobStream, DriverError>> + Send + Sync>;
-
-/// Told how many bytes are there, now and then.
-pub type Progress = Box<dyn FnMut(u64) + Send>;
 
 /// What is here of one image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -200,7 +197,7 @@ fn digest(file: &mut File) -> io::Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::drivers::disk::overlay;
+    use crate::qcow2;
     use std::sync::Mutex;
 
     fn sha256(bytes: &[u8]) -> String {
@@ -233,7 +230,7 @@ mod tests {
     #[tokio::test]
     async fn a_fetch_goes_on_where_it_broke_off() {
         let folder = tempfile::tempdir().unwrap();
-        let bytes = overlay::render(1 << 20, None).unwrap();
+        let bytes = qcow2::render(1 << 20, None).unwrap();
         let offsets = Arc::new(Mutex::new(Vec::new()));
         let driver = ImageDriver::new(folder.path(), source(bytes.clone(), 5000, offsets.clone()));
         let order = order(&bytes);
@@ -251,8 +248,8 @@ mod tests {
     #[tokio::test]
     async fn what_is_no_image_never_gets_its_name() {
         let folder = tempfile::tempdir().unwrap();
-        let host = overlay::Backing { path: "/etc/shadow", format: "raw" };
-        for bytes in [b"no image at all".to_vec(), overlay::render(1 << 20, Some(host)).unwrap()] {
+        let host = qcow2::Backing { path: "/etc/shadow", format: "raw" };
+        for bytes in [b"no image at all".to_vec(), qcow2::render(1 << 20, Some(host)).unwrap()] {
             let order = order(&bytes);
             let driver = ImageDriver::new(folder.path(), source(bytes.clone(), bytes.len(), Arc::default()));
             let refused = driver.apply(&order, Box::new(|_| {})).await.unwrap_err();
@@ -264,7 +261,7 @@ mod tests {
     #[tokio::test]
     async fn other_bytes_than_ordered_are_thrown_away() {
         let folder = tempfile::tempdir().unwrap();
-        let bytes = overlay::render(1 << 20, None).unwrap();
+        let bytes = qcow2::render(1 << 20, None).unwrap();
         let order = ImageOrder { sha256: sha256(b"other"), ..order(&bytes) };
         let driver = ImageDriver::new(folder.path(), source(bytes.clone(), bytes.len(), Arc::default()));
         let refused = driver.apply(&order, Box::new(|_| {})).await.unwrap_err();

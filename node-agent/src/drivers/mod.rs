@@ -7,6 +7,7 @@ pub mod disk;
 pub mod image;
 pub mod instance;
 pub mod network;
+pub mod snapshot;
 
 use crate::env::Env;
 use crate::plain::{Line, Plains};
@@ -47,6 +48,9 @@ impl Deviation {
         Self { what, expected: expected.into(), found: found.into() }
     }
 }
+
+/// Told how many bytes are there, now and then.
+pub type Progress = Box<dyn FnMut(u64) + Send>;
 
 /// Why a driver could not do what it was asked to.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -1,14 +1,14 @@
-//! Lends a stream: joins a unix socket on this node, a port of a guest, or a log, to a stream that the server asked for.
+//! Lends a stream: joins a unix socket on this node, a port of a guest, a log, or a file, to a stream that the server asked for.
 use super::{Lendable, Shared};
 use crate::console_log::{ConsoleLog, Piece};
 use crate::host::netns;
 use rhyzome_proto::v1::control_client::ControlClient;
 use rhyzome_proto::v1::{LogWindow, OpenStream, StreamFrame};
-use std::io;
+use std::io::{self, SeekFrom};
 use std::net::TcpStream;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncSeekExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -17,6 +17,8 @@ use tonic::Streaming;
 /// Frames that may be on their way before what is behind them is not read any more.
 const FRAMES: usize = 16;
 const FRAME_BYTES: usize = 16 * 1024;
+/// Of a file that lies there; no server takes a longer piece.
+const FILE_FRAME_BYTES: usize = 64 * 1024;
 /// How much of what was said before is sent first.
 const BEFORE_BYTES: u64 = 64 * 1024;
 /// A log that is followed is looked at again after this.
@@ -33,6 +35,7 @@ type Ends = (Box<dyn AsyncRead + Send + Unpin>, Box<dyn AsyncWrite + Send + Unpi
 enum Source {
     Both { ends: Ends, before: Vec<u8> },
     Log { log: ConsoleLog, window: LogWindow },
+    File(tokio::fs::File),
 }
 
 /// How a stream comes to its end on this side: all was said, or this went wrong.
@@ -69,6 +72,15 @@ pub(super) async fn lend(shared: Arc<Shared>, wanted: OpenStream) {
 async fn find(shared: &Shared, wanted: &OpenStream) -> Result<Source, String> {
     match (shared.config.socket_of)(&wanted.object_id, &wanted.purpose)? {
         Lendable::Log(log) => Ok(Source::Log { log, window: wanted.log.unwrap_or_default() }),
+        Lendable::File { file, from } => {
+            let opened = async {
+                let mut opened = tokio::fs::File::open(&file).await?;
+                opened.seek(SeekFrom::Start(from)).await?;
+                Ok::<_, io::Error>(opened)
+            };
+            let unread = |error| format!("{} cannot be read: {error}", wanted.object_id);
+            Ok(Source::File(opened.await.map_err(unread)?))
+        }
         Lendable::Port { namespace, address } => {
             let work = move || netns::run_in(&namespace, || TcpStream::connect_timeout(&address, CONNECT));
             let connected = look(shared, work).await.and_then(|stream| {
@@ -103,6 +115,10 @@ async fn carry(shared: &Shared, source: Source, frames: Frames, mut from_server:
         },
         Source::Log { log, window } => tokio::select! {
             ended = tell(shared, log, window, &frames) => ended,
+            () = hung_up(&mut from_server) => return,
+        },
+        Source::File(file) => tokio::select! {
+            ended = whole(file, &frames) => ended,
             () = hung_up(&mut from_server) => return,
         },
     };
@@ -172,6 +188,18 @@ async fn tell(shared: &Shared, log: ConsoleLog, window: LogWindow, frames: &Fram
         }
     }
     Ok(())
+}
+
+/// A file to its end.
+async fn whole(mut file: tokio::fs::File, frames: &Frames) -> End {
+    loop {
+        let mut piece = Vec::with_capacity(FILE_FRAME_BYTES);
+        let read = (&mut file).take(FILE_FRAME_BYTES as u64).read_to_end(&mut piece).await;
+        match read.map_err(|error| format!("it cannot be read to its end: {error}"))? {
+            0 => return Ok(()),
+            _ => send(frames, piece).await?,
+        }
+    }
 }
 
 async fn upward(before: Vec<u8>, mut socket: impl AsyncRead + Unpin, frames: &Frames) -> End {

@@ -52,7 +52,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
-/// Names what is behind a stream: called with the object's id and the purpose (`console`, `log`, `port:22`). The error is told to
+/// Names what is behind a stream: called with the object's id and the purpose (`console`, `log`, `port:22`, `snapshot:0`). The error is told to
 /// whoever asked for the stream.
 pub type SocketOf = Arc<dyn Fn(&str, &str) -> Result<Lendable, String> + Send + Sync>;
 
@@ -75,6 +75,13 @@ pub enum Lendable {
     },
     /// A log: it is sent, and nothing is taken.
     Log(ConsoleLog),
+    /// A file that nobody writes any more: it is sent, and nothing is taken.
+    File {
+        /// Where it is.
+        file: PathBuf,
+        /// The first byte that is wanted.
+        from: u64,
+    },
 }
 
 /// What the link needs to know.

@@ -2,15 +2,16 @@
 
 use super::Drivers;
 use crate::drivers::disk::ObservedDisk;
-use crate::drivers::image::{ObservedImage, Progress};
+use crate::drivers::image::ObservedImage;
 use crate::drivers::instance::{Beneath, ObservedInstance, Start};
 use crate::drivers::network::DesiredNetwork;
-use crate::drivers::{Deviation, DriverError};
+use crate::drivers::snapshot::{Closed, ObservedSnapshot};
+use crate::drivers::{Deviation, DriverError, Progress};
 use crate::host::netns;
 use crate::names;
 use crate::plain::{ObservedPlain, Ordered, Plain};
 use crate::reconcile::Action;
-use rhyzome_proto::v1::{DiskOrder, InstanceDisk, InstanceNic};
+use rhyzome_proto::v1::{DiskOrder, InstanceDisk, InstanceNic, SnapshotOrder};
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -26,6 +27,8 @@ pub enum Seen {
     Image(String, Option<ObservedImage>),
     /// A disk.
     Disk(String, Option<ObservedDisk>),
+    /// A snapshot.
+    Snapshot(String, Option<ObservedSnapshot>),
     /// Brought into this state; None: it is in no known state any more.
     Network(String, Option<(DesiredNetwork, Rendered)>),
     /// Nothing of it is left.
@@ -79,6 +82,20 @@ pub(super) async fn act(
         Action::RemoveDisk(order) => {
             let result = drivers.disks.remove(id, &order);
             seen.extend(look_at_disk(drivers, id, &order));
+            result
+        }
+        Action::TakeSnapshot { order, open_by } => {
+            let result = take_snapshot(drivers, id, &order, open_by.as_deref(), now_ms, progress).await;
+            seen.push(look_at_snapshot(drivers, id));
+            result
+        }
+        Action::RemoveSnapshot { open_by } => {
+            let given_up = match open_by {
+                Some(instance) => drivers.instances.end_copy(&instance, id).await,
+                None => Ok(()),
+            };
+            let result = given_up.and_then(|()| drivers.snapshots.remove(id));
+            seen.push(look_at_snapshot(drivers, id));
             result
         }
         Action::ApplyNetwork(network) => match drivers.networks.apply(&network).await {
@@ -192,6 +209,68 @@ fn one_plain(
     }
 }
 
+/// Copies a disk: through the guest that has it open, or beside all guests.
+async fn take_snapshot(
+    drivers: &Drivers,
+    id: &str,
+    order: &SnapshotOrder,
+    open_by: Option<&str>,
+    now_ms: u64,
+    progress: Progress,
+) -> Result<(), DriverError> {
+    if drivers.snapshots.is_copied(id)? {
+        return finish_snapshot(drivers, id, open_by).await;
+    }
+    let disk = DiskOrder { pool: order.pool.clone(), ..DiskOrder::default() };
+    let gone = || DriverError::Retry(format!("{} is not there", order.disk_id));
+    let size = drivers.disks.observe(&order.disk_id, &disk)?.ok_or_else(gone)?.virtual_size_bytes;
+    // One that an agent before this one has begun goes on.
+    let goes_on = match open_by {
+        Some(instance) if drivers.snapshots.is_going_on(id)? => {
+            drivers.instances.is_copying(instance, id).await?
+        }
+        Some(instance) => {
+            // Whatever it writes to is nothing any more.
+            drivers.instances.end_copy(instance, id).await?;
+            false
+        }
+        None => false,
+    };
+    if !goes_on {
+        let bytes = drivers.disks.copied_bytes(&order.disk_id, &disk)?;
+        let part = drivers.snapshots.begin(id, order, bytes, now_ms)?;
+        match open_by {
+            Some(instance) => {
+                drivers.snapshots.blank(&part, size)?;
+                drivers.instances.begin_copy(instance, &order.disk_id, id, &part).await?;
+            }
+            None => {
+                let path = drivers.disks.path(&order.disk_id, &disk);
+                let closed = Closed { path, beneath: drivers.disks.beneath(&order.disk_id, &disk) };
+                drivers.snapshots.copy(&part, &closed).await?;
+            }
+        }
+    }
+    if let Some(instance) = open_by {
+        drivers.instances.await_copy(instance, id, progress, size).await?;
+    }
+    finish_snapshot(drivers, id, open_by).await
+}
+
+/// The copy is complete: it is kept, and then its QEMU need not know of it any more.
+async fn finish_snapshot(drivers: &Drivers, id: &str, open_by: Option<&str>) -> Result<(), DriverError> {
+    let (snapshots, object) = (drivers.snapshots.clone(), id.to_owned());
+    let finished = tokio::task::spawn_blocking(move || snapshots.finish(&object)).await;
+    finished.map_err(|error| DriverError::Retry(format!("finish {id}: {error}")))??;
+    if let Some(instance) = open_by
+        && let Err(error) = drivers.instances.forget_copy(instance, id).await
+    {
+        // It is taken all the same; its QEMU forgets at its end.
+        tracing::debug!(snapshot = id, %error, "QEMU was not told that its copy is kept");
+    }
+    Ok(())
+}
+
 async fn act_on_instance(
     drivers: &Drivers,
     id: &str,
@@ -251,6 +330,10 @@ pub(super) fn look_at_disk(drivers: &Drivers, id: &str, order: &DiskOrder) -> Op
             None
         }
     }
+}
+
+pub(super) fn look_at_snapshot(drivers: &Drivers, id: &str) -> Seen {
+    Seen::Snapshot(id.to_owned(), drivers.snapshots.observe(id))
 }
 
 pub(super) async fn look_at_instance(drivers: &Drivers, id: &str) -> Seen {

@@ -54,7 +54,20 @@ impl Owner {
             }
             _ => Some(self.start(id, attempt, action.clone(), now)),
         };
+        let copies = matches!(action, Action::TakeSnapshot { .. });
         self.busy.insert(id.to_owned(), Busy { attempt, action, abort });
+        if copies {
+            self.note_copies();
+        }
+    }
+
+    /// Which disks are being copied now.
+    pub(super) fn note_copies(&mut self) {
+        let copied = self.busy.values().filter_map(|busy| match &busy.action {
+            Action::TakeSnapshot { order, open_by: None } => Some(order.disk_id.clone()),
+            _ => None,
+        });
+        self.known.world.copied = copied.collect();
     }
 
     fn start(&self, id: &str, attempt: u64, action: Action, now: u64) -> AbortHandle {

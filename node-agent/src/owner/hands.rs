@@ -3,7 +3,7 @@
 use super::Drivers;
 use super::act::{self, Done, Seen};
 use super::look::{self, Sight};
-use crate::drivers::image::Progress;
+use crate::drivers::Progress;
 use crate::plain::Ordered;
 use crate::reconcile::{Action, Orders};
 use futures_util::future::BoxFuture;

@@ -67,7 +67,7 @@ impl Owner {
             self.trouble.remove(&order.object_id);
             self.gone_told.remove(&order.object_id);
             if order.remove {
-                self.give_up_fetching(&order.object_id);
+                self.give_up_copying(&order.object_id);
             }
             if let Some(held) = ledger.orders().get(&order.object_id) {
                 self.ordered(&order.object_id, held.clone());

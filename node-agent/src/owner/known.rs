@@ -66,6 +66,7 @@ impl Known {
             // By an act, never by a look.
             Seen::Repaired(..) => false,
             Seen::Disk(id, _)
+            | Seen::Snapshot(id, _)
             | Seen::Instance(id, ..)
             | Seen::Network(id, _)
             | Seen::NetworkGone(id)
@@ -93,6 +94,7 @@ impl Known {
         match seen {
             Seen::Image(sha256, image) => set(&mut world.images, sha256, image),
             Seen::Disk(id, disk) => set(&mut world.disks, id, disk),
+            Seen::Snapshot(id, snapshot) => set(&mut world.snapshots, id, snapshot),
             Seen::Network(id, Some((network, rendered))) => {
                 world.networks.insert(id.clone());
                 world.in_force.insert(id.clone(), network);

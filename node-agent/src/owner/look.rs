@@ -2,7 +2,7 @@
 //! in the meantime.
 
 use super::Drivers;
-use super::act::{Seen, look_at_disk, look_at_image, look_at_instance};
+use super::act::{Seen, look_at_disk, look_at_image, look_at_instance, look_at_snapshot};
 use crate::drivers::Deviation;
 use crate::drivers::instance::ObservedGuest;
 use crate::plain::{Ordered, OrderedAll, Plain};
@@ -36,6 +36,7 @@ pub(super) async fn look(drivers: &Drivers, orders: &Orders) -> Sight {
         match order.body.as_ref().and_then(|body| body.body.as_ref()) {
             Some(Body::Image(image)) => sight.seen.push(look_at_image(drivers, &image.sha256)),
             Some(Body::Disk(disk)) => sight.seen.extend(look_at_disk(drivers, id, disk)),
+            Some(Body::Snapshot(_)) => sight.seen.push(look_at_snapshot(drivers, id)),
             _ => {}
         }
     }

@@ -15,10 +15,12 @@ mod look;
 mod stale;
 mod tell;
 
+use crate::drivers::DriverError;
 use crate::drivers::disk::DiskDriver;
 use crate::drivers::image::ImageDriver;
 use crate::drivers::instance::InstanceDriver;
 use crate::drivers::network::NetworkDriver;
+use crate::drivers::snapshot::{ObservedSnapshot, SnapshotDriver};
 use crate::env::Env;
 use crate::lease::Lease;
 use crate::ledger::Ledger;
@@ -46,6 +48,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(4);
 /// Between two repairs of a network that nobody complained about.
 const REFRESH_EVERY: Duration = Duration::from_secs(30);
 const FIRST_RETRY_MS: u64 = 250;
+/// Between two looks whether what was given up has ended.
+const ENDING: Duration = Duration::from_millis(5);
 const MAX_RETRY_MS: u64 = 30_000;
 
 /// All drivers. They do not know each other.
@@ -55,6 +59,8 @@ pub struct Drivers {
     pub images: Arc<ImageDriver>,
     /// Disks.
     pub disks: Arc<DiskDriver>,
+    /// Snapshots.
+    pub snapshots: Arc<SnapshotDriver>,
     /// Networks.
     pub networks: NetworkDriver,
     /// Guests.
@@ -271,26 +277,55 @@ impl Owner {
         self.wires.session.notify_one();
     }
 
-    /// A fetch may take hours; a removal does not wait for it.
-    fn give_up_fetching(&mut self, id: &str) {
-        if self.busy.get(id).is_some_and(|busy| matches!(busy.action, Action::FetchImage(_)))
-            && let Some(busy) = self.busy.remove(id)
-        {
-            busy.abort.inspect(AbortHandle::abort);
-            if let Action::FetchImage(order) = busy.action {
-                self.known.apply(self.hands.look_at_image(&order.sha256));
-            }
-            self.known.touch(id);
-            self.touched(id);
+    /// A fetch or a copy may take hours; a removal does not wait for it.
+    fn give_up_copying(&mut self, id: &str) {
+        match self.busy.get(id).map(|busy| &busy.action) {
+            Some(Action::FetchImage(_)) => self.give_up_fetching(id),
+            Some(Action::TakeSnapshot { .. }) => self.give_up_taking(id),
+            _ => {}
         }
+    }
+
+    fn give_up_fetching(&mut self, id: &str) {
+        let Some(busy) = self.busy.remove(id) else { return };
+        busy.abort.inspect(AbortHandle::abort);
+        if let Action::FetchImage(order) = busy.action {
+            self.known.apply(self.hands.look_at_image(&order.sha256));
+        }
+        self.known.touch(id);
+        self.touched(id);
+    }
+
+    /// Is done when it has really ended: until then it may still make what is to be taken away.
+    fn give_up_taking(&self, id: &str) {
+        let Some(Busy { attempt, abort: Some(abort), .. }) = self.busy.get(id) else { return };
+        abort.abort();
+        let (id, attempt, abort, back) = (id.to_owned(), *attempt, abort.clone(), self.back.0.clone());
+        tokio::spawn(async move {
+            while !abort.is_finished() {
+                tokio::time::sleep(ENDING).await;
+            }
+            // Whatever there is of it: it is taken away.
+            let seen = vec![Seen::Snapshot(id.clone(), Some(ObservedSnapshot::Begun))];
+            let done = Done { result: Err(DriverError::Retry("given up".to_owned())), seen };
+            let _ = back.send(Back::Done { id, attempt, done });
+        });
     }
 
     fn came_back(&mut self, back: Back) {
         match back {
             Back::Done { id, attempt, done } => self.finished(id, attempt, done),
             Back::Progress { id, bytes } => {
-                if let Some(Busy { action: Action::FetchImage(order), .. }) = self.busy.get(&id) {
-                    let percent = bytes.saturating_mul(100) / order.size_bytes.max(1);
+                let all = match self.busy.get(&id).map(|busy| &busy.action) {
+                    Some(Action::FetchImage(order)) => Some(order.size_bytes),
+                    Some(Action::TakeSnapshot { order, .. }) => {
+                        let disk = self.known.world.disks.get(&order.disk_id);
+                        disk.map(|disk| disk.virtual_size_bytes)
+                    }
+                    _ => None,
+                };
+                if let Some(all) = all {
+                    let percent = bytes.saturating_mul(100) / all.max(1);
                     self.touched(&id);
                     self.progress.insert(id, u32::try_from(percent.min(100)).unwrap_or(100));
                 }
@@ -312,6 +347,9 @@ impl Owner {
             return; // Given up in the meantime.
         }
         let Some(busy) = self.busy.remove(&id) else { return };
+        if matches!(busy.action, Action::TakeSnapshot { .. }) {
+            self.note_copies();
+        }
         self.progress.remove(&id);
         self.known.touch(&id);
         self.touched(&id);

@@ -126,6 +126,9 @@ fn start(view: View<'_>, order: &Order, instance: &InstanceOrder, boot: Option<&
     if let Some(reason) = needs.find_map(|id| obstacle(view, id)) {
         return Decision::wait(reason);
     }
+    if let Some(disk) = instance.disks.iter().find(|disk| view.world.copied.contains(&disk.disk_id)) {
+        return Decision::wait(format!("waits for the snapshot of {}, which is being taken", disk.disk_id));
+    }
     let mut next = BootRecord::new(
         instance,
         order.generation,

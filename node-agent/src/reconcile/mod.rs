@@ -19,10 +19,11 @@ use crate::drivers::disk::{Base, ObservedDisk};
 use crate::drivers::image::ObservedImage;
 use crate::drivers::instance::{BootRecord, ObservedInstance};
 use crate::drivers::network::DesiredNetwork;
+use crate::drivers::snapshot::ObservedSnapshot;
 use crate::lease::Standing;
 use crate::plain::{ObservedPlain, Ordered};
 use rhyzome_proto::v1::order_body::Body;
-use rhyzome_proto::v1::{DiskOrder, ImageOrder, Order};
+use rhyzome_proto::v1::{DiskOrder, ImageOrder, Order, SnapshotOrder};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Orders of a node, by object.
@@ -35,6 +36,10 @@ pub struct World {
     pub images: BTreeMap<String, ObservedImage>,
     /// Disks, by object.
     pub disks: BTreeMap<String, ObservedDisk>,
+    /// Snapshots, by object.
+    pub snapshots: BTreeMap<String, ObservedSnapshot>,
+    /// Disks that are being copied while no guest has them open: none can open them now.
+    pub copied: BTreeSet<String>,
     /// Networks that the node holds in some state, by object.
     pub networks: BTreeSet<String>,
     /// Networks that this agent has brought into exactly this state.
@@ -66,6 +71,8 @@ pub enum Kind {
     Network,
     /// A file.
     Disk,
+    /// A copy of a disk.
+    Snapshot,
     /// A guest.
     Instance,
 }
@@ -77,12 +84,14 @@ impl Kind {
             Some(Body::Image(_)) => Some(Kind::Image),
             Some(Body::Network(_)) => Some(Kind::Network),
             Some(Body::Disk(_)) => Some(Kind::Disk),
+            Some(Body::Snapshot(_)) => Some(Kind::Snapshot),
             Some(Body::Instance(_)) => Some(Kind::Instance),
             Some(Body::Plain(_)) => None,
             None => match order.kind.as_str() {
                 "image" => Some(Kind::Image),
                 "network" => Some(Kind::Network),
                 "disk" => Some(Kind::Disk),
+                "snapshot" => Some(Kind::Snapshot),
                 "instance" => Some(Kind::Instance),
                 _ => None,
             },
@@ -108,6 +117,18 @@ pub enum Action {
     },
     /// Remove the file.
     RemoveDisk(DiskOrder),
+    /// Copy a disk as it is now, or go on with that.
+    TakeSnapshot {
+        /// Of what.
+        order: SnapshotOrder,
+        /// The instance that has the disk open.
+        open_by: Option<String>,
+    },
+    /// Give up taking it, and remove its file.
+    RemoveSnapshot {
+        /// The instance that has its disk open, and so may be at work on it.
+        open_by: Option<String>,
+    },
     /// Bring into this state.
     ApplyNetwork(DesiredNetwork),
     /// Leave nothing of it.
@@ -221,6 +242,8 @@ fn decide(view: View<'_>, order: &Order) -> Decision {
         (Kind::Network, Some(Body::Network(network))) => network::decide(view, &order.object_id, network),
         (Kind::Disk, Some(Body::Disk(disk))) => storage::disk(view, order, disk),
         (Kind::Disk, None) if order.remove => storage::disk(view, order, &DiskOrder::default()),
+        (Kind::Snapshot, body) if order.remove => storage::snapshot_removal(view, order, body),
+        (Kind::Snapshot, Some(Body::Snapshot(snapshot))) => storage::snapshot(view, order, snapshot),
         (Kind::Instance, _) if order.remove => instance::removal(view, &order.object_id),
         (Kind::Instance, Some(Body::Instance(instance))) => instance::decide(view, order, instance),
         // Removal of an image whose digest nobody said: it was never fetched for this object.

@@ -3,8 +3,9 @@
 use super::{Action, Decision, View, obstacle};
 use crate::drivers::disk::Base;
 use crate::drivers::instance::BootRecord;
+use crate::drivers::snapshot::{self, ObservedSnapshot};
 use rhyzome_proto::v1::order_body::Body;
-use rhyzome_proto::v1::{DiskOrder, ImageOrder, Order};
+use rhyzome_proto::v1::{DiskOrder, ImageOrder, Order, Power, SnapshotOrder};
 
 pub(super) fn image(view: View<'_>, order: &Order, image: &ImageOrder) -> Decision {
     let seen = view.world.images.get(&image.sha256);
@@ -60,6 +61,9 @@ pub(super) fn disk(view: View<'_>, order: &Order, disk: &DiskOrder) -> Decision 
             permanent: false,
         };
     }
+    if view.world.copied.contains(id) {
+        return Decision::wait("waits for its snapshot, which is being taken");
+    }
     if disk.image_id.is_empty() {
         return Decision::Do(Action::ApplyDisk(disk.clone(), None));
     }
@@ -79,6 +83,61 @@ pub(super) fn disk(view: View<'_>, order: &Order, disk: &DiskOrder) -> Decision 
     }
 }
 
+pub(super) fn snapshot(view: View<'_>, order: &Order, wanted: &SnapshotOrder) -> Decision {
+    let id = &order.object_id;
+    match view.world.snapshots.get(id) {
+        Some(ObservedSnapshot::Whole(_)) => return Decision::Held,
+        Some(ObservedSnapshot::Lost(file)) => {
+            let reason = snapshot::lost(id, file).to_string();
+            return Decision::Refuse { reason, permanent: false };
+        }
+        Some(ObservedSnapshot::Unclear(why)) => {
+            return Decision::Refuse { reason: why.clone(), permanent: false };
+        }
+        // One that was begun may go on, where its QEMU has. In a pool that others share, a guest that does not run here any
+        // more may run elsewhere by now, and would be held up by a copy beside it.
+        Some(ObservedSnapshot::Begun) => {
+            let shared = wanted.pool.as_ref().is_some_and(|pool| pool.shared);
+            let disk = &wanted.disk_id;
+            if shared && open_by(view, disk).is_none() && starts_with(view, disk).is_none() {
+                return Decision::refuse(
+                    "snapshot-broken: what has copied it ended before it was whole; delete it, and take another",
+                );
+            }
+        }
+        None => {
+            if let Some(reason) = snapshot::late(wanted, view.now_ms) {
+                return Decision::refuse(reason.to_owned());
+            }
+        }
+    }
+    if let Some(reason) = obstacle(view, &wanted.disk_id) {
+        return Decision::wait(reason);
+    }
+    let open_by = open_by(view, &wanted.disk_id).map(str::to_owned);
+    if open_by.is_none()
+        && let Some(user) = starts_with(view, &wanted.disk_id)
+    {
+        // Beside the guest it would hold the guest up for as long as it takes; under it, it holds nobody up.
+        return Decision::wait(format!("waits for {user}, which is to run with its disk"));
+    }
+    Decision::Do(Action::TakeSnapshot { order: wanted.clone(), open_by })
+}
+
+pub(super) fn snapshot_removal(view: View<'_>, order: &Order, body: Option<&Body>) -> Decision {
+    let Some(seen) = view.world.snapshots.get(&order.object_id) else {
+        return Decision::Do(Action::Forget);
+    };
+    let open_by = match body {
+        // Of one that is whole no QEMU has to be asked.
+        Some(Body::Snapshot(snapshot)) if !matches!(seen, ObservedSnapshot::Whole(_)) => {
+            open_by(view, &snapshot.disk_id).map(str::to_owned)
+        }
+        _ => None,
+    };
+    Decision::Do(Action::RemoveSnapshot { open_by })
+}
+
 /// An instance that was booted with this disk.
 pub fn used_by<'a>(view: View<'a>, disk_id: &str) -> Option<&'a str> {
     let names = |boot: &BootRecord| boot.order.disks.iter().any(|disk| disk.disk_id == disk_id);
@@ -96,6 +155,18 @@ fn open_by<'a>(view: View<'a>, disk_id: &str) -> Option<&'a str> {
         })
         .map(|instance| instance.id.as_str())
         .next()
+}
+
+/// The instance that is to run with this disk, and does not run yet.
+fn starts_with<'a>(view: View<'a>, disk_id: &str) -> Option<&'a str> {
+    let is_to_run = |order: &Order| match body(order) {
+        Some(Body::Instance(instance)) => {
+            instance.power() != Power::Off && instance.disks.iter().any(|disk| disk.disk_id == disk_id)
+        }
+        _ => false,
+    };
+    let mut users = view.orders.iter().filter(|(_, order)| !order.remove && is_to_run(order));
+    users.next().map(|(id, _)| id.as_str())
 }
 
 fn disks(view: View<'_>) -> impl Iterator<Item = (&str, &DiskOrder)> {

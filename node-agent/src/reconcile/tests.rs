@@ -1,5 +1,7 @@
 use super::*;
 use crate::drivers::instance::{BootRecord, ObservedProcess};
+use crate::drivers::snapshot::{Content, ObservedSnapshot};
+use rhyzome_proto::v1::StoragePool;
 use rhyzome_proto::v1::{InstanceDisk, InstanceNic, InstanceOrder, NetworkOrder, OrderBody, Power, StopMode};
 
 const NOW: u64 = 1_000_000_000;
@@ -134,6 +136,16 @@ impl Node {
                 world.disks.get_mut(id).unwrap().virtual_size_bytes = order.size_bytes;
             }
             Action::RemoveDisk(_) => drop(world.disks.remove(id)),
+            Action::TakeSnapshot { .. } => {
+                let content = Content {
+                    sha256: "cd".into(),
+                    size_bytes: 1,
+                    virtual_size_bytes: 1024,
+                    taken_at_ms: self.now_ms,
+                };
+                world.snapshots.insert(id.into(), ObservedSnapshot::Whole(content));
+            }
+            Action::RemoveSnapshot { .. } => drop(world.snapshots.remove(id)),
             Action::ApplyNetwork(network) => {
                 world.networks.insert(id.into());
                 world.in_force.insert(id.into(), network);
@@ -205,6 +217,80 @@ fn the_lease_is_there_before_the_guest() {
     assert_eq!(network.ports.len(), 1);
     assert_eq!(network.ports[0].address.to_string(), "10.0.0.5");
     assert_eq!(network.ports[0].tap, crate::names::tap("inst", "lan"));
+}
+
+#[test]
+fn a_snapshot_is_taken_by_who_has_the_disk_open_and_once() {
+    let mut node = Node::running();
+    let wanted =
+        SnapshotOrder { disk_id: "disk".into(), begin_before_ms: NOW + 1, ..SnapshotOrder::default() };
+    node.order("snap", Body::Snapshot(wanted.clone()));
+    let taken = |open_by: Option<&str>| {
+        Decision::Do(Action::TakeSnapshot { order: wanted.clone(), open_by: open_by.map(str::to_owned) })
+    };
+    assert_eq!(node.decision("snap"), taken(Some("inst")));
+    // One that is to run again comes first; one that is off waits for nobody.
+    node.end_process();
+    assert_eq!(node.decision("snap"), Decision::wait("waits for inst, which is to run with its disk"));
+    node.instance().power = Power::Off.into();
+    assert_eq!(node.decision("snap"), taken(None));
+    // Too late for one that was not begun.
+    node.now_ms = NOW + 1;
+    assert!(matches!(node.decision("snap"), Decision::Refuse { permanent: true, .. }));
+    node.world.snapshots.insert("snap".into(), ObservedSnapshot::Begun);
+    assert_eq!(node.decision("snap"), taken(None));
+    // In a shared pool another node may use it by now.
+    let shared = StoragePool { shared: true, ..StoragePool::default() };
+    let in_shared = SnapshotOrder { pool: Some(shared), ..wanted.clone() };
+    node.order("snap", Body::Snapshot(in_shared));
+    assert!(matches!(node.decision("snap"), Decision::Refuse { permanent: true, .. }));
+    node.order("snap", Body::Snapshot(wanted.clone()));
+    node.world.snapshots.insert("snap".into(), ObservedSnapshot::Unclear("odd".into()));
+    assert_eq!(node.decision("snap"), Decision::Refuse { reason: "odd".into(), permanent: false });
+    node.world.snapshots.insert("snap".into(), ObservedSnapshot::Lost("/pool/snap".into()));
+    match node.decision("snap") {
+        Decision::Refuse { reason, permanent: false } => assert!(reason.contains("/pool/snap"), "{reason}"),
+        other => panic!("{other:?}"),
+    }
+    node.perform("snap", Action::TakeSnapshot { order: wanted, open_by: None });
+    assert_eq!(node.decision("snap"), Decision::Held);
+    // The disk may go; the snapshot stands on nothing.
+    node.remove("disk");
+    assert_eq!(node.decision("snap"), Decision::Held);
+    node.remove("snap");
+    assert_eq!(node.decision("snap"), Decision::Do(Action::RemoveSnapshot { open_by: None }));
+}
+
+#[test]
+fn a_guest_waits_until_its_disk_was_copied() {
+    let mut node = Node::running();
+    node.end_process();
+    node.world.copied.insert("disk".into());
+    let reason = "waits for the snapshot of disk, which is being taken";
+    assert_eq!(node.decision("inst"), Decision::wait(reason));
+    node.orders.get_mut("disk").unwrap().body = Some(OrderBody {
+        body: Some(Body::Disk(DiskOrder {
+            size_bytes: 2048,
+            image_id: "img".into(),
+            ..DiskOrder::default()
+        })),
+    });
+    assert_eq!(node.decision("disk"), Decision::wait("waits for its snapshot, which is being taken"));
+    node.world.copied.clear();
+    assert!(matches!(node.decision("disk"), Decision::Do(Action::ApplyDisk(..))));
+    assert!(matches!(node.decision("inst"), Decision::Do(Action::Start { .. })));
+}
+
+#[test]
+fn a_snapshot_waits_for_its_disk() {
+    let mut node = Node::new();
+    let wanted = SnapshotOrder { disk_id: "disk".into(), ..SnapshotOrder::default() };
+    node.order("snap", Body::Snapshot(wanted));
+    assert_eq!(node.decision("snap"), Decision::wait("waits for disk"));
+    assert_eq!(
+        node.settle(),
+        ["img:FetchImage net:ApplyNetwork", "disk:ApplyDisk", "inst:Start", "snap:TakeSnapshot"]
+    );
 }
 
 #[test]

@@ -4,6 +4,7 @@
 use crate::drivers::disk::ObservedDisk;
 use crate::drivers::image::ObservedImage;
 use crate::drivers::instance::{ObservedGuest, ObservedInstance, ObservedProcess};
+use crate::drivers::snapshot::{Content, ObservedSnapshot};
 use crate::drivers::{self, Deviation, DriverError};
 use crate::files;
 use crate::owner::{Rendered, Seen, Sight};
@@ -66,6 +67,7 @@ pub fn writes(action: &Action) -> bool {
         Action::FetchImage(_)
             | Action::ApplyDisk(..)
             | Action::GrowOpenDisk { .. }
+            | Action::TakeSnapshot { .. }
             | Action::ApplyNetwork(_)
             | Action::ApplyPlain(..)
             | Action::Start { .. }
@@ -77,6 +79,7 @@ pub fn kind_of(action: &Action) -> &'static str {
     match action {
         Action::FetchImage(_) | Action::RemoveImage(_) => "image",
         Action::ApplyDisk(..) | Action::GrowOpenDisk { .. } | Action::RemoveDisk(_) => "disk",
+        Action::TakeSnapshot { .. } | Action::RemoveSnapshot { .. } => "snapshot",
         Action::ApplyNetwork(_) | Action::RemoveNetwork => "network",
         Action::ApplyPlain(kind, _) | Action::RemovePlain(kind) => kind,
         Action::Start { .. }
@@ -110,6 +113,18 @@ pub fn act(world: &mut World, id: &str, action: Action, now_ms: u64, deaf: bool,
             world.disks.insert(id.to_owned(), seen);
         }
         Action::RemoveDisk(_) => drop(world.disks.remove(id)),
+        Action::TakeSnapshot { order, .. } => {
+            let size = world.disks.get(&order.disk_id).map_or(0, |disk| disk.virtual_size_bytes);
+            let content = Content {
+                // Its id is all that there is of it.
+                sha256: rhyzome_pki::sha256_hex(id.as_bytes()),
+                size_bytes: id.len() as u64,
+                virtual_size_bytes: size,
+                taken_at_ms: now_ms,
+            };
+            world.snapshots.insert(id.to_owned(), ObservedSnapshot::Whole(content));
+        }
+        Action::RemoveSnapshot { .. } => drop(world.snapshots.remove(id)),
         Action::ApplyNetwork(network) => {
             world.networks.insert(id.to_owned());
             world.in_force.insert(id.to_owned(), network);
@@ -173,6 +188,7 @@ pub fn seen(world: &World, id: &str, action: &Action) -> Seen {
         Action::ApplyDisk(..) | Action::GrowOpenDisk { .. } | Action::RemoveDisk(_) => {
             Seen::Disk(own, world.disks.get(id).copied())
         }
+        Action::TakeSnapshot { .. } | Action::RemoveSnapshot { .. } => snapshot(world, id),
         Action::ApplyNetwork(_) => {
             let network = world.in_force.get(id).cloned();
             Seen::Network(own, network.map(|network| (network, Rendered::new())))
@@ -191,6 +207,10 @@ pub fn image(world: &World, sha256: &str) -> Seen {
     Seen::Image(sha256.to_owned(), world.images.get(sha256).cloned())
 }
 
+fn snapshot(world: &World, id: &str) -> Seen {
+    Seen::Snapshot(id.to_owned(), world.snapshots.get(id).cloned())
+}
+
 /// An instance, as it is there.
 pub fn instance(world: &World, id: &str) -> Seen {
     Seen::Instance(id.to_owned(), world.instances.get(id).cloned(), Rendered::new())
@@ -203,6 +223,7 @@ pub fn sight(world: &World, orders: &Orders) -> Sight {
         match order.body.as_ref().and_then(|body| body.body.as_ref()) {
             Some(Body::Image(order)) => seen.push(image(world, &order.sha256)),
             Some(Body::Disk(_)) => seen.push(Seen::Disk(id.clone(), world.disks.get(id).copied())),
+            Some(Body::Snapshot(_)) => seen.push(snapshot(world, id)),
             _ => {}
         }
     }

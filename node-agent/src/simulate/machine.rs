@@ -177,7 +177,7 @@ impl Hands for Machine {
         id: &'a str,
         action: Action,
         now_ms: u64,
-        _progress: drivers::image::Progress,
+        _progress: drivers::Progress,
     ) -> BoxFuture<'a, Done> {
         Box::pin(self.carry_out(id, action, now_ms))
     }

@@ -4,7 +4,7 @@
 mod node;
 
 use node::Node;
-use rhyzome_proto::v1::{Power, ReportState, StopMode};
+use rhyzome_proto::v1::{Order, Power, ReportState, StopMode};
 use std::time::Duration;
 
 /// What the boot sector prints.
@@ -58,6 +58,153 @@ async fn a_guest_lives_its_life() {
         agent.order(node.removal(id)).await;
     }
     for id in [node::INSTANCE, node::DISK, node::IMAGE] {
+        agent.state(id, ReportState::Gone).await;
+    }
+    assert_eq!(node.left_behind(), Vec::<String>::new());
+    agent.kill();
+}
+
+/// QEMU's own tool compares what a guest would read.
+fn is_same(a: &std::path::Path, b: &std::path::Path) -> bool {
+    let mut compare = std::process::Command::new("qemu-img");
+    // Read beside a guest that has it open, and does not write to it.
+    compare.args(["compare", "-U", "-q", "-f", "qcow2", "-F", "qcow2"]).args([a, b]);
+    compare.status().unwrap().success()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_disk_is_copied_under_its_guest_and_beside_it() {
+    let mut node = Node::new();
+    let mut agent = node.start_agent();
+    for order in [node.image(), node.disk(4 << 20), node.instance(|_| {})] {
+        agent.order(order).await;
+    }
+    let running = agent.power("running").await;
+    node.wait_for("the guest's marker", || node.console().contains(MARKER)).await;
+
+    agent.order(node.snapshot("snap_open", 0)).await;
+    let open = agent.snapshot("snap_open").await;
+    let file = node.snapshot_file("snap_open");
+    assert_eq!(open.sha256, rhyzome_pki::sha256_hex(&std::fs::read(&file).unwrap()));
+    assert_eq!(open.virtual_size_bytes, 4 << 20);
+    assert!(is_same(&file, &node.disk_file()));
+    // Nothing of it stays in QEMU, and the guest has not noticed.
+    agent.order(node.snapshot("snap_again", 0)).await;
+    agent.snapshot("snap_again").await;
+    assert_eq!(agent.power("running").await.pid, running.pid);
+
+    // One that is asked for too late is not taken; one that is there stays what it is.
+    agent.order(node.snapshot("snap_late", 1)).await;
+    let late = agent.state("snap_late", ReportState::Failed).await;
+    assert!(late.permanent && late.message.contains("snapshot-late"), "{}", late.message);
+    agent.kill();
+    let mut agent = node.start_agent();
+    assert_eq!(agent.snapshot("snap_open").await, open);
+
+    // Without a guest.
+    agent
+        .order(node.instance(|order| {
+            order.power = Power::Off.into();
+            order.stop_mode = StopMode::Hard.into();
+        }))
+        .await;
+    agent.power("stopped").await;
+    agent.order(node.snapshot("snap_closed", 0)).await;
+    agent.snapshot("snap_closed").await;
+    assert!(is_same(&node.snapshot_file("snap_closed"), &file));
+
+    // Its file is gone: told, and not made up.
+    std::fs::remove_file(&file).unwrap();
+    let lost = agent.state("snap_open", ReportState::Failed).await;
+    assert!(lost.message.contains("snapshot-gone") && !lost.permanent, "{}", lost.message);
+    assert!(!file.exists());
+
+    let snapshots = ["snap_open", "snap_again", "snap_late", "snap_closed"];
+    for id in snapshots.into_iter().chain([node::INSTANCE, node::DISK, node::IMAGE]) {
+        agent.order(node.removal(id)).await;
+        agent.state(id, ReportState::Gone).await;
+    }
+    assert_eq!(node.left_behind(), Vec::<String>::new());
+    agent.kill();
+}
+
+/// Taken away while it is copied: under a guest, which goes on, and beside it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copy_is_given_up() {
+    const SIZE: usize = 48 << 20;
+    let mut node = Node::of_size(SIZE);
+    let mut agent = node.start_agent();
+    for order in [node.image(), node.disk(SIZE as u64), node.instance(|_| {})] {
+        agent.order(order).await;
+    }
+    let running = agent.power("running").await;
+    node.wait_for("the guest's marker", || node.console().contains(MARKER)).await;
+    for open in [true, false] {
+        let part = node.snapshot_part("snap_1");
+        agent.order(node.snapshot("snap_1", 0)).await;
+        node.wait_for("a copy that was begun", || part.exists()).await;
+        // As a server takes it back: of what it is is said again.
+        agent.order(Order { remove: true, ..node.snapshot("snap_1", 0) }).await;
+        agent.state("snap_1", ReportState::Gone).await;
+        assert!(!part.exists() && !node.snapshot_file("snap_1").exists());
+        // Nothing is in the way of the next one.
+        agent.order(node.snapshot("snap_2", 0)).await;
+        agent.snapshot("snap_2").await;
+        assert!(is_same(&node.snapshot_file("snap_2"), &node.disk_file()));
+        agent.order(node.removal("snap_2")).await;
+        agent.state("snap_2", ReportState::Gone).await;
+        if open {
+            assert_eq!(agent.power("running").await.pid, running.pid);
+            agent
+                .order(node.instance(|order| {
+                    order.power = Power::Off.into();
+                    order.stop_mode = StopMode::Hard.into();
+                }))
+                .await;
+            agent.power("stopped").await;
+        }
+    }
+    for id in [node::INSTANCE, node::DISK, node::IMAGE] {
+        agent.order(node.removal(id)).await;
+        agent.state(id, ReportState::Gone).await;
+    }
+    assert_eq!(node.left_behind(), Vec::<String>::new());
+    agent.kill();
+}
+
+/// Two of one disk at once, one after the other in QEMU; and one whose guest is restarted while it is copied.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn copies_come_to_their_end_whatever_happens() {
+    const SIZE: usize = 48 << 20;
+    let mut node = Node::of_size(SIZE);
+    let mut agent = node.start_agent();
+    for order in [node.image(), node.disk(SIZE as u64), node.instance(|_| {})] {
+        agent.order(order).await;
+    }
+    agent.power("running").await;
+    let snapshots = ["snap_1", "snap_2", "snap_3"];
+    for order in [node.snapshot("snap_1", 0), node.snapshot("snap_2", 0)] {
+        agent.order(order).await;
+    }
+    for id in ["snap_1", "snap_2"] {
+        agent.snapshot(id).await;
+    }
+    let part = node.snapshot_part("snap_3");
+    agent.order(node.snapshot("snap_3", 0)).await;
+    node.wait_for("a copy that was begun", || part.exists()).await;
+    agent
+        .order(node.instance(|order| {
+            order.boot_epoch = 2;
+            order.stop_mode = StopMode::Hard.into();
+        }))
+        .await;
+    agent.instance(|report| report.power == "running" && report.boot_epoch == 2).await;
+    agent.snapshot("snap_3").await;
+    for id in snapshots {
+        assert!(is_same(&node.snapshot_file(id), &node.disk_file()), "{id}");
+    }
+    for id in snapshots.into_iter().chain([node::INSTANCE, node::DISK, node::IMAGE]) {
+        agent.order(node.removal(id)).await;
         agent.state(id, ReportState::Gone).await;
     }
     assert_eq!(node.left_behind(), Vec::<String>::new());

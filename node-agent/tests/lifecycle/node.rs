@@ -8,6 +8,7 @@ use rhyzome_agent::drivers::image::{BlobSource, ImageDriver};
 use rhyzome_agent::drivers::instance::InstanceDriver;
 use rhyzome_agent::drivers::instance::process::{Identity, host_boot_id};
 use rhyzome_agent::drivers::network::NetworkDriver;
+use rhyzome_agent::drivers::snapshot::SnapshotDriver;
 use rhyzome_agent::env::Env;
 use rhyzome_agent::host::netns;
 use rhyzome_agent::ledger::Ledger;
@@ -19,7 +20,7 @@ use rhyzome_proto::v1::order_body::Body;
 use rhyzome_proto::v1::report::Body as ReportBody;
 use rhyzome_proto::v1::{
     DiskOrder, ImageOrder, InstanceDisk, InstanceNic, InstanceOrder, InstanceReport, NetworkOrder, Order,
-    OrderBody, Power, Report, ReportState,
+    OrderBody, Power, Report, ReportState, SnapshotOrder, SnapshotReport,
 };
 use sha2::{Digest, Sha256};
 use std::collections::HashMap;
@@ -46,6 +47,11 @@ pub struct Node {
 
 impl Node {
     pub fn new() -> Self {
+        Self::of_size(1 << 20)
+    }
+
+    /// With an image of this size, of bytes that cannot be made smaller.
+    pub fn of_size(bytes: usize) -> Self {
         let instance = InstanceOrder {
             hostname: "guest".into(),
             vcpus: 1,
@@ -61,7 +67,7 @@ impl Node {
             stop_deadline_seconds: 1,
             ..InstanceOrder::default()
         };
-        Self { folder: tempfile::tempdir().unwrap(), image: boot_sector(), instance, sequence: 0 }
+        Self { folder: tempfile::tempdir().unwrap(), image: boot_sector(bytes), instance, sequence: 0 }
     }
 
     pub fn start_agent(&self) -> Agent {
@@ -78,6 +84,7 @@ impl Node {
         let drivers = Drivers {
             images: Arc::new(ImageDriver::new(state, source)),
             disks: Arc::new(DiskDriver::new(state)),
+            snapshots: Arc::new(SnapshotDriver::new(state)),
             networks: NetworkDriver::new(state),
             instances: Arc::new(InstanceDriver::new(state, ring)),
             plain: drivers::plain(state, &Env::system(), Wanted::Auto),
@@ -115,6 +122,23 @@ impl Node {
         }
         change(&mut self.instance);
         self.order(INSTANCE, Some(Body::Instance(self.instance.clone())))
+    }
+
+    pub fn snapshot(&mut self, id: &str, begin_before_ms: u64) -> Order {
+        let order = SnapshotOrder { disk_id: DISK.into(), begin_before_ms, ..SnapshotOrder::default() };
+        self.order(id, Some(Body::Snapshot(order)))
+    }
+
+    pub fn snapshot_file(&self, id: &str) -> PathBuf {
+        self.folder.path().join("snapshots").join(format!("{id}.qcow2"))
+    }
+
+    pub fn snapshot_part(&self, id: &str) -> PathBuf {
+        self.snapshot_file(id).with_extension("part")
+    }
+
+    pub fn disk_file(&self) -> PathBuf {
+        self.folder.path().join("disks").join(format!("{DISK}.qcow2"))
     }
 
     pub fn network(&mut self) -> Order {
@@ -294,6 +318,14 @@ impl Agent {
         self.instance(|report| report.power == power).await
     }
 
+    /// What a snapshot is when it is whole.
+    pub async fn snapshot(&mut self, id: &str) -> SnapshotReport {
+        match self.state(id, ReportState::Applied).await.body {
+            Some(ReportBody::Snapshot(snapshot)) => snapshot,
+            other => panic!("{other:?}"),
+        }
+    }
+
     pub async fn disk_size(&mut self, size_bytes: u64) {
         let is_it = |report: &Report| match &report.body {
             Some(ReportBody::Disk(disk)) => disk.virtual_size_bytes == size_bytes,
@@ -315,7 +347,7 @@ fn walk(folder: &Path, found: &mut Vec<String>) {
 }
 
 /// Prints "RZ" on the first serial port and halts for good.
-fn boot_sector() -> Vec<u8> {
+fn boot_sector(bytes: usize) -> Vec<u8> {
     let mut code = vec![0xfa, 0xba, 0xf8, 0x03]; // cli; mov dx, 0x3f8
     for letter in super::MARKER.bytes() {
         code.extend([0xb0, letter, 0xee]); // mov al, letter; out dx, al
@@ -323,6 +355,10 @@ fn boot_sector() -> Vec<u8> {
     code.extend([0xf4, 0xeb, 0xfd]); // halt: hlt; jmp halt
     code.resize(510, 0);
     code.extend([0x55, 0xaa]);
-    code.resize(1 << 20, 0);
+    let mut dice = 1_u64;
+    code.resize_with(bytes, || {
+        dice = dice.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        (dice >> 56) as u8
+    });
     code
 }

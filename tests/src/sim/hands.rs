@@ -232,7 +232,7 @@ impl owner::Hands for Hands {
         id: &'a str,
         action: Action,
         _now_ms: u64,
-        _progress: drivers::image::Progress,
+        _progress: drivers::Progress,
     ) -> BoxFuture<'a, Done> {
         Box::pin(self.carry_out(id, action))
     }

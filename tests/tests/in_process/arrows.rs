@@ -324,7 +324,7 @@ fn a_bad_line_is_told_with_its_reason() {
         ("api-server/src/app.rs", "use rhyzome_agent::agent;", "meet in proto"),
         ("node-agent/src/agent.rs", "use rhyzome_api::app;", "meet in proto"),
         ("node-agent/src/drivers/disk/mod.rs", "use super::image::ImageDriver;", "one driver never calls"),
-        ("node-agent/src/drivers/image.rs", "use crate::drivers::disk::overlay;", "one driver never calls"),
+        ("node-agent/src/drivers/image.rs", "use crate::drivers::disk::Base;", "one driver never calls"),
         ("node-agent/src/reconcile/mod.rs", "use tokio::fs;", "reconcile is pure"),
         ("node-agent/src/owner/mod.rs", "use tonic::Status;", "only the agent's link"),
         ("pki/src/tls.rs", "use tonic::transport;", "pki ends at rustls"),

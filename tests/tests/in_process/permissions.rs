@@ -283,7 +283,7 @@ pub(super) fn filled(
 
 /// True if it reads what a guest says.
 fn is_guests(operation: &Operation) -> bool {
-    ["_console", "instance_log", "_tunnel"].iter().any(|one| operation.id.ends_with(one))
+    ["_console", "instance_log", "_tunnel", "snapshot_content"].iter().any(|one| operation.id.ends_with(one))
 }
 
 pub(super) fn is_write(operation: &Operation) -> bool {

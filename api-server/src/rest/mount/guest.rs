@@ -1,4 +1,4 @@
-//! What only a guest has: its console, what it printed there, and ways to log in.
+//! What comes from a node as a stream: a guest's console, what it printed there, ways to log in; a snapshot.
 
 use axum::http::Method;
 use serde_json::json;
@@ -7,7 +7,7 @@ use super::{Mount, Place};
 use crate::kernel::Kind;
 use crate::rest::operation::Operation;
 use crate::rest::schemas::reference;
-use crate::rest::{console, console_log, ssh};
+use crate::rest::{console, console_log, snapshot, ssh};
 
 impl Mount {
     pub(super) fn guest(&mut self, kind: &'static dyn Kind, place: &Place) {
@@ -58,6 +58,24 @@ impl Mount {
             .answers_nothing(101, "The websocket is open.");
         let path = format!("{}/tunnel", place.one());
         self.route(Method::GET, &path, op, move |ask| ssh::tunnel(ask, kind));
+    }
+
+    pub(super) fn snapshot(&mut self, kind: &'static dyn Kind, place: &Place) {
+        let bytes = || json!({ "type": "string", "format": "binary" });
+        let headers = ["ETag", "Accept-Ranges", "Content-Length"];
+        let parts = ["ETag", "Accept-Ranges", "Content-Length", "Content-Range"];
+        let about = "A qcow2 that stands on nothing else; compare its SHA-256 with the one in the status, which is its ETag \
+                     too. An answer that breaks off was not all: ask for the rest.";
+        let op = place
+            .op("content", "The bytes of a snapshot")
+            .about(about)
+            .header("Range", "`bytes=4096-`: from there on. One range; of several all is sent.")
+            .header("If-Range", "The ETag of what you have: all is sent if it is another one now.")
+            .problems(&[409, 416])
+            .answers_as(200, "All of them.", "application/octet-stream", bytes(), &headers)
+            .answers_as(206, "Those that were asked for.", "application/octet-stream", bytes(), &parts);
+        let path = format!("{}/content", place.one());
+        self.route(Method::GET, &path, op, move |ask| snapshot::content(ask, kind));
     }
 
     /// Who signs for a tenant.

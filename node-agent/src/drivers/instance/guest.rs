@@ -77,15 +77,16 @@ impl Guest {
         self.paused.load(Ordering::Relaxed)
     }
 
-    pub async fn execute(&self, command: &str, arguments: Value) -> Result<(), QmpError> {
+    /// Runs one command, and answers what it returned.
+    pub async fn execute(&self, command: &str, arguments: Value) -> Result<Value, QmpError> {
         let qmp = self.connection().await?;
-        qmp.execute(command, arguments).await?;
+        let answer = qmp.execute(command, arguments).await?;
         match command {
             "stop" => self.paused.store(true, Ordering::Relaxed),
             "cont" => self.paused.store(false, Ordering::Relaxed),
             _ => {}
         }
-        Ok(())
+        Ok(answer)
     }
 
     async fn connection(&self) -> Result<Arc<Qmp>, QmpError> {

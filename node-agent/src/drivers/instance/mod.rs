@@ -10,6 +10,7 @@ pub mod process;
 pub mod qmp;
 pub mod seed;
 
+mod copy;
 mod edited;
 mod guarded;
 mod guest;
@@ -27,7 +28,7 @@ use crate::drivers::DriverError;
 use crate::{files, names};
 use guest::Guest;
 use process::Identity;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -191,7 +192,11 @@ impl InstanceDriver {
         self.command(id, "block_resize", arguments).await
     }
 
-    async fn command(&self, id: &str, name: &str, arguments: serde_json::Value) -> Result<(), DriverError> {
+    async fn command(&self, id: &str, name: &str, arguments: Value) -> Result<(), DriverError> {
+        self.ask(id, name, arguments).await.map(drop)
+    }
+
+    async fn ask(&self, id: &str, name: &str, arguments: Value) -> Result<Value, DriverError> {
         let Some(guest) = self.guest(id).await else {
             return Err(DriverError::Retry(format!("{name}: no QEMU runs for {id}")));
         };

@@ -6,6 +6,7 @@ mod member;
 mod mesh;
 mod mesh_member;
 mod role;
+mod snapshot;
 mod ssh_key;
 mod token;
 mod user;
@@ -83,7 +84,7 @@ fn every_kind_has_its_story() {
 }
 
 /// Drivers that know of each other's things by what is decided in `reconcile/`: all others are plain.
-const NOT_PLAIN: [&str; 4] = ["disk", "image", "instance", "network"];
+const NOT_PLAIN: [&str; 5] = ["disk", "image", "instance", "network", "snapshot"];
 
 /// Kinds whose objects are parts of the same thing: one room drives them all.
 const OF_A_ROOM: [&str; 5] = ["mesh_member", "vpn_network", "vpn_pool", "wireguard_peer", "wireguard_server"];

@@ -1,10 +1,8 @@
 //! Disks: qcow2 files, each empty or standing on an image. They grow and never shrink.
 
-pub mod overlay;
-
 use crate::drivers::DriverError;
+use crate::qcow2::{self, Backing, Found};
 use crate::{files, jail, names};
-use overlay::{Backing, Found};
 use rhyzome_proto::v1::DiskOrder;
 use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
@@ -75,7 +73,7 @@ impl DiskDriver {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(failed(&error)),
         };
-        let found = overlay::read(&mut file).map_err(|error| failed(&error))?.ok_or_else(|| {
+        let found = qcow2::read(&mut file).map_err(|error| failed(&error))?.ok_or_else(|| {
             DriverError::Permanent(format!("{} is there and is no qcow2 file", path.display()))
         })?;
         let allocated_bytes = file.metadata().map_err(|error| failed(&error))?.blocks() * 512;
@@ -123,6 +121,19 @@ impl DiskDriver {
         (foreign && here.exists()).then_some((here, found.format))
     }
 
+    /// How large a copy of it that stands on nothing may become, as it is now: what it and its image hold.
+    pub fn copied_bytes(&self, id: &str, order: &DiskOrder) -> Result<u64, DriverError> {
+        let path = self.path(id, order);
+        let gone = || DriverError::Retry(format!("{} is not there", path.display()));
+        let (disk, found) = self.look(&path)?.ok_or_else(gone)?;
+        let image = self.beneath(id, order).map_or_else(|| PathBuf::from(&found.backing), |(image, _)| image);
+        let beneath = match found.format.as_str() {
+            "qcow2" => self.look(&image)?.map_or(0, |(image, _)| image.virtual_size_bytes),
+            _ => fs::metadata(&image).map_or(0, |image| image.len()),
+        };
+        Ok(disk.allocated_bytes.saturating_add(beneath).min(disk.virtual_size_bytes))
+    }
+
     async fn grow(&self, path: &Path, size_bytes: u64) -> Result<(), DriverError> {
         let folder = path.parent().unwrap_or(path).to_owned();
         let arguments = ["resize", "-q", "-f", "qcow2"]
@@ -157,7 +168,7 @@ fn create(
     }
     let name = backing.map(|path| path.to_string_lossy().into_owned());
     let under = base.zip(name.as_deref()).map(|(base, path)| Backing { path, format: &base.format });
-    let bytes = overlay::render(size_bytes, under).map_err(DriverError::Permanent)?;
+    let bytes = qcow2::render(size_bytes, under).map_err(DriverError::Permanent)?;
     let folder = path.parent().unwrap_or(path);
     fs::create_dir_all(folder).map_err(failed)?;
     let beside = path.with_extension("qcow2.new");
