@@ -201,6 +201,19 @@ fn special(kinds: &Kinds, kind: &Kind) -> Vec<Command> {
                 .args(common())
                 .arg(waiting()[1].clone()),
         ],
+        "snapshot" => vec![
+            Command::new("download")
+                .about("Fetch its bytes into a new file, and prove them")
+                .after_help(
+                    "What breaks off goes on where it was, also when you call it again.\n\nExample, back to what it was:\n  \
+                     rhyzome snapshot create monday --disk web-root --wait\n  \
+                     rhyzome snapshot download monday monday.qcow2\n  \
+                     rhyzome image import monday monday.qcow2\n  \
+                     rhyzome instance create web2 --image monday",
+                )
+                .arg(name())
+                .arg(Arg::new("file").value_name("FILE").required(true).help("A qcow2 that is not there yet")),
+        ],
         "tenant" => vec![
             Command::new("quota")
                 .about("What it uses, and what it may use")

@@ -7,8 +7,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use futures_util::stream::BoxStream;
-use reqwest::header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE, ETAG, HeaderName, IF_MATCH};
-use reqwest::{Certificate, Method, Url};
+use reqwest::header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE, ETAG, HeaderName, IF_MATCH, IF_RANGE, RANGE};
+use reqwest::{Certificate, Method, StatusCode, Url};
 use rustls::pki_types::{CertificateDer, pem::PemObject as _};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -268,6 +268,17 @@ impl Client {
         let path = with_query(path, query.iter().map(|(key, value)| (key.as_str(), value.as_str())));
         let response = self.answered(&path, self.request("GET", &path)?).await?;
         Ok(Pieces { url: self.url().to_owned(), bytes: response.bytes_stream().boxed() })
+    }
+
+    /// Opens what comes as bytes from this one on, if it is still what has this ETag; else all of it. Answers from where.
+    pub async fn bytes_from(&self, path: &str, from: u64, etag: &str) -> Result<(u64, Pieces), Error> {
+        let mut request = self.request("GET", path)?;
+        if from > 0 {
+            request = request.header(RANGE, format!("bytes={from}-")).header(IF_RANGE, format!("\"{etag}\""));
+        }
+        let response = self.answered(path, request).await?;
+        let from = if response.status() == StatusCode::PARTIAL_CONTENT { from } else { 0 };
+        Ok((from, Pieces { url: self.url().to_owned(), bytes: response.bytes_stream().boxed() }))
     }
 
     /// Sends a file, and says how many bytes have gone out.

@@ -11,6 +11,7 @@ mod jobs;
 mod login;
 mod node;
 mod quota;
+mod snapshot;
 mod ssh;
 mod totp;
 mod webhook;
@@ -91,6 +92,7 @@ pub async fn run(kinds: &Kinds, matches: &ArgMatches, around: &Surroundings) -> 
         ("audit", _) => events::audit(&context, leaf).await,
         ("job", verb) => jobs::run(&context, verb, leaf).await,
         ("image", "import") => image::import(&context, kind(kinds, noun)?, leaf).await,
+        ("snapshot", "download") => snapshot::download(&context, kind(kinds, noun)?, leaf).await,
         ("tenant", "quota") => quota::quota(&context, leaf).await,
         ("node", "invite") => node::invite(&context, leaf).await,
         ("node", "revoke") => node::revoke(&context, kind(kinds, noun)?, leaf).await,

@@ -22,6 +22,7 @@ mod provider;
 mod refuse;
 mod servers;
 mod simulated;
+mod snapshot;
 mod split;
 mod ssh;
 mod totp;

@@ -44,6 +44,15 @@ fn two_processes_on_postgresql_are_one_server() {
     follow.stdout.as_mut().unwrap().read_exact(&mut said).unwrap();
     assert!(said == whole.as_bytes());
 
+    // So do the bytes of a snapshot.
+    house.world.said(&["snapshot", "create", "monday", "--disk", "web-root", "--wait"]).unwrap();
+    let copy = house.world.folder.join("monday.qcow2");
+    house.world.said(&["snapshot", "download", "monday", copy.to_str().unwrap()]).unwrap();
+    let taken = house.get("/v1/tenants/default/snapshots/monday");
+    assert_eq!(taken["status"]["sha256"], rhyzome_pki::sha256_hex(&std::fs::read(&copy).unwrap()));
+    std::fs::remove_file(&copy).unwrap();
+    house.delete(&path_of(&taken));
+
     // Without the agents' door REST goes on, and takes orders; they are carried out when it is back. What came through it
     // has broken off, and says so.
     house.world.door.as_mut().unwrap().kill9().unwrap();

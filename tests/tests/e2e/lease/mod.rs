@@ -17,7 +17,7 @@ use machines::Machines;
 use poller::Poller;
 
 /// A first script that counts on the disk, now and after every boot: what was shown is on the disk.
-const COUNTS: &str = r##"#!/bin/sh
+pub const COUNTS: &str = r##"#!/bin/sh
 cat >/var/lib/cloud/scripts/per-boot/count <<'END'
 #!/bin/sh
 (
