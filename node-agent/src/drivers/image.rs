@@ -8,9 +8,8 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
 use rhyzome_imagefmt::{Limits, inspect_qcow2};
 use rhyzome_proto::v1::ImageOrder;
-use sha2::{Digest, Sha256};
 use std::fs::{self, File, OpenOptions, Permissions};
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -154,7 +153,7 @@ fn is_digest(text: &str) -> bool {
 fn accept(order: &ImageOrder, limits: &Limits, part: &Path, path: &Path) -> Result<(), DriverError> {
     let failed = |error: io::Error| DriverError::io(format!("verify {}", part.display()), &error);
     let mut file = File::open(part).map_err(failed)?;
-    let found = digest(&mut file).map_err(failed)?;
+    let (found, _) = files::sha256(part).map_err(failed)?;
     let refuse = |text: String| {
         // Kept, it would be refused again without being fetched again.
         let _ = fs::remove_file(part);
@@ -179,19 +178,6 @@ fn accept(order: &ImageOrder, limits: &Limits, part: &Path, path: &Path) -> Resu
     fs::set_permissions(part, Permissions::from_mode(0o444)).map_err(failed)?;
     fs::rename(part, path).map_err(failed)?;
     files::sync_folder(path.parent().unwrap_or(path)).map_err(failed)
-}
-
-fn digest(file: &mut File) -> io::Result<String> {
-    let mut hasher = Sha256::new();
-    let mut buffer = vec![0_u8; 256 * 1024];
-    loop {
-        let read = file.read(&mut buffer)?;
-        if read == 0 {
-            break;
-        }
-        hasher.update(&buffer[..read]);
-    }
-    Ok(rhyzome_pki::hex(&hasher.finalize()))
 }
 
 #[cfg(test)]

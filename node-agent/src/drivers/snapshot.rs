@@ -10,9 +10,8 @@ use crate::{files, names};
 use rhyzome_proto::v1::SnapshotOrder;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 use std::fs::{self, File, OpenOptions, Permissions};
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -186,7 +185,7 @@ impl SnapshotDriver {
             files::remove_if_there(&part).map_err(failed)?;
             return Err(DriverError::Retry(format!("{} was no qcow2 file of its own", part.display())));
         };
-        let (sha256, size_bytes) = digest(&part).map_err(failed)?;
+        let (sha256, size_bytes) = files::sha256(&part).map_err(failed)?;
         let virtual_size_bytes = found.size_bytes;
         file.sync_all().map_err(failed)?;
         let _naming = self.naming.lock().unwrap_or_else(PoisonError::into_inner);
@@ -278,21 +277,6 @@ fn described(disk: &Closed) -> Value {
         all["backing"] = json!({"driver": format, "file": file(image)});
     }
     all
-}
-
-/// Of a whole file, with how long it is.
-fn digest(path: &Path) -> io::Result<(String, u64)> {
-    let mut file = File::open(path)?;
-    let (mut hasher, mut size) = (Sha256::new(), 0);
-    let mut buffer = vec![0_u8; 256 * 1024];
-    loop {
-        let read = file.read(&mut buffer)?;
-        if read == 0 {
-            return Ok((rhyzome_pki::hex(&hasher.finalize()), size));
-        }
-        size += read as u64;
-        hasher.update(&buffer[..read]);
-    }
 }
 
 #[cfg(test)]
